@@ -1,0 +1,3 @@
+pub mod error;
+pub mod random;
+pub use error::{Error, Result};
