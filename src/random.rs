@@ -14,7 +14,12 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let p = u64::from(a) * 0xD251_1F53;
         let q = u64::from(c) * 0xCD9E_8D57;
-        (a, b, c, d) = ((q >> 32) as u32 ^ b ^ k0, q as u32, (p >> 32) as u32 ^ d ^ k1, p as u32);
+        (a, b, c, d) = (
+            (q >> 32) as u32 ^ b ^ k0,
+            q as u32,
+            (p >> 32) as u32 ^ d ^ k1,
+            p as u32,
+        );
         k0 = k0.wrapping_add(0x9E37_79B9);
         k1 = k1.wrapping_add(0xBB67_AE85);
     }
@@ -52,7 +57,9 @@ impl Key {
 
     /// An independent key for a named part, such as `"masks"`.
     pub fn fold_in_name(self, name: &str) -> Self {
-        name.bytes().fold(self.fold_in(name.len() as u64), |key, byte| key.fold_in(byte.into()))
+        name.bytes().fold(self.fold_in(name.len() as u64), |key, byte| {
+            key.fold_in(byte.into())
+        })
     }
 
     /// The four random words at `counter`; its last component must be below `u32::MAX - 1`.
@@ -117,7 +124,10 @@ mod tests {
             [0x408F_276D, 0x41C8_3B0E, 0xA20B_C7C6, 0x6D54_51FD]
         );
         assert_eq!(
-            philox4x32([0x243F_6A88, 0x85A3_08D3, 0x1319_8A2E, 0x0370_7344], [0xA409_3822, 0x299F_31D0]),
+            philox4x32(
+                [0x243F_6A88, 0x85A3_08D3, 0x1319_8A2E, 0x0370_7344],
+                [0xA409_3822, 0x299F_31D0]
+            ),
             [0xD16C_FE09, 0x94FD_CCEB, 0x5001_E420, 0x2412_6EA1]
         );
     }

@@ -1,0 +1,104 @@
+//! Cells: which channels of a grid `[B, H, W, C]` are input, output and hidden, and how it starts.
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Channel layout of a cell, in the order **input | output | hidden**.
+///
+/// Input channels never change during a rollout; an update covers the output and hidden channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellLayout {
+    /// Channels that hold what the automaton reads (an image, a latent); may be 0.
+    pub input: usize,
+    /// Channels that hold the result.
+    pub output: usize,
+    /// Channels that the automaton uses as it likes.
+    pub hidden: usize,
+}
+
+impl CellLayout {
+    /// All channels of a cell.
+    pub fn channels(&self) -> usize {
+        self.input + self.output + self.hidden
+    }
+
+    /// Channels that a transition updates: output and hidden.
+    pub fn update_channels(&self) -> usize {
+        self.output + self.hidden
+    }
+
+    /// Cells that hold `input` (`[B, H, W, input]`), with output 0.5 and hidden 0: `[B, H, W, C]`.
+    ///
+    /// This is the seed of ViTCA and of the latent automata.
+    pub fn seed(&self, input: &Tensor) -> Result<Tensor> {
+        let &[b, h, w, channels] = input.dims() else {
+            return Err(Error::shape("input", "[B, H, W, input]", input.dims()));
+        };
+        if channels != self.input {
+            let expected = format!("[B, H, W, {}]", self.input);
+            return Err(Error::shape("input", expected, input.dims()));
+        }
+        let output = Tensor::full(0.5f32, (b, h, w, self.output), input.device())?.to_dtype(input.dtype())?;
+        let hidden = Tensor::zeros((b, h, w, self.hidden), input.dtype(), input.device())?;
+        Ok(Tensor::cat(&[input, &output, &hidden], 3)?)
+    }
+
+    /// Empty grids with one living cell each, at `[height / 2, width / 2]`: `[B, H, W, C]`.
+    ///
+    /// The first three channels of that cell are 0 and all others 1: black and opaque where the
+    /// layout starts with premultiplied RGBA. This is the seed of Growing NCA (Mordvintsev et al. 2020).
+    pub fn single_cell(
+        &self,
+        (batch, height, width): (usize, usize, usize),
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        if batch * height * width == 0 {
+            return Err(Error::shape(
+                "(batch, height, width)",
+                "at least 1 each",
+                &[batch, height, width],
+            ));
+        }
+        let channels = self.channels();
+        let mut cells = vec![0f32; height * width * channels];
+        let first = (height / 2 * width + width / 2) * channels;
+        cells[first..first + channels]
+            .iter_mut()
+            .skip(3)
+            .for_each(|value| *value = 1.0);
+        let cells = Tensor::from_vec(cells, (1, height, width, channels), device)?.to_dtype(dtype)?;
+        Ok(cells.repeat((batch, 1, 1, 1))?)
+    }
+
+    /// The input channels of `cells`: `[B, H, W, input]`.
+    pub fn input(&self, cells: &Tensor) -> Result<Tensor> {
+        self.check(cells)?;
+        Ok(cells.narrow(3, 0, self.input)?)
+    }
+
+    /// The output channels of `cells`: `[B, H, W, output]`.
+    pub fn output(&self, cells: &Tensor) -> Result<Tensor> {
+        self.check(cells)?;
+        Ok(cells.narrow(3, self.input, self.output)?)
+    }
+
+    /// The hidden channels of `cells`: `[B, H, W, hidden]`.
+    pub fn hidden(&self, cells: &Tensor) -> Result<Tensor> {
+        self.check(cells)?;
+        Ok(cells.narrow(3, self.input + self.output, self.hidden)?)
+    }
+
+    /// Batch, height and width of `cells`; an error unless it is a non-empty grid of this layout.
+    pub fn check(&self, cells: &Tensor) -> Result<(usize, usize, usize)> {
+        match *cells.dims() {
+            [b, h, w, c] if c == self.channels() && b * h * w > 0 => Ok((b, h, w)),
+            _ => {
+                let expected = format!("[B, H, W, {}] with no empty axis", self.channels());
+                Err(Error::shape("cells", expected, cells.dims()))
+            }
+        }
+    }
+}

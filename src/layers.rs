@@ -1,0 +1,106 @@
+//! Layers over cell vectors that Candle lacks, or whose gradients it drops or computes slowly.
+
+use candle_core::{D, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use crate::weights::glorot_uniform;
+use crate::{Error, Result};
+
+/// Layer norm over the last axis, `(x - mean) / sqrt(var + eps) * weight + bias`, biased variance.
+///
+/// Candle's own has no gradient on contiguous input, silently.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Scale 1 and shift 0 over `channels`, named `weight` and `bias`.
+    pub fn new(channels: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get_with_hints(channels, "weight", Init::Const(1.0))?,
+            bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?,
+            eps,
+        })
+    }
+
+    /// Normalises `x` (`[.., channels]`).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
+        let normal = centred.broadcast_div(&deviation)?;
+        Ok(((normal * repeated(&self.weight, x)?)? + repeated(&self.bias, x)?)?)
+    }
+}
+
+/// A linear layer over the last axis, `x * weight^T + bias`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// A layer from its kernel (`[output, input]`) and shift (`[output]`).
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// A Glorot-uniform kernel `weight` (`[output, input]`) and a zero `bias`.
+    pub fn glorot(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
+        Self::with_init(input, output, glorot_uniform(input, output), vb)
+    }
+
+    /// A kernel `weight` that starts as `init` and a zero `bias`.
+    pub fn with_init(input: usize, output: usize, init: Init, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get_with_hints((output, input), "weight", init)?;
+        let bias = vb.get_with_hints(output, "bias", Init::Const(0.0))?;
+        Ok(Self::new(weight, Some(bias)))
+    }
+
+    /// The kernel, `[output, input]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The shift, `[output]`, if there is one.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// `[.., input]` to `[.., output]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the last axis of `x` is not `input`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (output, input) = self.weight.dims2()?;
+        let Some((&last, rest)) = x.dims().split_last().filter(|(last, _)| **last == input) else {
+            return Err(Error::shape("x", format!("[.., {input}]"), x.dims()));
+        };
+        let y = x
+            .reshape((x.elem_count() / last.max(1), input))?
+            .matmul(&self.weight.t()?)?;
+        let y = match &self.bias {
+            Some(bias) => (&y + repeated(bias, &y)?)?,
+            None => y,
+        };
+        Ok(y.reshape([rest, &[output]].concat())?)
+    }
+}
+
+/// `row` (`[C]`) for each cell of `like` (`[.., C]`), in the shape of `like`.
+///
+/// A product with a column of ones in place of a broadcast: the gradient is then a product too,
+/// and not one of Candle's sums over a leading axis, which cost more than the layer itself.
+fn repeated(row: &Tensor, like: &Tensor) -> Result<Tensor> {
+    let cells = like.elem_count() / row.elem_count().max(1);
+    let ones = Tensor::ones((cells, 1), row.dtype(), row.device())?;
+    Ok(ones.matmul(&row.unsqueeze(0)?)?.reshape(like.shape())?)
+}
+
+/// `x` (`[.., C]`) with each channel scaled by its own element of `scale` (`[C]`).
+pub(crate) fn scale_channels(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    Ok((x * repeated(scale, x)?)?)
+}

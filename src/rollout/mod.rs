@@ -1,0 +1,327 @@
+//! Rollouts: a transition applied many times, with update masks, an alive mask and a memory policy.
+
+mod checkpoint;
+mod mask;
+
+use std::ops::{Range, RangeInclusive};
+
+use candle_core::{D, DType, Tensor};
+use rand::Rng;
+
+use crate::random::Key;
+use crate::stencil::{gather, neighbours};
+use crate::transition::AliveMask;
+use crate::{Error, Result, TransitionFn};
+
+/// What is kept of a rollout for its backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Every intermediate of every step: no recomputation, and a graph as deep as the rollout, which
+    /// long rollouts can make too deep for the stack of a thread.
+    Everything,
+    /// The state before every n-th step; each stretch is computed again in the backward pass.
+    Every(usize),
+    /// Nothing: the result has no gradient.
+    Nothing,
+}
+
+/// `n` applications of a transition to a grid of cells.
+///
+/// ```
+/// # use candle_core::{DType, Device};
+/// # use lnca::{CellLayout, Nafca, NafcaConfig, Rollout, TransitionFn, Weights, random::Key};
+/// # let weights = Weights::new(0, DType::F32, &Device::Cpu);
+/// # let transition = Nafca::new(NafcaConfig::default(), weights.builder())?;
+/// # let latent = candle_core::Tensor::zeros((1, 8, 8, 16), DType::F32, &Device::Cpu)?;
+/// let cells = transition.layout().seed(&latent)?;
+/// let rollout = Rollout::new(64).fire_rate(0.5).key(Key::new(42));
+/// let cells = rollout.run(&transition, &cells)?; // [1, 8, 8, 64]
+/// # Ok::<(), lnca::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Rollout {
+    steps: usize,
+    fire_rate: f64,
+    key: Key,
+    first_image: usize,
+    training: bool,
+    memory: Memory,
+    masks: Option<Vec<Tensor>>,
+}
+
+impl Rollout {
+    /// `steps` steps in evaluation mode in which every cell fires, keeping the state before each step.
+    pub fn new(steps: usize) -> Self {
+        Self {
+            steps,
+            fire_rate: 1.0,
+            key: Key::new(0),
+            first_image: 0,
+            training: false,
+            memory: Memory::Every(1),
+            masks: None,
+        }
+    }
+
+    /// A number of steps uniform on `steps`, drawn from `key`, which the rollout then uses too.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the range is empty.
+    pub fn sampled(steps: RangeInclusive<usize>, key: Key) -> Result<Self> {
+        if steps.is_empty() {
+            return Err(Error::config(
+                "steps",
+                "a range that is not empty",
+                format!("{steps:?}"),
+            ));
+        }
+        let drawn = key.fold_in_name("steps").rng().random_range(steps);
+        Ok(Self::new(drawn).key(key))
+    }
+
+    /// The probability in `[0, 1]` that a cell takes its update in a step: 1 unless set.
+    pub fn fire_rate(mut self, rate: f64) -> Self {
+        self.fire_rate = rate;
+        self
+    }
+
+    /// The key from which update masks and dropout are drawn: that of seed 0 unless set.
+    pub fn key(mut self, key: Key) -> Self {
+        self.key = key;
+        self
+    }
+
+    /// The number of the first image of the batch, so that images draw the same masks however they
+    /// are batched: 0 unless set.
+    pub fn first_image(mut self, index: usize) -> Self {
+        self.first_image = index;
+        self
+    }
+
+    /// Training mode, in which dropout is active: off unless set.
+    pub fn training(mut self, training: bool) -> Self {
+        self.training = training;
+        self
+    }
+
+    /// What is kept for the backward pass: the state before each step unless set.
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Given update masks in place of drawn ones: one `[B, H, W, 1]` of zeros and ones a step.
+    pub fn masks(mut self, masks: Vec<Tensor>) -> Self {
+        self.masks = Some(masks);
+        self
+    }
+
+    /// The number of steps.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// The cells after the last step: `[B, H, W, C]` to the same shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `cells` do not fit the transition's layout, a given mask does not fit the
+    /// cells or an update is not `[B, H, W, output + hidden]`; [`Error::Config`] for a fire rate
+    /// outside `[0, 1]`, a stretch of 0 steps or a wrong number of masks.
+    pub fn run<T>(&self, transition: &T, cells: &Tensor) -> Result<Tensor>
+    where
+        T: TransitionFn + Clone + 'static,
+    {
+        self.check(transition, cells)?;
+        let stretch = match self.memory {
+            Memory::Everything => return self.advance(transition, cells, 0..self.steps),
+            Memory::Nothing => return Ok(self.advance_detached(transition, cells, 0..self.steps)?.0),
+            Memory::Every(stretch) => stretch,
+        };
+        let mut cells = cells.clone();
+        for start in (0..self.steps).step_by(stretch) {
+            let steps = start..self.steps.min(start + stretch);
+            cells = checkpoint::stretch(transition, self, &cells, steps)?;
+        }
+        Ok(cells)
+    }
+
+    /// The cells after every step, the last included: `steps` times `[B, H, W, C]`.
+    ///
+    /// # Errors
+    /// As [`Rollout::run`].
+    pub fn trajectory<T>(&self, transition: &T, cells: &Tensor) -> Result<Vec<Tensor>>
+    where
+        T: TransitionFn + Clone + 'static,
+    {
+        self.check(transition, cells)?;
+        let mut cells = cells.clone();
+        let step = |step: usize| {
+            cells = match self.memory {
+                Memory::Everything => self.advance(transition, &cells, step..step + 1)?,
+                Memory::Every(_) => checkpoint::stretch(transition, self, &cells, step..step + 1)?,
+                Memory::Nothing => self.advance_detached(transition, &cells, step..step + 1)?.0,
+            };
+            Ok(cells.clone())
+        };
+        (0..self.steps).map(step).collect()
+    }
+
+    fn check(&self, transition: &impl TransitionFn, cells: &Tensor) -> Result<()> {
+        let (b, h, w) = transition.layout().check(cells)?;
+        if !(0.0..=1.0).contains(&self.fire_rate) {
+            return Err(Error::config("fire_rate", "in [0, 1]", self.fire_rate));
+        }
+        if self.memory == Memory::Every(0) {
+            return Err(Error::config("memory", "stretches of at least one step", 0));
+        }
+        if let Some(masks) = &self.masks {
+            if masks.len() != self.steps {
+                let expected = format!("one a step, {} in all", self.steps);
+                return Err(Error::config("masks", expected, masks.len()));
+            }
+            if let Some(mask) = masks.iter().find(|mask| mask.dims() != [b, h, w, 1]) {
+                return Err(Error::shape("masks", format!("[{b}, {h}, {w}, 1]"), mask.dims()));
+            }
+        }
+        Ok(())
+    }
+
+    fn advance<T: TransitionFn>(
+        &self,
+        transition: &T,
+        cells: &Tensor,
+        steps: Range<usize>,
+    ) -> Result<Tensor> {
+        steps
+            .into_iter()
+            .try_fold(cells.clone(), |cells, step| self.step(transition, &cells, step))
+    }
+
+    /// The cells after `steps` without their graph, and the variables that the steps used.
+    fn advance_detached<T: TransitionFn>(
+        &self,
+        transition: &T,
+        cells: &Tensor,
+        steps: Range<usize>,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        let mut vars: Vec<Tensor> = Vec::new();
+        let mut cells = cells.detach();
+        for step in steps {
+            let next = self.step(transition, &cells, step)?;
+            for node in next.sorted_nodes() {
+                if node.is_variable() && vars.iter().all(|var| var.id() != node.id()) {
+                    vars.push(node.clone());
+                }
+            }
+            cells = next.detach();
+        }
+        Ok((cells, vars))
+    }
+
+    /// One step: the in channels stay, the cells that fire take their update, dead cells become 0.
+    fn step<T: TransitionFn>(&self, transition: &T, cells: &Tensor, index: usize) -> Result<Tensor> {
+        let layout = transition.layout();
+        let (b, h, w) = layout.check(cells)?;
+        let update = transition.update(cells, &Step { rollout: self, index })?;
+        let expected = [b, h, w, layout.update_channels()];
+        if update.dims() != expected {
+            return Err(Error::shape("update", format!("{expected:?}"), update.dims()));
+        }
+        let update = match self.mask(index, (b, h, w), cells)? {
+            Some(mask) => update.broadcast_mul(&mask)?,
+            None => update,
+        };
+        let next = match layout.input {
+            0 => (cells + update)?,
+            input => (cells + update.pad_with_zeros(D::Minus1, input, 0)?)?,
+        };
+        match transition.alive_mask() {
+            Some(rule) => {
+                let alive = (alive(&rule, cells)? * alive(&rule, &next)?)?;
+                Ok(next.broadcast_mul(&alive)?)
+            }
+            None => Ok(next),
+        }
+    }
+
+    /// The update mask of a step, `[B, H, W, 1]`, or `None` where every cell fires.
+    fn mask(&self, step: usize, size: (usize, usize, usize), like: &Tensor) -> Result<Option<Tensor>> {
+        if let Some(masks) = &self.masks {
+            return Ok(Some(
+                masks[step].to_device(like.device())?.to_dtype(like.dtype())?,
+            ));
+        }
+        if self.fire_rate >= 1.0 {
+            return Ok(None);
+        }
+        let draws = mask::Draws {
+            key: self.key,
+            stream: mask::FIRE,
+            step,
+            first_image: self.first_image,
+        };
+        let rate = self.fire_rate as f32;
+        let mask = draws.map(size.0, size.1 * size.2, |draw| f32::from(u8::from(draw < rate)));
+        let mask = Tensor::from_vec(mask, (size.0, size.1, size.2, 1), like.device())?;
+        Ok(Some(mask.to_dtype(like.dtype())?))
+    }
+}
+
+/// Where a transition is in a rollout: the source of its randomness.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    rollout: &'a Rollout,
+    index: usize,
+}
+
+impl Step<'_> {
+    /// The number of this step, from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Whether the rollout is part of training.
+    pub fn training(&self) -> bool {
+        self.rollout.training
+    }
+
+    /// Inverted dropout of `x` (`[B, ..]`): in training, elements are 0 with probability `rate` and
+    /// divided by `1 - rate` otherwise; else `x` itself.
+    ///
+    /// Draws are independent per step, image and element; calls within one update that should differ
+    /// need different `site` numbers.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `rate` is not in `[0, 1)`.
+    pub fn dropout(&self, x: &Tensor, rate: f64, site: u32) -> Result<Tensor> {
+        if !(0.0..1.0).contains(&rate) {
+            return Err(Error::config("rate", "in [0, 1)", rate));
+        }
+        if !self.training() || rate == 0.0 {
+            return Ok(x.clone());
+        }
+        let draws = mask::Draws {
+            key: self.rollout.key,
+            stream: mask::DROPOUT + site,
+            step: self.index,
+            first_image: self.rollout.first_image,
+        };
+        let images = x.dim(0)?;
+        let (rate, kept) = (rate as f32, (1.0 / (1.0 - rate)) as f32);
+        let each = x.elem_count() / images.max(1);
+        let mask = draws.map(images, each, |draw| if draw < rate { 0.0 } else { kept });
+        let mask = Tensor::from_vec(mask, x.dims(), x.device())?.to_dtype(x.dtype())?;
+        Ok((x * mask)?)
+    }
+}
+
+/// 1 where a cell is alive, else 0: `[B, H, W, C]` to `[B, H, W, 1]`, a constant for gradients.
+fn alive(rule: &AliveMask, cells: &Tensor) -> Result<Tensor> {
+    let (b, h, w, _) = cells.dims4()?;
+    let above = cells.detach().narrow(3, rule.channel, 1)?.gt(rule.threshold)?;
+    // A neighbour beyond the border gathers as 0, which is "not above".
+    let above = above.to_dtype(DType::F32)?.reshape((b, h * w, 1))?;
+    let index = neighbours((h, w), rule.padding);
+    let any = gather(&above, index)?.reshape((b, h, w, 9))?.max_keepdim(3)?;
+    Ok(any.to_dtype(cells.dtype())?)
+}

@@ -1,0 +1,104 @@
+//! What a cell sees: its 3x3 neighbourhood, and the padding at the border of the grid.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What lies outside the grid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Padding {
+    /// Cells whose channels are all 0.
+    #[default]
+    Zero,
+    /// The opposite side of the grid, which is then a torus.
+    Circular,
+}
+
+impl Padding {
+    /// The coordinate `at + offset` on an axis of length `len`, or `None` outside a zero-padded grid.
+    pub(crate) fn coordinate(self, at: usize, offset: isize, len: usize) -> Option<usize> {
+        let moved = at as isize + offset;
+        match self {
+            Padding::Zero => usize::try_from(moved).ok().filter(|&moved| moved < len),
+            Padding::Circular => Some(moved.rem_euclid(len as isize) as usize),
+        }
+    }
+}
+
+/// `x` (`[B, H, W, C]`) with one more cell on each side: `[B, H + 2, W + 2, C]`.
+pub fn pad(x: &Tensor, padding: Padding) -> Result<Tensor> {
+    grid(x)?;
+    let mut padded = x.clone();
+    for axis in [1, 2] {
+        padded = match padding {
+            Padding::Zero => padded.pad_with_zeros(axis, 1, 1)?,
+            Padding::Circular => {
+                let last = padded.narrow(axis, padded.dim(axis)? - 1, 1)?;
+                let first = padded.narrow(axis, 0, 1)?;
+                Tensor::cat(&[&last, &padded, &first], axis)?
+            }
+        };
+    }
+    Ok(padded)
+}
+
+/// The nine cells around each cell of `x` (`[B, H, W, C]`): `[B, H, W, 9, C]`.
+///
+/// Neighbours come in row-major order from the upper left; the fifth is the cell itself.
+pub fn neighbourhood(x: &Tensor, padding: Padding) -> Result<Tensor> {
+    let (b, h, w, c) = grid(x)?;
+    let near = gather(&x.reshape((b, h * w, c))?, neighbours((h, w), padding))?;
+    Ok(near.reshape((b, h, w, 9, c))?)
+}
+
+/// For each cell of a grid in row-major order its nine neighbours, likewise, as cell numbers; `None`
+/// beyond a zero-padded border.
+pub(crate) fn neighbours((h, w): (usize, usize), padding: Padding) -> Vec<Option<usize>> {
+    let mut near = Vec::with_capacity(9 * h * w);
+    for (row, column) in (0..h).flat_map(|row| (0..w).map(move |column| (row, column))) {
+        for (dy, dx) in (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| (dy, dx))) {
+            let cell = (padding.coordinate(row, dy, h), padding.coordinate(column, dx, w));
+            near.push(cell.0.zip(cell.1).map(|(row, column)| row * w + column));
+        }
+    }
+    near
+}
+
+/// The sum over each cell's neighbours of what they send to it: `[B, H, W, 9]` to `[B, H, W, 1]`.
+///
+/// With `taps[.., n]` a product of cell and the n-th column of a 3x3 kernel, this is a convolution to
+/// one channel: the cell at (y, x) adds tap n of the cell at (y, x) + offset n.
+pub(crate) fn sum_taps(taps: &Tensor, padding: Padding) -> Result<Tensor> {
+    let (b, h, w, _) = grid(taps)?;
+    let near = neighbours((h, w), padding).into_iter().enumerate();
+    let index = near.map(|(n, cell)| cell.map(|cell| cell * 9 + n % 9)).collect();
+    let near = gather(&taps.reshape((b, h * w * 9, 1))?, index)?;
+    Ok(near.reshape((b, h, w, 9))?.sum_keepdim(3)?)
+}
+
+/// Rows of `x` (`[B, N, C]`) picked by `index`, zeros where it is `None`: `[B, index.len(), C]`.
+pub(crate) fn gather(x: &Tensor, index: Vec<Option<usize>>) -> Result<Tensor> {
+    let (_, n, _) = x.dims3()?;
+    let outside = u32::try_from(n).map_err(|_| Error::shape("x", "fewer than 2^32 cells", x.dims()))?;
+    let needs_zero = index.iter().any(Option::is_none);
+    let index: Vec<u32> = index
+        .into_iter()
+        .map(|row| row.map_or(outside, |row| row as u32))
+        .collect();
+    let index = Tensor::new(index, x.device())?;
+    let x = if needs_zero {
+        x.pad_with_zeros(1, 0, 1)?
+    } else {
+        x.contiguous()?
+    };
+    Ok(x.index_select(&index, 1)?)
+}
+
+fn grid(x: &Tensor) -> Result<(usize, usize, usize, usize)> {
+    match *x.dims() {
+        [b, h, w, c] if b * h * w > 0 => Ok((b, h, w, c)),
+        _ => Err(Error::shape("x", "[B, H, W, C] with no empty axis", x.dims())),
+    }
+}

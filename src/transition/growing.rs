@@ -1,0 +1,130 @@
+//! The transition of Growing NCA (Mordvintsev, Randazzo, Niklasson and Levin, Distill 2020).
+
+use candle_core::{D, Tensor};
+use candle_nn::{Init, VarBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::{AliveMask, TransitionFn};
+use crate::layers::Linear;
+use crate::rollout::Step;
+use crate::stencil::{Padding, pad};
+use crate::{CellLayout, Error, Result};
+
+/// Sizes of a [`Growing`] transition; the defaults are the published ones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrowingConfig {
+    /// Channels: none in, RGBA out, 12 hidden.
+    pub layout: CellLayout,
+    /// Width of the hidden layer: 128.
+    pub hidden_dim: usize,
+    /// Rotation of the perception in radians: 0.
+    pub angle: f64,
+    /// The border of the grid: zeros.
+    pub padding: Padding,
+    /// The rule by which cells die: alpha, channel 3, above 0.1.
+    pub alive: Option<AliveMask>,
+}
+
+impl Default for GrowingConfig {
+    fn default() -> Self {
+        Self {
+            layout: CellLayout {
+                input: 0,
+                output: 4,
+                hidden: 12,
+            },
+            hidden_dim: 128,
+            angle: 0.0,
+            padding: Padding::Zero,
+            alive: Some(AliveMask {
+                channel: 3,
+                threshold: 0.1,
+                padding: Padding::Zero,
+            }),
+        }
+    }
+}
+
+/// Perception by identity and rotated Sobel filters, then a two-layer perceptron.
+///
+/// Weights: `hidden.weight` (`[hidden_dim, 3 C]`), `hidden.bias`, `output.weight`
+/// (`[update channels, hidden_dim]`), `output.bias`. The output layer starts at zero, so an
+/// untrained automaton stands still.
+#[derive(Clone, Debug)]
+pub struct Growing {
+    config: GrowingConfig,
+    hidden: Linear,
+    output: Linear,
+}
+
+impl Growing {
+    /// A transition with weights from `vb`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the alive channel lies outside the layout.
+    pub fn new(config: GrowingConfig, vb: VarBuilder) -> Result<Self> {
+        let channels = config.layout.channels();
+        if let Some(alive) = config.alive.filter(|alive| alive.channel >= channels) {
+            return Err(Error::config(
+                "alive.channel",
+                format!("below {channels}"),
+                alive.channel,
+            ));
+        }
+        let update = config.layout.update_channels();
+        Ok(Self {
+            hidden: Linear::glorot(3 * channels, config.hidden_dim, vb.pp("hidden"))?,
+            output: Linear::with_init(config.hidden_dim, update, Init::Const(0.0), vb.pp("output"))?,
+            config,
+        })
+    }
+
+    /// The same rule with its perception turned by `angle` radians: the pattern grows rotated.
+    pub fn rotated(&self, angle: f64) -> Self {
+        let mut rotated = self.clone();
+        rotated.config.angle = angle;
+        rotated
+    }
+
+    /// What each cell sees: `[B, H, W, C]` to `[B, H, W, 3 C]`.
+    ///
+    /// Feature `3 c + k` is filter k of channel c, filters in the order identity, x-gradient and
+    /// y-gradient, the gradients being Sobel filters divided by 8 and rotated by the angle.
+    pub fn perceive(&self, cells: &Tensor) -> Result<Tensor> {
+        let (_, h, w) = self.config.layout.check(cells)?;
+        let padded = pad(cells, self.config.padding)?;
+        // A Sobel filter is a difference along one axis of a [1 2 1] smoothing along the other.
+        let smooth = |axis: usize, len: usize| -> Result<Tensor> {
+            let [a, b, c] = [0, 1, 2].map(|start| padded.narrow(axis, start, len));
+            Ok(((a? + (b? * 2.0)?)? + c?)?)
+        };
+        let difference = |smooth: Tensor, axis: usize, len: usize| -> Result<Tensor> {
+            Ok(((smooth.narrow(axis, 2, len)? - smooth.narrow(axis, 0, len)?)? / 8.0)?)
+        };
+        let x = difference(smooth(1, h)?, 2, w)?;
+        let y = difference(smooth(2, w)?, 1, h)?;
+        let (sin, cos) = self.config.angle.sin_cos();
+        let (x, y) = if self.config.angle == 0.0 {
+            (x, y)
+        } else {
+            (((&x * cos)? - (&y * sin)?)?, ((x * sin)? + (y * cos)?)?)
+        };
+        Ok(Tensor::stack(&[cells, &x, &y], D::Minus1)?.flatten_from(3)?)
+    }
+}
+
+impl TransitionFn for Growing {
+    fn layout(&self) -> CellLayout {
+        self.config.layout
+    }
+
+    fn update(&self, cells: &Tensor, _: &Step) -> Result<Tensor> {
+        let hidden = self.hidden.forward(&self.perceive(cells)?)?.relu()?;
+        Ok(self.output.forward(&hidden)?)
+    }
+
+    fn alive_mask(&self) -> Option<AliveMask> {
+        self.config.alive
+    }
+}

@@ -1,0 +1,95 @@
+//! Transitions: how one update is computed from what a cell sees.
+
+mod growing;
+mod nafca;
+mod vitca;
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::rollout::Step;
+use crate::stencil::Padding;
+use crate::{CellLayout, Result};
+
+pub use growing::{Growing, GrowingConfig};
+pub use nafca::{Nafca, NafcaConfig, Perception};
+pub use vitca::{PositionalOrder, Vitca, VitcaConfig, positional_table};
+
+/// A rule that computes every cell's update from its 3x3 neighbourhood.
+///
+/// A [`Rollout`](crate::Rollout) applies it many times; the transition knows nothing of the number
+/// of steps, the loss or the device. Any Candle code will do, as long as its operations have
+/// gradients. To be rolled out, a transition must also be `Clone` (a struct of tensors is cheap to
+/// clone).
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_nn::{Linear, Module};
+/// use lnca::{CellLayout, Padding, Result, Rollout, Step, TransitionFn, Weights, neighbourhood};
+///
+/// #[derive(Clone)]
+/// struct Diffusion {
+///     mix: Linear,
+/// }
+///
+/// impl TransitionFn for Diffusion {
+///     fn layout(&self) -> CellLayout {
+///         CellLayout { input: 0, output: 3, hidden: 5 }
+///     }
+///
+///     fn update(&self, cells: &Tensor, _: &Step) -> Result<Tensor> {
+///         let seen = neighbourhood(cells, Padding::Circular)?.flatten_from(3)?; // [B, H, W, 72]
+///         Ok(self.mix.forward(&seen)?.tanh()?) // [B, H, W, 8]
+///     }
+/// }
+///
+/// let weights = Weights::new(0, DType::F32, &Device::Cpu);
+/// let transition = Diffusion { mix: candle_nn::linear(72, 8, weights.builder())? };
+/// let cells = transition.layout().single_cell((1, 16, 16), DType::F32, &Device::Cpu)?;
+/// let grown = Rollout::new(20).fire_rate(0.5).run(&transition, &cells)?;
+/// assert_eq!(grown.dims(), [1, 16, 16, 8]);
+/// # Ok::<(), lnca::Error>(())
+/// ```
+pub trait TransitionFn: Send + Sync {
+    /// The channels of the cells that this transition works on.
+    fn layout(&self) -> CellLayout;
+
+    /// The update of every cell: `[B, H, W, C]` to `[B, H, W, output + hidden]`.
+    ///
+    /// Every cell is computed from the state before the step; which cells take their update is the
+    /// rollout's business. Randomness must come from `step`, so that a recomputed step is the same.
+    fn update(&self, cells: &Tensor, step: &Step) -> Result<Tensor>;
+
+    /// The rule by which cells die, if there is one.
+    fn alive_mask(&self) -> Option<AliveMask> {
+        None
+    }
+}
+
+impl<T: TransitionFn + ?Sized> TransitionFn for Arc<T> {
+    fn layout(&self) -> CellLayout {
+        (**self).layout()
+    }
+
+    fn update(&self, cells: &Tensor, step: &Step) -> Result<Tensor> {
+        (**self).update(cells, step)
+    }
+
+    fn alive_mask(&self) -> Option<AliveMask> {
+        (**self).alive_mask()
+    }
+}
+
+/// A cell lives while the largest value of one channel in its 3x3 neighbourhood exceeds a threshold,
+/// before **and** after an update; all channels of a dead cell are 0 (Mordvintsev et al. 2020).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AliveMask {
+    /// The channel looked at, from 0.
+    pub channel: usize,
+    /// Alive is strictly above.
+    pub threshold: f64,
+    /// Where neighbours beyond the border are looked for; with [`Padding::Zero`] they never count.
+    pub padding: Padding,
+}

@@ -1,0 +1,188 @@
+//! NAFCA: an attention-free transition after NAFNet, the core of LatentNAFCA.
+
+use candle_core::{D, Tensor};
+use candle_nn::{Init, VarBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::TransitionFn;
+use crate::layers::{LayerNorm, Linear, scale_channels};
+use crate::rollout::Step;
+use crate::stencil::{Padding, sum_taps};
+use crate::weights::glorot_uniform;
+use crate::{CellLayout, Error, Result};
+
+/// How the perception block widens a cell before its gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Perception {
+    /// A linear layer to E channels, then each of them scaled and shifted twice: the published
+    /// program.
+    #[default]
+    Grouped,
+    /// One linear layer to 2 E channels: the published article.
+    Plain,
+}
+
+/// Sizes of a [`Nafca`] transition; the defaults are those of LatentNAFCA.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NafcaConfig {
+    /// Channels: 16 in, 16 out, 32 hidden.
+    pub layout: CellLayout,
+    /// Width E of the perception block: 128; even.
+    pub embed_dim: usize,
+    /// The update block is this many times as wide as a cell: 4; times the channels it must be even.
+    pub ffn_expand: usize,
+    /// Dropout rate after either block, in training: 0.1.
+    pub dropout: f64,
+    /// Added to the variance in layer norms: 1e-6.
+    pub eps: f64,
+    /// How the perception block widens: grouped.
+    pub perception: Perception,
+    /// Whether the head starts at zero, so that an untrained automaton stands still: no.
+    pub zero_head: bool,
+    /// The border of the grid: zeros.
+    pub padding: Padding,
+}
+
+impl Default for NafcaConfig {
+    fn default() -> Self {
+        Self {
+            layout: CellLayout {
+                input: 16,
+                output: 16,
+                hidden: 32,
+            },
+            embed_dim: 128,
+            ffn_expand: 4,
+            dropout: 0.1,
+            eps: 1e-6,
+            perception: Perception::Grouped,
+            zero_head: false,
+            padding: Padding::Zero,
+        }
+    }
+}
+
+/// Perception block with a gate and a one-channel spatial attention, update block with a gate, head.
+///
+/// Weights, for K channels a cell, E = `embed_dim` and F = `ffn_expand` K: `norm1`, `norm2`, `norm3`
+/// (`.weight`, `.bias`), `conv1` (K to E), `conv2` (grouped, `.weight` `[2 E]`, absent in
+/// [`Perception::Plain`]), `conv_attention` (`.weight` `[1, E, 3, 3]`), `conv3` (E to K), `conv4`
+/// (K to F), `conv5` (F / 2 to K), `conv_out` (K to output and hidden), and the residual scales
+/// `beta` and `gamma` (`[K]`), which start at zero.
+#[derive(Clone, Debug)]
+pub struct Nafca {
+    config: NafcaConfig,
+    norm1: LayerNorm,
+    conv1: Linear,
+    conv2: Option<Linear>,
+    attention_weight: Tensor,
+    attention_bias: Tensor,
+    conv3: Linear,
+    beta: Tensor,
+    norm2: LayerNorm,
+    conv4: Linear,
+    conv5: Linear,
+    gamma: Tensor,
+    norm3: LayerNorm,
+    conv_out: Linear,
+}
+
+impl Nafca {
+    /// A transition with weights from `vb`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a width cannot be halved by its gate, or the dropout rate is not in `[0, 1)`.
+    pub fn new(config: NafcaConfig, vb: VarBuilder) -> Result<Self> {
+        let cell = config.layout.channels();
+        let (e, f) = (config.embed_dim, config.ffn_expand * cell);
+        if e == 0 || e % 2 == 1 {
+            return Err(Error::config("embed_dim", "even and positive", e));
+        }
+        if f == 0 || f % 2 == 1 {
+            return Err(Error::config("ffn_expand", "an even number of channels", f));
+        }
+        if !(0.0..1.0).contains(&config.dropout) {
+            return Err(Error::config("dropout", "in [0, 1)", config.dropout));
+        }
+        let norm = |name: &str| LayerNorm::new(cell, config.eps, vb.pp(name));
+        let (conv1, conv2) = match config.perception {
+            Perception::Plain => (Linear::glorot(cell, 2 * e, vb.pp("conv1"))?, None),
+            Perception::Grouped => {
+                let vb2 = vb.pp("conv2");
+                let weight = vb2.get_with_hints(2 * e, "weight", glorot_uniform(1, 2 * e))?;
+                let bias = vb2.get_with_hints(2 * e, "bias", Init::Const(0.0))?;
+                (
+                    Linear::glorot(cell, e, vb.pp("conv1"))?,
+                    Some(Linear::new(weight, Some(bias))),
+                )
+            }
+        };
+        let attention = vb.pp("conv_attention");
+        let head = match config.zero_head {
+            true => Init::Const(0.0),
+            false => glorot_uniform(cell, config.layout.update_channels()),
+        };
+        Ok(Self {
+            norm1: norm("norm1")?,
+            conv1,
+            conv2,
+            attention_weight: attention.get_with_hints((1, e, 3, 3), "weight", glorot_uniform(9 * e, 9))?,
+            attention_bias: attention.get_with_hints(1, "bias", Init::Const(0.0))?,
+            conv3: Linear::glorot(e, cell, vb.pp("conv3"))?,
+            beta: vb.get_with_hints(cell, "beta", Init::Const(0.0))?,
+            norm2: norm("norm2")?,
+            conv4: Linear::glorot(cell, f, vb.pp("conv4"))?,
+            conv5: Linear::glorot(f / 2, cell, vb.pp("conv5"))?,
+            gamma: vb.get_with_hints(cell, "gamma", Init::Const(0.0))?,
+            norm3: norm("norm3")?,
+            conv_out: Linear::with_init(cell, config.layout.update_channels(), head, vb.pp("conv_out"))?,
+            config,
+        })
+    }
+
+    /// The layer before the first gate, K to 2 E channels.
+    fn widen(&self) -> Result<Linear> {
+        let Some(conv2) = &self.conv2 else {
+            return Ok(self.conv1.clone());
+        };
+        // Output o of the grouped layer is k_o times output o / 2 of the linear layer, plus b_o. Both
+        // together are one linear layer, which saves passes over the cells.
+        let twice = |x: &Tensor| -> Result<Tensor> { Ok(Tensor::stack(&[x, x], 1)?.flatten(0, 1)?) };
+        let scale = conv2.weight();
+        let weight = twice(self.conv1.weight())?.broadcast_mul(&scale.unsqueeze(1)?)?;
+        let bias = match (self.conv1.bias(), conv2.bias()) {
+            (Some(inner), Some(outer)) => Some(((twice(inner)? * scale)? + outer)?),
+            _ => None,
+        };
+        Ok(Linear::new(weight, bias))
+    }
+}
+
+/// The simple gate of NAFNet: the first half of the channels times the second.
+fn gate(x: &Tensor) -> Result<Tensor> {
+    let half = x.dim(D::Minus1)? / 2;
+    Ok((x.narrow(D::Minus1, 0, half)? * x.narrow(D::Minus1, half, half)?)?)
+}
+
+impl TransitionFn for Nafca {
+    fn layout(&self) -> CellLayout {
+        self.config.layout
+    }
+
+    fn update(&self, cells: &Tensor, step: &Step) -> Result<Tensor> {
+        self.config.layout.check(cells)?;
+        let gated = gate(&self.widen()?.forward(&self.norm1.forward(cells)?)?)?;
+        let kernel = self.attention_weight.reshape((self.config.embed_dim, 9))?;
+        let taps = gated.broadcast_matmul(&kernel)?;
+        let attention = sum_taps(&taps, self.config.padding)?.broadcast_add(&self.attention_bias)?;
+        let seen = self.conv3.forward(&gated.broadcast_mul(&attention)?)?;
+        let seen = step.dropout(&seen, self.config.dropout, 0)?;
+        let cells = (cells + scale_channels(&seen, &self.beta)?)?;
+        let inner = gate(&self.conv4.forward(&self.norm2.forward(&cells)?)?)?;
+        let inner = step.dropout(&self.conv5.forward(&inner)?, self.config.dropout, 1)?;
+        let cells = (cells + scale_channels(&inner, &self.gamma)?)?;
+        Ok(self.conv_out.forward(&self.norm3.forward(&cells)?)?)
+    }
+}

@@ -1,0 +1,263 @@
+//! ViTCA: a transition by local self-attention (Tesfaldet, Nowrouzezahrai and Pal 2022).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{Init, VarBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::TransitionFn;
+use crate::layers::{LayerNorm, Linear};
+use crate::rollout::Step;
+use crate::stencil::{Padding, gather, neighbours};
+use crate::weights::glorot_uniform;
+use crate::{CellLayout, Error, Result};
+
+/// Order of the channels of the positional table; models differ only by a permutation of weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PositionalOrder {
+    /// Channel i is a sine where i is even and a cosine where it is odd: the original ViTCA.
+    #[default]
+    Interleaved,
+    /// The first sine, all cosines, the other sines: the program of the latent NCA's authors.
+    Block,
+}
+
+/// Sizes of a [`Vitca`] transition; the defaults are those of ViTCA on RGB pixels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VitcaConfig {
+    /// Channels: 3 in, 3 out, 32 hidden.
+    pub layout: CellLayout,
+    /// Width E of the embedding: 128.
+    pub embed_dim: usize,
+    /// Attention heads: 4; a divisor of `embed_dim`.
+    pub heads: usize,
+    /// Width of the perceptron: 64.
+    pub mlp_dim: usize,
+    /// Attention blocks: 1.
+    pub depth: usize,
+    /// Added to the variance in layer norms: 1e-3.
+    pub eps: f64,
+    /// Order of the positional table: interleaved.
+    pub positional_order: PositionalOrder,
+    /// The border of the grid: cells whose key and value are 0, which take part in the softmax.
+    pub padding: Padding,
+}
+
+impl Default for VitcaConfig {
+    fn default() -> Self {
+        Self {
+            layout: CellLayout {
+                input: 3,
+                output: 3,
+                hidden: 32,
+            },
+            embed_dim: 128,
+            heads: 4,
+            mlp_dim: 64,
+            depth: 1,
+            eps: 1e-3,
+            positional_order: PositionalOrder::Interleaved,
+            padding: Padding::Zero,
+        }
+    }
+}
+
+impl VitcaConfig {
+    /// The sizes of LatentViTCA: 16 channels in, 16 out, 32 hidden.
+    pub fn latent() -> Self {
+        Self {
+            layout: CellLayout {
+                input: 16,
+                output: 16,
+                hidden: 32,
+            },
+            ..Self::default()
+        }
+    }
+}
+
+/// Embedding and position, attention over the 3x3 neighbourhood, perceptron, head.
+///
+/// Weights, for K channels a cell and E = `embed_dim`: `embed` (K to E); for each block n, under
+/// `blocks.n`, `attn_norm`, `qkv` (E to 3 E, no bias; q, k, v, each head-major), `proj` (E to E; absent
+/// for one head), `mlp_norm`, `mlp1` (E to `mlp_dim`), `mlp2`; `head_norm`; `head` (E to output and
+/// hidden), which starts at zero, so that an untrained automaton stands still.
+///
+/// The positional table is one-dimensional over the flattened grid: the rule depends on the size of
+/// the grid and is not translation-invariant.
+#[derive(Clone, Debug)]
+pub struct Vitca {
+    config: VitcaConfig,
+    embed: Linear,
+    blocks: Vec<Block>,
+    head_norm: LayerNorm,
+    head: Linear,
+    /// The table of the last grid seen; clones share it.
+    positions: Arc<Mutex<Option<((usize, usize), Tensor)>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    attn_norm: LayerNorm,
+    qkv: Linear,
+    proj: Option<Linear>,
+    mlp_norm: LayerNorm,
+    mlp1: Linear,
+    mlp2: Linear,
+}
+
+impl Vitca {
+    /// A transition with weights from `vb`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `heads` does not divide `embed_dim`.
+    pub fn new(config: VitcaConfig, vb: VarBuilder) -> Result<Self> {
+        let (cell, e) = (config.layout.channels(), config.embed_dim);
+        if config.heads == 0 || e == 0 || !e.is_multiple_of(config.heads) {
+            let expected = format!("a divisor of embed_dim = {e}");
+            return Err(Error::config("heads", expected, config.heads));
+        }
+        let block = |n: usize| -> Result<Block> {
+            let vb = vb.pp("blocks").pp(n);
+            let kernel = vb
+                .pp("qkv")
+                .get_with_hints((3 * e, e), "weight", glorot_uniform(e, 3 * e))?;
+            Ok(Block {
+                attn_norm: LayerNorm::new(e, config.eps, vb.pp("attn_norm"))?,
+                qkv: Linear::new(kernel, None),
+                proj: match config.heads {
+                    1 => None,
+                    _ => Some(Linear::glorot(e, e, vb.pp("proj"))?),
+                },
+                mlp_norm: LayerNorm::new(e, config.eps, vb.pp("mlp_norm"))?,
+                mlp1: Linear::glorot(e, config.mlp_dim, vb.pp("mlp1"))?,
+                mlp2: Linear::glorot(config.mlp_dim, e, vb.pp("mlp2"))?,
+            })
+        };
+        let update = config.layout.update_channels();
+        Ok(Self {
+            embed: Linear::glorot(cell, e, vb.pp("embed"))?,
+            blocks: (0..config.depth).map(block).collect::<Result<_>>()?,
+            head_norm: LayerNorm::new(e, config.eps, vb.pp("head_norm"))?,
+            head: Linear::with_init(e, update, Init::Const(0.0), vb.pp("head"))?,
+            positions: Arc::default(),
+            config,
+        })
+    }
+
+    fn positions(&self, (h, w): (usize, usize), like: &Tensor) -> Result<Tensor> {
+        let mut cached = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*cached {
+            Some((size, table))
+                if *size == (h, w)
+                    && table.dtype() == like.dtype()
+                    && table.device().same_device(like.device()) =>
+            {
+                Ok(table.clone())
+            }
+            _ => {
+                let table = positional_table(
+                    h * w,
+                    self.config.embed_dim,
+                    self.config.positional_order,
+                    like.device(),
+                )?;
+                let table = table
+                    .to_dtype(like.dtype())?
+                    .reshape((h, w, self.config.embed_dim))?;
+                *cached = Some(((h, w), table.clone()));
+                Ok(table)
+            }
+        }
+    }
+}
+
+impl Block {
+    fn forward(&self, x: &Tensor, config: &VitcaConfig) -> Result<Tensor> {
+        let attended = self.attend(&self.attn_norm.forward(x)?, config)?;
+        let attended = match &self.proj {
+            Some(proj) => proj.forward(&attended)?,
+            None => attended,
+        };
+        let x = (x + attended)?;
+        let inner = self.mlp1.forward(&self.mlp_norm.forward(&x)?)?.gelu_erf()?;
+        Ok((x + self.mlp2.forward(&inner)?)?)
+    }
+
+    /// Attention of each cell over the nine cells around it. Beyond a zero-padded border key and
+    /// value are 0: such a neighbour keeps its share of the softmax and adds nothing.
+    fn attend(&self, y: &Tensor, config: &VitcaConfig) -> Result<Tensor> {
+        let (b, h, w, e) = y.dims4()?;
+        let (heads, d) = (config.heads, e / config.heads);
+        let qkv = self.qkv.forward(y)?;
+        let q = (qkv.narrow(3, 0, e)? / (d as f64).sqrt())?.reshape((b * h * w * heads, d, 1))?;
+        // One row for each (cell, q | k | v, head), so that neighbours are gathered head by head.
+        let rows = qkv.reshape((b, h * w * 3 * heads, d))?;
+        let near = |part: usize| -> Result<Tensor> {
+            let near = neighbours((h, w), config.padding);
+            let mut index = Vec::with_capacity(near.len() * heads);
+            for near in near.chunks_exact(9) {
+                for head in 0..heads {
+                    index.extend(
+                        near.iter()
+                            .map(|cell| cell.map(|cell| (cell * 3 + part) * heads + head)),
+                    );
+                }
+            }
+            Ok(gather(&rows, index)?.reshape((b * h * w * heads, 9, d))?)
+        };
+        let logits = near(1)?.matmul(&q)?.squeeze(2)?;
+        let shares = candle_nn::ops::softmax(&logits, 1)?.unsqueeze(1)?;
+        Ok(shares.matmul(&near(2)?)?.reshape((b, h, w, e))?)
+    }
+}
+
+impl TransitionFn for Vitca {
+    fn layout(&self) -> CellLayout {
+        self.config.layout
+    }
+
+    fn update(&self, cells: &Tensor, _: &Step) -> Result<Tensor> {
+        let (_, h, w) = self.config.layout.check(cells)?;
+        let embedded = self.embed.forward(cells)?;
+        let mut x = embedded.broadcast_add(&self.positions((h, w), &embedded)?)?;
+        for block in &self.blocks {
+            x = block.forward(&x, &self.config)?;
+        }
+        Ok(self.head.forward(&self.head_norm.forward(&x)?)?)
+    }
+}
+
+/// The positional table of ViTCA: `[positions, channels]`, f64.
+///
+/// With w_i = 10000^(-i / channels), channel i of position p is sin(p w_i) for even i and cos(p w_i)
+/// for odd i, in the given order.
+pub fn positional_table(
+    positions: usize,
+    channels: usize,
+    order: PositionalOrder,
+    device: &Device,
+) -> Result<Tensor> {
+    let order: Vec<usize> = match order {
+        PositionalOrder::Interleaved => (0..channels).collect(),
+        PositionalOrder::Block => {
+            let (evens, odds) = ((0..channels).step_by(2), (1..channels).step_by(2));
+            evens.clone().take(1).chain(odds).chain(evens.skip(1)).collect()
+        }
+    };
+    let value = |position: usize, i: usize| {
+        let phase = position as f64 * 10000f64.powf(-(i as f64) / channels as f64);
+        if i.is_multiple_of(2) {
+            phase.sin()
+        } else {
+            phase.cos()
+        }
+    };
+    let table: Vec<f64> = (0..positions)
+        .flat_map(|position| order.iter().map(move |&i| value(position, i)))
+        .collect();
+    Ok(Tensor::from_vec(table, (positions, channels), device)?.to_dtype(DType::F64)?)
+}
