@@ -2,17 +2,23 @@
 
 #![warn(missing_docs)]
 
+pub mod autoencoder;
 pub mod cells;
 pub mod error;
 pub mod layers;
+pub mod loss;
+pub mod metric;
 pub mod random;
+pub mod restorer;
 pub mod rollout;
 pub mod stencil;
 pub mod transition;
 pub mod weights;
 
+pub use autoencoder::{Autoencoder, AutoencoderConfig};
 pub use cells::CellLayout;
 pub use error::{Error, Result};
+pub use restorer::{LatentNca, PlainNca, Restorer};
 pub use rollout::{Memory, Rollout, Step};
 pub use stencil::{Padding, neighbourhood};
 pub use transition::{

@@ -1,0 +1,222 @@
+//! The adjusted convolution: convolution or its transpose, batch norm, activation.
+
+use candle_core::Tensor;
+use candle_nn::{BatchNorm, Init, ModuleT, VarBuilder};
+
+use crate::stencil::gather;
+use crate::weights::glorot_uniform;
+use crate::{Error, Result};
+
+const BATCH_NORM_EPS: f64 = 1e-3;
+const BATCH_NORM_MOMENTUM: f64 = 0.01;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `t * sigmoid(t)`.
+    Swish,
+    Sigmoid,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Shrinks by the stride: n to ceil(n / stride).
+    Down,
+    /// Grows by the stride: n to n * stride.
+    Up,
+}
+
+/// 3x3 (transposed) convolution with TensorFlow's "same" padding, batch norm, activation.
+///
+/// Weights: `conv.weight` (`[out, in, 3, 3]`, transposed `[in, out, 3, 3]`), optionally `conv.bias`,
+/// `bn.weight`, `bn.bias`, `bn.running_mean`, `bn.running_var`.
+#[derive(Clone, Debug)]
+pub struct AdjustedConv {
+    kernel: Tensor,
+    bias: Option<Tensor>,
+    norm: BatchNorm,
+    direction: Direction,
+    stride: usize,
+    activation: Activation,
+}
+
+impl AdjustedConv {
+    pub fn new(
+        (input, output): (usize, usize),
+        (direction, stride): (Direction, usize),
+        activation: Activation,
+        bias: bool,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let shape = match direction {
+            Direction::Down => (output, input, 3, 3),
+            Direction::Up => (input, output, 3, 3),
+        };
+        let conv = vb.pp("conv");
+        let kernel = conv.get_with_hints(shape, "weight", glorot_uniform(9 * input, 9 * output))?;
+        let bias = bias
+            .then(|| conv.get_with_hints(output, "bias", Init::Const(0.0)))
+            .transpose()?;
+        let bn = vb.pp("bn");
+        let row = |name: &str, value: f64| bn.get_with_hints(output, name, Init::Const(value));
+        Ok(Self {
+            kernel,
+            bias,
+            norm: BatchNorm::new_with_momentum(
+                output,
+                row("running_mean", 0.0)?,
+                row("running_var", 1.0)?,
+                row("weight", 1.0)?,
+                row("bias", 0.0)?,
+                BATCH_NORM_EPS,
+                BATCH_NORM_MOMENTUM,
+            )?,
+            direction,
+            stride,
+            activation,
+        })
+    }
+
+    /// `[B, H, W, in]` to `[B, H', W', out]`; in training with the statistics of this batch, which
+    /// also move the running ones.
+    pub fn forward(&self, x: &Tensor, training: bool) -> Result<Tensor> {
+        let y = match self.direction {
+            Direction::Down => self.convolve(x)?,
+            Direction::Up => self.convolve_transposed(x)?,
+        };
+        let y = match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        };
+        let (shape, channels) = (y.shape().clone(), y.dim(3)?);
+        let y = y.reshape(((), channels))?;
+        if training && y.dim(0)? < 2 {
+            // The unbiased variance of one value does not exist.
+            return Err(Error::shape(
+                "x",
+                "more than one cell for batch norm to train on",
+                x.dims(),
+            ));
+        }
+        let y = self.norm.forward_t(&y, training)?.reshape(shape)?;
+        Ok(match self.activation {
+            Activation::Swish => y.silu()?,
+            Activation::Sigmoid => candle_nn::ops::sigmoid(&y)?,
+        })
+    }
+
+    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, h, w, c) = x.dims4()?;
+        let (rows, columns) = (Same::new(h, self.stride), Same::new(w, self.stride));
+        let mut index = Vec::with_capacity(9 * rows.out * columns.out);
+        for (row, column) in rows.positions(columns.out) {
+            for (a, b) in taps() {
+                let near = (rows.source(row, a), columns.source(column, b));
+                index.push(near.0.zip(near.1).map(|(row, column)| row * w + column));
+            }
+        }
+        let patches = gather(&x.reshape((b, h * w, c))?, index)?;
+        let patches = patches.reshape((b * rows.out * columns.out, 9 * c))?;
+        let kernel = self.kernel.permute((2, 3, 1, 0))?.reshape((9 * c, ()))?;
+        Ok(patches.matmul(&kernel)?.reshape((b, rows.out, columns.out, ()))?)
+    }
+
+    /// Each cell sends its nine products to an output twice the size; each output pixel gathers those
+    /// that reach it.
+    fn convolve_transposed(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, h, w, c) = x.dims4()?;
+        let out = self.kernel.dim(1)?;
+        let kernel = self.kernel.permute((0, 2, 3, 1))?.reshape((c, 9 * out))?;
+        let sent = x
+            .reshape((b * h * w, c))?
+            .matmul(&kernel)?
+            .reshape((b, h * w * 9, out))?;
+        let (rows, columns) = (senders(h, self.stride), senders(w, self.stride));
+        let reach = 3usize.div_ceil(self.stride);
+        let mut index = Vec::with_capacity(rows.len() * columns.len() * reach * reach);
+        for (row, column) in rows
+            .iter()
+            .flat_map(|row| columns.iter().map(move |column| (row, column)))
+        {
+            for slot in 0..reach * reach {
+                let from = (row.get(slot / reach), column.get(slot % reach));
+                index.push(
+                    from.0
+                        .zip(from.1)
+                        .map(|((i, a), (j, b))| (i * w + j) * 9 + a * 3 + b),
+                );
+            }
+        }
+        let received = gather(&sent, index)?;
+        let received = received.reshape((b, rows.len(), columns.len(), reach * reach, out))?;
+        Ok(received.sum(3)?)
+    }
+
+    /// The same layer with weights that get no gradient; it shares their storage.
+    pub fn frozen(&self) -> Result<Self> {
+        let Some((weight, bias)) = self.norm.weight_and_bias() else {
+            return Ok(self.clone());
+        };
+        Ok(Self {
+            kernel: self.kernel.detach(),
+            bias: self.bias.as_ref().map(Tensor::detach),
+            norm: BatchNorm::new_with_momentum(
+                weight.dim(0)?,
+                self.norm.running_mean().clone(),
+                self.norm.running_var().clone(),
+                weight.detach(),
+                bias.detach(),
+                BATCH_NORM_EPS,
+                BATCH_NORM_MOMENTUM,
+            )?,
+            ..*self
+        })
+    }
+}
+
+fn taps() -> impl Iterator<Item = (usize, usize)> {
+    (0..3).flat_map(|a| (0..3).map(move |b| (a, b)))
+}
+
+/// TensorFlow's "same" padding of one axis for a kernel of 3: an odd total puts its larger half after.
+struct Same {
+    len: usize,
+    out: usize,
+    stride: usize,
+    before: usize,
+}
+
+impl Same {
+    fn new(len: usize, stride: usize) -> Self {
+        let out = len.div_ceil(stride);
+        let total = ((out - 1) * stride + 3).saturating_sub(len);
+        Self {
+            len,
+            out,
+            stride,
+            before: total / 2,
+        }
+    }
+
+    fn source(&self, at: usize, tap: usize) -> Option<usize> {
+        (at * self.stride + tap)
+            .checked_sub(self.before)
+            .filter(|&source| source < self.len)
+    }
+
+    fn positions(&self, columns: usize) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.out).flat_map(move |row| (0..columns).map(move |column| (row, column)))
+    }
+}
+
+/// For each of the `len * stride` outputs of a transposed axis, the (input, tap) pairs that reach it.
+fn senders(len: usize, stride: usize) -> Vec<Vec<(usize, usize)>> {
+    let before = 3usize.saturating_sub(stride) / 2;
+    let reach = |output: usize| {
+        let sender = move |tap: usize| {
+            let from = (output + before).checked_sub(tap)?;
+            (from.is_multiple_of(stride) && from / stride < len).then_some((from / stride, tap))
+        };
+        (0..3).filter_map(sender).collect()
+    };
+    (0..len * stride).map(reach).collect()
+}

@@ -1,0 +1,142 @@
+//! Losses of the latent NCA paper and of the restoration networks it compares with.
+//!
+//! Each returns a scalar; `MSE` is the mean of squared differences over all elements, the batch
+//! included. Names in capitals are those of the paper's formulas.
+
+use candle_core::{D, Tensor};
+
+use crate::{CellLayout, Error, Result};
+
+/// One term of a loss: its name, its weight in the total, and its unweighted value.
+#[derive(Clone, Debug)]
+pub struct Term {
+    /// Short name, such as `rec`.
+    pub name: &'static str,
+    /// Factor in the total.
+    pub weight: f64,
+    /// The unweighted scalar.
+    pub value: Tensor,
+}
+
+impl Term {
+    /// A term of a loss.
+    pub fn new(name: &'static str, weight: f64, value: Tensor) -> Self {
+        Self { name, weight, value }
+    }
+}
+
+/// The weighted sum of `terms`, a scalar.
+///
+/// # Errors
+/// [`Error::Config`] if there are none.
+pub fn total(terms: &[Term]) -> Result<Tensor> {
+    let Some((first, rest)) = terms.split_first() else {
+        return Err(Error::config("terms", "at least one", 0));
+    };
+    let mut sum = (&first.value * first.weight)?;
+    for term in rest {
+        sum = (sum + (&term.value * term.weight)?)?;
+    }
+    Ok(sum)
+}
+
+/// The mean of squared differences over all elements: REC, LAT.
+pub fn mse(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    same_shape(a, b)?;
+    Ok((a - b)?.sqr()?.mean_all()?)
+}
+
+/// The mean of absolute differences over all elements: REC of ViTCA and Restormer.
+pub fn mae(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    same_shape(a, b)?;
+    Ok(magnitude(&(a - b)?)?.mean_all()?)
+}
+
+/// DIST: `max(0, MSE(anchor, positive) - MSE(anchor, negative) + margin)`, one hinge for the batch.
+pub fn dist(anchor: &Tensor, positive: &Tensor, negative: &Tensor, margin: f64) -> Result<Tensor> {
+    let gap = ((mse(anchor, positive)? - mse(anchor, negative)?)? + margin)?;
+    Ok(gap.relu()?)
+}
+
+/// The mask m of TASK and EQ: 1 where clean and corrupted values differ, element by element.
+pub fn corruption_mask(clean: &Tensor, corrupted: &Tensor) -> Result<Tensor> {
+    same_shape(clean, corrupted)?;
+    Ok(clean.ne(corrupted)?.to_dtype(clean.dtype())?)
+}
+
+/// TASK, and each half of EQ: the MSE of `a` and `b` where `mask` is 1, divided by all elements.
+pub fn masked_mse(a: &Tensor, b: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    same_shape(a, mask)?;
+    mse(&(a * mask)?, &(b * mask)?)
+}
+
+/// What divides the sum of an overflow loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OverflowNorm {
+    /// All elements: the published program, for which its weights were tuned.
+    #[default]
+    Elements,
+    /// The batch and the channels: the published article.
+    Channels,
+}
+
+/// OVER: how far `x` (`[B, H, W, C]`) leaves `[low, high]`, `|x - clip(x, low, high)|` summed and divided.
+pub fn overflow(x: &Tensor, low: f64, high: f64, norm: OverflowNorm) -> Result<Tensor> {
+    // Masks rather than a clamp or hinges, whose gradients Candle does not leave 0 at the bounds.
+    let above = ((x - high)? * x.gt(high)?.to_dtype(x.dtype())?)?;
+    let below = ((low - x)? * x.lt(low)?.to_dtype(x.dtype())?)?;
+    let excess = (above + below)?;
+    Ok(match norm {
+        OverflowNorm::Elements => excess.mean_all()?,
+        OverflowNorm::Channels => {
+            let divisor = x.dim(0)? * x.dim(D::Minus1)?;
+            (excess.sum_all()? / divisor as f64)?
+        }
+    })
+}
+
+/// OVER_out and OVER_hid of cells: output channels leave `[0, 1]`, hidden ones `[-1, 1]`.
+pub fn cell_overflow(layout: &CellLayout, cells: &Tensor, norm: OverflowNorm) -> Result<(Tensor, Tensor)> {
+    Ok((
+        overflow(&layout.output(cells)?, 0.0, 1.0, norm)?,
+        overflow(&layout.hidden(cells)?, -1.0, 1.0, norm)?,
+    ))
+}
+
+/// Edge-aware total variation of `image` under the edges of `clean` (both `[B, H, W, C]`).
+///
+/// With s the sum over channels, zero-padded by one on both sides of an axis, and g its differences:
+/// the mean over the batch of `sum exp(-|g(clean)|) |g(image)|`, added over both axes.
+pub fn total_variation(image: &Tensor, clean: &Tensor) -> Result<Tensor> {
+    same_shape(image, clean)?;
+    let gradient = |x: &Tensor, axis: usize| -> Result<Tensor> {
+        let x = x.sum(3)?.pad_with_zeros(axis, 1, 1)?;
+        let len = x.dim(axis)? - 1;
+        magnitude(&(x.narrow(axis, 1, len)? - x.narrow(axis, 0, len)?)?)
+    };
+    let along = |axis: usize| -> Result<Tensor> {
+        let edges = gradient(clean, axis)?.neg()?.exp()?;
+        Ok((edges * gradient(image, axis)?)?.sum_all()?)
+    };
+    Ok(((along(1)? + along(2)?)? / image.dim(0)? as f64)?)
+}
+
+/// The loss of NAFNet: the mean over images of `10 / ln 10 * ln(mse + 1e-8)`, a PSNR that stays finite.
+pub fn psnr_loss(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    same_shape(a, b)?;
+    let mse = (a - b)?.sqr()?.flatten_from(1)?.mean(1)?;
+    Ok(((mse + 1e-8)?.log()?.mean_all()? * (10.0 / std::f64::consts::LN_10))?)
+}
+
+/// `|x|` with gradient 0 at 0, where Candle's own has 1.
+fn magnitude(x: &Tensor) -> Result<Tensor> {
+    Ok((x * x.sign()?)?)
+}
+
+fn same_shape(a: &Tensor, b: &Tensor) -> Result<()> {
+    match a.dims() == b.dims() {
+        true => Ok(()),
+        false => Err(Error::shape("b", format!("{:?}, as `a`", a.dims()), b.dims())),
+    }
+}
