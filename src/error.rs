@@ -56,18 +56,14 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Training produced a NaN or an infinity. The last checkpoint is untouched.
-    #[error("training diverged: {what} is {value} in {phase}, epoch {epoch}, update {update}")]
+    #[error("training diverged: {what} is {value} at {at}")]
     Diverged {
         /// The loss term or gradient that is not finite.
         what: String,
         /// Its value.
         value: f64,
-        /// Which training phase.
-        phase: &'static str,
-        /// Epoch, from 0.
-        epoch: usize,
-        /// Optimiser update within the phase, from 0.
-        update: usize,
+        /// Phase, epoch, batch and update, as far as they are known.
+        at: String,
     },
     /// An error from Candle: mismatched devices, an unsupported operation, a failed allocation.
     #[error(transparent)]

@@ -1,0 +1,190 @@
+//! Adam with per-tensor gradient normalisation and cosine annealing, its state in the open.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use crate::store::{Tensors, add_prefixed, take_prefixed};
+use crate::{Error, Result};
+
+/// Settings of [`Adam`]; the defaults are the published ones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamConfig {
+    /// Learning rate of the first update: 1e-2.
+    pub learning_rate: f64,
+    /// Updates over which the learning rate falls to 0 along a cosine; constant without. A fit sets
+    /// it to all the updates that it will make.
+    pub cosine_updates: Option<usize>,
+    /// Decay of the mean of gradients: 0.9.
+    pub beta1: f64,
+    /// Decay of the mean of their squares: 0.999.
+    pub beta2: f64,
+    /// Added to the root of the mean of squares, before its bias is corrected: 1e-7.
+    pub eps: f64,
+    /// Whether each gradient tensor is divided by its Euclidean norm (plus 1e-8) first: yes. The
+    /// learning rates of the published models depend on it.
+    pub normalise: bool,
+}
+
+impl Default for AdamConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-2,
+            cosine_updates: None,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-7,
+            normalise: true,
+        }
+    }
+}
+
+impl AdamConfig {
+    /// The learning rate of an update, from 0: `lr / 2 * (1 + cos(pi * min(t, N) / N))`.
+    pub fn learning_rate_at(&self, update: usize) -> f64 {
+        let progress = match self.cosine_updates {
+            None => 0.0,
+            Some(0) => 1.0,
+            Some(updates) => update.min(updates) as f64 / updates as f64,
+        };
+        self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+    }
+}
+
+/// Adam (Kingma and Ba 2015) in the form of Keras:
+/// `w -= lr sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps)`.
+#[derive(Clone, Debug)]
+pub struct Adam {
+    config: AdamConfig,
+    vars: Vec<(String, Var)>,
+    moments: BTreeMap<String, (Tensor, Tensor)>,
+    updates: usize,
+}
+
+impl Adam {
+    /// An optimiser of `vars`; those that a loss does not depend on stay as they are.
+    pub fn new(vars: Vec<(String, Var)>, config: AdamConfig) -> Self {
+        Self {
+            config,
+            vars,
+            moments: BTreeMap::new(),
+            updates: 0,
+        }
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &AdamConfig {
+        &self.config
+    }
+
+    /// Lets the learning rate fall to 0 over `updates` updates.
+    pub fn anneal_over(&mut self, updates: usize) {
+        self.config.cosine_updates = Some(updates);
+    }
+
+    /// The number of updates made.
+    pub fn updates(&self) -> usize {
+        self.updates
+    }
+
+    /// The learning rate of the next update.
+    pub fn learning_rate(&self) -> f64 {
+        self.config.learning_rate_at(self.updates)
+    }
+
+    /// One update by the gradients of a loss.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the norm of a gradient is not finite; then nothing was changed.
+    pub fn step(&mut self, grads: &GradStore) -> Result<()> {
+        let mut used = Vec::with_capacity(self.vars.len());
+        for (name, var) in &self.vars {
+            let Some(grad) = grads.get(var) else { continue };
+            let norm = grad.sqr()?.sum_all()?.sqrt()?;
+            let size = norm.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+            if !size.is_finite() {
+                return Err(Error::Diverged {
+                    what: format!("the gradient of `{name}`"),
+                    value: size,
+                    at: format!("update {}", self.updates),
+                });
+            }
+            let grad = match self.config.normalise {
+                true => (grad / (size + 1e-8))?,
+                false => grad.clone(),
+            };
+            used.push((name, var, grad));
+        }
+        let AdamConfig {
+            beta1, beta2, eps, ..
+        } = self.config;
+        let t = self.updates as i32 + 1;
+        let rate = self.learning_rate() * (1.0 - beta2.powi(t)).sqrt() / (1.0 - beta1.powi(t));
+        for (name, var, grad) in used {
+            let (m, v) = match self.moments.get(name) {
+                Some((m, v)) => (
+                    ((m * beta1)? + (&grad * (1.0 - beta1))?)?,
+                    ((v * beta2)? + (grad.sqr()? * (1.0 - beta2))?)?,
+                ),
+                None => ((&grad * (1.0 - beta1))?, (grad.sqr()? * (1.0 - beta2))?),
+            };
+            let change = ((&m * rate)? / (v.sqrt()? + eps)?)?;
+            var.set(&(var.as_detached_tensor() - change)?)?;
+            self.moments.insert(name.clone(), (m.detach(), v.detach()));
+        }
+        self.updates += 1;
+        Ok(())
+    }
+
+    /// The moments, as `m.<weight>` and `v.<weight>`; with [`Adam::updates`] all that it remembers.
+    pub fn state(&self) -> Tensors {
+        let mut state = Tensors::new();
+        for (name, (m, v)) in &self.moments {
+            state.insert(format!("m.{name}"), m.clone());
+            state.insert(format!("v.{name}"), v.clone());
+        }
+        state
+    }
+
+    /// Goes on from a state.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] if a moment belongs to no weight of this optimiser, has another shape or
+    /// lacks its partner; then nothing was changed.
+    pub fn restore(&mut self, mut state: Tensors, updates: usize) -> Result<()> {
+        let (ms, mut vs) = (take_prefixed(&mut state, "m."), take_prefixed(&mut state, "v."));
+        let mut moments = BTreeMap::new();
+        for (name, m) in ms {
+            let shape = self
+                .vars
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, var)| var.shape());
+            match vs.remove(&name) {
+                Some(v) if Some(m.shape()) == shape && m.shape() == v.shape() => moments.insert(name, (m, v)),
+                _ => return Err(Self::misfit(&name, shape, m.shape())),
+            };
+        }
+        let mut rest = Tensors::new();
+        add_prefixed(&mut rest, "v.", vs);
+        rest.extend(state);
+        if let Some((name, tensor)) = rest.first_key_value() {
+            return Err(Self::misfit(name, None, tensor.shape()));
+        }
+        (self.moments, self.updates) = (moments, updates);
+        Ok(())
+    }
+
+    fn misfit(name: &str, expected: Option<&candle_core::Shape>, found: &candle_core::Shape) -> Error {
+        Error::Weight {
+            key: name.to_string(),
+            expected: expected.map_or("no such moment".into(), |shape| {
+                format!("two moments of shape {shape:?}")
+            }),
+            found: format!("shape {found:?}"),
+        }
+    }
+}

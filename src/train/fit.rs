@@ -1,0 +1,345 @@
+//! The fit: epochs of batches, validation, checkpoints, and going on after a kill.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use super::{Reading, Trainer};
+use crate::data::{Batches, Corruption, Curriculum, Dataset};
+use crate::random::Key;
+use crate::store::{self, Tensors, add_prefixed, take_prefixed};
+use crate::{Error, Result};
+
+/// Images to train on and to validate with, and how they are corrupted.
+#[derive(Clone, Debug)]
+pub struct TrainingData {
+    /// Images to train on.
+    pub train: Dataset,
+    /// Images to choose the best weights by.
+    pub validation: Dataset,
+    /// The synthetic corruption; real pairs ignore it.
+    pub corruption: Option<Corruption>,
+    /// Its difficulty over the epochs: as the paper has it for this corruption, unless given.
+    pub curriculum: Option<Curriculum>,
+}
+
+impl TrainingData {
+    fn corruption_in(&self, epoch: usize, epochs: usize) -> Option<(Corruption, f64)> {
+        self.corruption.map(|corruption| {
+            let curriculum = self.curriculum.unwrap_or_else(|| corruption.curriculum());
+            (corruption, curriculum.difficulty(epoch, epochs))
+        })
+    }
+
+    fn validation_batches(&self, batch_size: usize) -> Result<Batches> {
+        let corruption = self
+            .corruption
+            .map(|corruption| (corruption, corruption.test_difficulty()));
+        // The same images in every epoch and every run, so that scores can be compared.
+        self.validation
+            .evaluation_batches(batch_size, corruption, Key::new(0).fold_in_name("validation"))
+    }
+}
+
+/// What a fit tells while it runs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// It starts, or goes on from a checkpoint.
+    Started {
+        /// Name of the phase.
+        phase: &'static str,
+        /// Batches done before.
+        done: usize,
+        /// Batches in all.
+        batches: usize,
+    },
+    /// A batch was learned from.
+    Batch {
+        /// Name of the phase.
+        phase: &'static str,
+        /// Epoch, from 0.
+        epoch: usize,
+        /// Batch of this epoch, from 0.
+        batch: usize,
+        /// Learning rate of the next update.
+        learning_rate: f64,
+        /// The loss terms of the batch.
+        readings: &'a [Reading],
+    },
+    /// An epoch was validated.
+    Validated {
+        /// Name of the phase.
+        phase: &'static str,
+        /// Epoch, from 0.
+        epoch: usize,
+        /// Mean SSIM over the validation images.
+        ssim: f64,
+        /// Whether it is the best so far.
+        best: bool,
+        /// Time since the epoch began, or was resumed.
+        time: Duration,
+    },
+    /// A checkpoint was written.
+    Saved {
+        /// The file.
+        path: &'a Path,
+    },
+}
+
+/// How a [`Trainer`] is run.
+///
+/// The weights that it leaves are those of the epoch with the best validation SSIM.
+#[derive(Clone, Debug)]
+pub struct Fit {
+    /// Passes over the training images: 20.
+    pub epochs: usize,
+    /// Images in a batch: 8.
+    pub batch_size: usize,
+    /// Seed of order, corruption, steps, masks and pool: 0.
+    pub seed: u64,
+    /// The checkpoint, a safetensors file; none, and a killed run is lost.
+    pub checkpoint: Option<PathBuf>,
+    /// Batches between checkpoints, besides the one after every epoch: 500.
+    pub checkpoint_every: usize,
+    /// Whether to go on from the checkpoint if it is there: yes.
+    pub resume: bool,
+    /// Where batches go: the CPU.
+    pub device: Device,
+}
+
+impl Default for Fit {
+    fn default() -> Self {
+        Self {
+            epochs: 20,
+            batch_size: 8,
+            seed: 0,
+            checkpoint: None,
+            checkpoint_every: 500,
+            resume: true,
+            device: Device::Cpu,
+        }
+    }
+}
+
+/// What a checkpoint says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Description {
+    checkpoint: u32,
+    phase: String,
+    settings: serde_json::Value,
+    progress: Progress,
+    updates: usize,
+}
+
+/// How far a fit is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Progress {
+    epoch: usize,
+    batch: usize,
+    best: Option<f64>,
+}
+
+impl Fit {
+    /// Trains; `tell` hears of every batch, validation and checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if a loss or gradient is not finite: the weights then are those before that
+    /// update, and the last checkpoint stays. [`Error::File`] if the checkpoint there is of another run.
+    pub fn run(
+        &self,
+        trainer: &mut dyn Trainer,
+        data: &TrainingData,
+        tell: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
+        if self.epochs == 0 {
+            return Err(Error::config("epochs", "at least 1", 0));
+        }
+        let phase = trainer.phase();
+        let key = Key::new(self.seed).fold_in_name(phase);
+        let validation = data.validation_batches(self.batch_size)?;
+        let batches = data.train.training_batches(0, self.batch_size, None, key)?.len();
+        if trainer.optimiser().config().cosine_updates.is_none() {
+            let updates = self.epochs * batches * trainer.updates_per_batch();
+            trainer.optimiser_mut().anneal_over(updates);
+        }
+        let mut progress = Progress::default();
+        let mut best = Tensors::new();
+        if let Some(path) = self
+            .checkpoint
+            .as_deref()
+            .filter(|path| self.resume && path.exists())
+        {
+            (progress, best) = self.restore(path, trainer, data)?;
+            tracing::info!(
+                phase,
+                epoch = progress.epoch,
+                batch = progress.batch,
+                "resumed {}",
+                path.display()
+            );
+        }
+        tell(&Event::Started {
+            phase,
+            done: progress.epoch * batches + progress.batch,
+            batches: self.epochs * batches,
+        });
+        while progress.epoch < self.epochs {
+            let started = Instant::now();
+            let epoch = progress.epoch;
+            let corruption = data.corruption_in(epoch, self.epochs);
+            let training = data
+                .train
+                .training_batches(epoch, self.batch_size, corruption, key)?;
+            while progress.batch < batches {
+                let batch = training.get(progress.batch, &self.device)?;
+                let key = key
+                    .fold_in_name("batch")
+                    .fold_in(epoch as u64)
+                    .fold_in(progress.batch as u64);
+                let readings = trainer
+                    .learn(&batch, key)
+                    .map_err(|error| locate(error, phase, progress))?;
+                let learning_rate = trainer.optimiser().learning_rate();
+                let event = Event::Batch {
+                    phase,
+                    epoch,
+                    batch: progress.batch,
+                    learning_rate,
+                    readings: &readings,
+                };
+                tracing::debug!(
+                    phase,
+                    epoch,
+                    batch = progress.batch,
+                    loss = Reading::total(&readings)
+                );
+                tell(&event);
+                progress.batch += 1;
+                if progress.batch < batches && progress.batch.is_multiple_of(self.checkpoint_every.max(1)) {
+                    self.save(trainer, data, progress, &best, tell)?;
+                }
+            }
+            let ssim = mean_validation(trainer, &validation, &self.device)?;
+            let improved = progress.best.is_none_or(|best| ssim > best);
+            if improved {
+                best = trainer.weights().snapshot()?;
+                progress.best = Some(ssim);
+            }
+            tracing::info!(phase, epoch, ssim, improved, "validated");
+            tell(&Event::Validated {
+                phase,
+                epoch,
+                ssim,
+                best: improved,
+                time: started.elapsed(),
+            });
+            progress = Progress {
+                epoch: epoch + 1,
+                batch: 0,
+                ..progress
+            };
+            self.save(trainer, data, progress, &best, tell)?;
+        }
+        if !best.is_empty() {
+            trainer.weights().load(&best)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that decides what the next batches will do to the weights.
+    fn settings(&self, trainer: &dyn Trainer, data: &TrainingData) -> serde_json::Value {
+        let Self {
+            epochs,
+            batch_size,
+            seed,
+            ..
+        } = self;
+        serde_json::json!({
+            "trainer": trainer.settings(),
+            "epochs": epochs, "batch_size": batch_size, "seed": seed,
+            "corruption": data.corruption, "curriculum": data.curriculum,
+            "train_images": data.train.len(), "validation_images": data.validation.len(),
+            "image_size": data.train.size(),
+        })
+    }
+
+    fn save(
+        &self,
+        trainer: &dyn Trainer,
+        data: &TrainingData,
+        progress: Progress,
+        best: &Tensors,
+        tell: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
+        let Some(path) = &self.checkpoint else {
+            return Ok(());
+        };
+        let mut tensors = Tensors::new();
+        add_prefixed(&mut tensors, "weights.", trainer.weights().snapshot()?);
+        add_prefixed(&mut tensors, "best.", best.clone());
+        add_prefixed(&mut tensors, "adam.", trainer.optimiser().state());
+        add_prefixed(&mut tensors, "memory.", trainer.memory()?);
+        let description = Description {
+            checkpoint: 1,
+            phase: trainer.phase().to_string(),
+            settings: self.settings(trainer, data),
+            progress,
+            updates: trainer.optimiser().updates(),
+        };
+        store::write(path, &tensors, &description)?;
+        tracing::info!("saved {}", path.display());
+        tell(&Event::Saved { path });
+        Ok(())
+    }
+
+    fn restore(
+        &self,
+        path: &Path,
+        trainer: &mut dyn Trainer,
+        data: &TrainingData,
+    ) -> Result<(Progress, Tensors)> {
+        let (mut tensors, found): (_, Description) = store::read(path, &self.device)?;
+        let settings = self.settings(trainer, data);
+        if found.phase != trainer.phase() || found.settings != settings {
+            let reason = format!(
+                "is a checkpoint of another run: of phase {} with {}, not of phase {} with {settings}",
+                found.phase,
+                found.settings,
+                trainer.phase()
+            );
+            return Err(Error::file(path, reason));
+        }
+        trainer.weights().load(&take_prefixed(&mut tensors, "weights."))?;
+        trainer
+            .optimiser_mut()
+            .restore(take_prefixed(&mut tensors, "adam."), found.updates)?;
+        trainer.restore_memory(take_prefixed(&mut tensors, "memory."))?;
+        Ok((found.progress, take_prefixed(&mut tensors, "best.")))
+    }
+}
+
+fn mean_validation(trainer: &dyn Trainer, batches: &Batches, device: &Device) -> Result<f64> {
+    let mut scores = Vec::new();
+    for batch in batches.iter(device) {
+        scores.extend(trainer.validate(&batch?, scores.len())?);
+    }
+    Ok(scores.iter().sum::<f64>() / scores.len().max(1) as f64)
+}
+
+/// Adds epoch and batch to an error that only knows the update.
+fn locate(error: Error, phase: &'static str, progress: Progress) -> Error {
+    match error {
+        Error::Diverged { what, value, at } => Error::Diverged {
+            what,
+            value,
+            at: format!(
+                "{at}, epoch {}, batch {} of {phase} training",
+                progress.epoch, progress.batch
+            ),
+        },
+        other => other,
+    }
+}

@@ -1,0 +1,107 @@
+//! Training: trainers that make updates, and the fit that runs, validates, saves and resumes them.
+
+mod adam;
+mod autoencoder;
+mod fit;
+mod pool;
+mod pool_trainer;
+
+use candle_core::Tensor;
+
+use crate::loss::{Term, total};
+use crate::{Error, Result};
+
+pub use adam::{Adam, AdamConfig};
+pub use autoencoder::{AutoencoderTrainer, AutoencoderTrainerConfig, Triplet};
+pub use fit::{Event, Fit, TrainingData};
+pub use pool::{Pool, PoolEntry};
+pub use pool_trainer::{PoolOrder, PoolTrainer, PoolTrainerConfig};
+
+use crate::data::Batch;
+use crate::random::Key;
+use crate::store::Tensors;
+use crate::weights::Weights;
+
+/// Something that learns from batches of images; [`Fit`] runs it.
+///
+/// Everything that changes in training must be in its weights, its optimiser or its `memory`, and
+/// every draw must come from the key given, so that a resumed run is the run that never stopped.
+pub trait Trainer {
+    /// The name of this phase of training, such as `autoencoder`.
+    fn phase(&self) -> &'static str;
+
+    /// All settings, as JSON: a checkpoint is resumed only under the same ones.
+    fn settings(&self) -> serde_json::Value;
+
+    /// What is trained, running statistics included.
+    fn weights(&self) -> &Weights;
+
+    /// The optimiser.
+    fn optimiser(&self) -> &Adam;
+
+    /// The optimiser, to be changed.
+    fn optimiser_mut(&mut self) -> &mut Adam;
+
+    /// Optimiser updates that one batch makes.
+    fn updates_per_batch(&self) -> usize;
+
+    /// Learns from one batch.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] before a weight is touched if a loss is not finite.
+    fn learn(&mut self, batch: &Batch, key: Key) -> Result<Vec<Reading>>;
+
+    /// The SSIM of each image of a validation batch; `first_image` is the number of its first one.
+    fn validate(&self, batch: &Batch, first_image: usize) -> Result<Vec<f64>>;
+
+    /// What is remembered between batches beyond weights and optimiser.
+    fn memory(&self) -> Result<Tensors>;
+
+    /// Goes on from such a memory.
+    fn restore_memory(&mut self, memory: Tensors) -> Result<()>;
+}
+
+/// The value of one term of a loss in one update.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Reading {
+    /// Name of the term.
+    pub name: &'static str,
+    /// Its factor in the total.
+    pub weight: f64,
+    /// Its unweighted value.
+    pub value: f64,
+}
+
+impl Reading {
+    /// The weighted sum of readings.
+    pub fn total(readings: &[Reading]) -> f64 {
+        readings
+            .iter()
+            .map(|reading| reading.weight * reading.value)
+            .sum()
+    }
+}
+
+/// One update by a loss: reads its terms, checks them, goes down their gradient.
+fn descend(adam: &mut Adam, terms: &[Term]) -> Result<Vec<Reading>> {
+    let read = |term: &Term| -> Result<Reading> {
+        let value = scalar(&term.value)?;
+        if !value.is_finite() {
+            let at = format!("update {}", adam.updates());
+            let what = format!("the loss term `{}`", term.name);
+            return Err(Error::Diverged { what, value, at });
+        }
+        Ok(Reading {
+            name: term.name,
+            weight: term.weight,
+            value,
+        })
+    };
+    let readings = terms.iter().map(read).collect::<Result<_>>()?;
+    adam.step(&total(terms)?.backward()?)?;
+    Ok(readings)
+}
+
+fn scalar(value: &Tensor) -> Result<f64> {
+    Ok(value.to_dtype(candle_core::DType::F64)?.to_scalar()?)
+}

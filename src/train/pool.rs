@@ -1,0 +1,148 @@
+//! The pool: states that earlier updates left, to be evolved further.
+
+use candle_core::Tensor;
+
+use crate::data::shuffled;
+use crate::random::Key;
+use crate::store::Tensors;
+use crate::{Error, Result};
+
+/// One state in the pool and the images it belongs to, none with a batch axis.
+#[derive(Clone, Debug)]
+pub struct PoolEntry {
+    /// What it should become: `[H, W, 3]`.
+    pub clean: Tensor,
+    /// What it came from: `[H, W, 3]`.
+    pub corrupted: Tensor,
+    /// The cells after the last rollout, without a gradient: `[h, w, C]`.
+    pub cells: Tensor,
+}
+
+/// States with a limit on their number.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    entries: Vec<PoolEntry>,
+    capacity: usize,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            capacity,
+        }
+    }
+
+    /// The states, in order.
+    pub fn entries(&self) -> &[PoolEntry] {
+        &self.entries
+    }
+
+    /// The number of states.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Appends a batch (`[B, H, W, 3]` twice, `[B, h, w, C]`), whatever the capacity.
+    pub fn append(&mut self, clean: &Tensor, corrupted: &Tensor, cells: &Tensor) -> Result<()> {
+        for image in 0..cells.dim(0)? {
+            // Copies, because a view would keep its whole batch alive.
+            let one = |batch: &Tensor| -> Result<Tensor> { Ok(batch.get(image)?.detach().copy()?) };
+            let (clean, corrupted, cells) = (one(clean)?, one(corrupted)?, one(cells)?);
+            self.entries.push(PoolEntry {
+                clean,
+                corrupted,
+                cells,
+            });
+        }
+        Ok(())
+    }
+
+    /// The first `n` states as batches: clean, corrupted, cells.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there are fewer, or `n` is 0.
+    pub fn first(&self, n: usize) -> Result<(Tensor, Tensor, Tensor)> {
+        let Some(first) = self.entries.get(..n).filter(|first| !first.is_empty()) else {
+            return Err(Error::config(
+                "n",
+                format!("1 to the {} states there are", self.len()),
+                n,
+            ));
+        };
+        let stack = |part: fn(&PoolEntry) -> &Tensor| -> Result<Tensor> {
+            Ok(Tensor::stack(&first.iter().map(part).collect::<Vec<_>>(), 0)?)
+        };
+        Ok((
+            stack(|entry| &entry.clean)?,
+            stack(|entry| &entry.corrupted)?,
+            stack(|entry| &entry.cells)?,
+        ))
+    }
+
+    /// Puts evolved `cells` (`[n, h, w, C]`) back in the place of the first n states.
+    pub fn write_back(&mut self, cells: &Tensor) -> Result<()> {
+        for (image, entry) in self.entries.iter_mut().take(cells.dim(0)?).enumerate() {
+            entry.cells = cells.get(image)?.detach().copy()?;
+        }
+        Ok(())
+    }
+
+    /// Shuffles, then drops what exceeds the capacity.
+    pub fn shuffle(&mut self, key: Key) -> Result<()> {
+        self.permute(&shuffled(self.len(), key))
+    }
+
+    /// Puts state `order[j]` in place j, then drops what exceeds the capacity.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `order` is not a permutation of the states.
+    pub fn permute(&mut self, order: &[usize]) -> Result<()> {
+        let mut sorted = order.to_vec();
+        sorted.sort_unstable();
+        if !sorted.iter().copied().eq(0..self.len()) {
+            let expected = format!("a permutation of 0..{}", self.len());
+            return Err(Error::config("order", expected, format!("{order:?}")));
+        }
+        let kept = order.iter().take(self.capacity);
+        self.entries = kept.map(|&place| self.entries[place].clone()).collect();
+        Ok(())
+    }
+
+    /// All states as tensors `clean`, `corrupted` and `cells`; nothing if it is empty.
+    pub fn state(&self) -> Result<Tensors> {
+        if self.is_empty() {
+            return Ok(Tensors::new());
+        }
+        let (clean, corrupted, cells) = self.first(self.len())?;
+        Ok([("clean", clean), ("corrupted", corrupted), ("cells", cells)]
+            .map(|(name, tensor)| (name.to_string(), tensor))
+            .into())
+    }
+
+    /// Replaces all states by those of [`Pool::state`].
+    ///
+    /// # Errors
+    /// [`Error::Weight`] if one of the tensors is missing.
+    pub fn restore(&mut self, mut state: Tensors) -> Result<()> {
+        self.entries.clear();
+        if state.is_empty() {
+            return Ok(());
+        }
+        let mut take = |name: &str| {
+            state.remove(name).ok_or_else(|| Error::Weight {
+                key: format!("pool.{name}"),
+                expected: "the states of the pool".into(),
+                found: "nothing".into(),
+            })
+        };
+        let (clean, corrupted, cells) = (take("clean")?, take("corrupted")?, take("cells")?);
+        self.append(&clean, &corrupted, &cells)
+    }
+}

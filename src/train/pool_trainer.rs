@@ -1,0 +1,238 @@
+//! Training of an NCA that restores images, with a pool of states.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Adam, AdamConfig, Pool, Reading, Trainer, descend};
+use crate::data::Batch;
+use crate::metric::ssim;
+use crate::random::Key;
+use crate::restorer::Restorer;
+use crate::rollout::{Memory, Rollout};
+use crate::store::Tensors;
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// Which of the two updates of a batch comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolOrder {
+    /// The fresh batch, then always one from the pool: the latent models.
+    #[default]
+    FreshFirst,
+    /// One from the pool if it holds more than a batch, then the fresh batch: ViTCA.
+    PoolFirst,
+}
+
+/// Settings of a [`PoolTrainer`]; the defaults are those of the latent models.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolTrainerConfig {
+    /// The optimiser: learning rate 1e-2.
+    pub adam: AdamConfig,
+    /// States in the pool: 1024.
+    pub pool: usize,
+    /// Which update comes first: fresh.
+    pub order: PoolOrder,
+    /// Steps of an update, drawn uniformly from this range: 8 to 32.
+    pub steps: RangeInclusive<usize>,
+    /// Steps in validation: 64.
+    pub validation_steps: usize,
+    /// The probability that a cell takes its update in a step: 1.
+    pub fire_rate: f64,
+}
+
+impl Default for PoolTrainerConfig {
+    fn default() -> Self {
+        Self {
+            adam: AdamConfig::default(),
+            pool: 1024,
+            order: PoolOrder::FreshFirst,
+            steps: 8..=32,
+            validation_steps: 64,
+            fire_rate: 1.0,
+        }
+    }
+}
+
+impl PoolTrainerConfig {
+    /// The settings published for ViTCA on pixels: learning rate 1e-3, fire rate 0.5, pool first.
+    pub fn vitca() -> Self {
+        Self {
+            adam: AdamConfig {
+                learning_rate: 1e-3,
+                ..AdamConfig::default()
+            },
+            order: PoolOrder::PoolFirst,
+            fire_rate: 0.5,
+            ..Self::default()
+        }
+    }
+}
+
+/// Trains the transition of a [`Restorer`], latent or plain, of any kind.
+///
+/// A batch makes two updates: one from the seeded images, whose states then join the pool, and one
+/// from states of the pool, which go back to it evolved. Source: "Latent Neural Cellular Automata for
+/// Resource-Efficient Image Restoration" and its program.
+pub struct PoolTrainer {
+    config: PoolTrainerConfig,
+    restorer: Arc<dyn Restorer>,
+    weights: Weights,
+    adam: Adam,
+    pool: Pool,
+    memory: Memory,
+}
+
+impl PoolTrainer {
+    /// A trainer of `weights`, those of the transition of `restorer`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an empty range of steps, or a fire rate outside `[0, 1]`.
+    pub fn new(restorer: Arc<dyn Restorer>, weights: &Weights, config: PoolTrainerConfig) -> Result<Self> {
+        if config.steps.is_empty() {
+            let found = format!("{:?}", config.steps);
+            return Err(Error::config("steps", "a range that is not empty", found));
+        }
+        if !(0.0..=1.0).contains(&config.fire_rate) {
+            return Err(Error::config("fire_rate", "in [0, 1]", config.fire_rate));
+        }
+        Ok(Self {
+            adam: Adam::new(weights.vars(), config.adam.clone()),
+            pool: Pool::new(config.pool),
+            weights: weights.clone(),
+            restorer,
+            config,
+            memory: Memory::Every(1),
+        })
+    }
+
+    /// Sets what a rollout keeps for its backward pass; it changes no result.
+    pub fn with_memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The pool, to be changed.
+    pub fn pool_mut(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
+    /// One update from the seed of `batch`; its states are appended to the pool.
+    ///
+    /// # Errors
+    /// As [`Trainer::learn`].
+    pub fn fresh_update(&mut self, batch: &Batch, rollout: &Rollout) -> Result<Vec<Reading>> {
+        let seed = self.restorer.seed(&batch.corrupted)?.detach();
+        let cells = self.restorer.evolve(&seed, rollout)?;
+        let terms = self.restorer.loss(&cells, &batch.corrupted, &batch.clean)?;
+        let readings = descend(&mut self.adam, &terms)?;
+        self.pool.append(&batch.clean, &batch.corrupted, &cells)?;
+        Ok(readings)
+    }
+
+    /// One update from the first `n` states of the pool, which are written back.
+    ///
+    /// # Errors
+    /// As [`Trainer::learn`], and [`Error::Config`] if the pool holds fewer than `n`.
+    pub fn pool_update(&mut self, n: usize, rollout: &Rollout) -> Result<Vec<Reading>> {
+        let (clean, corrupted, cells) = self.pool.first(n)?;
+        let cells = self.restorer.evolve(&cells, rollout)?;
+        let terms = self.restorer.loss(&cells, &corrupted, &clean)?;
+        let readings = descend(&mut self.adam, &terms)?;
+        self.pool.write_back(&cells)?;
+        Ok(readings)
+    }
+
+    fn rollout(&self, key: Key) -> Result<Rollout> {
+        let rollout = Rollout::sampled(self.config.steps.clone(), key)?;
+        Ok(rollout
+            .fire_rate(self.config.fire_rate)
+            .training(true)
+            .memory(self.memory))
+    }
+
+    fn learn_from(&mut self, source: Source, key: Key) -> Result<Vec<Reading>> {
+        let rollout = self.rollout(key)?;
+        let readings = match source {
+            Source::Fresh(batch) => self.fresh_update(batch, &rollout)?,
+            Source::Pool(n) => self.pool_update(n, &rollout)?,
+        };
+        self.pool.shuffle(key.fold_in_name("pool"))?;
+        Ok(readings)
+    }
+}
+
+enum Source<'a> {
+    Fresh(&'a Batch),
+    Pool(usize),
+}
+
+impl Trainer for PoolTrainer {
+    fn phase(&self) -> &'static str {
+        "nca"
+    }
+
+    fn settings(&self) -> serde_json::Value {
+        serde_json::json!(self.config)
+    }
+
+    fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    fn optimiser(&self) -> &Adam {
+        &self.adam
+    }
+
+    fn optimiser_mut(&mut self) -> &mut Adam {
+        &mut self.adam
+    }
+
+    fn updates_per_batch(&self) -> usize {
+        2
+    }
+
+    fn learn(&mut self, batch: &Batch, key: Key) -> Result<Vec<Reading>> {
+        let (fresh, n) = (Source::Fresh(batch), batch.clean.dim(0)?);
+        match self.config.order {
+            PoolOrder::FreshFirst => {
+                let readings = self.learn_from(fresh, key.fold_in(0))?;
+                if self.pool.len() >= n {
+                    self.learn_from(Source::Pool(n), key.fold_in(1))?;
+                }
+                Ok(readings)
+            }
+            PoolOrder::PoolFirst => {
+                if self.pool.len() > n {
+                    self.learn_from(Source::Pool(n), key.fold_in(0))?;
+                }
+                self.learn_from(fresh, key.fold_in(1))
+            }
+        }
+    }
+
+    fn validate(&self, batch: &Batch, first_image: usize) -> Result<Vec<f64>> {
+        let rollout = Rollout::new(self.config.validation_steps)
+            .fire_rate(self.config.fire_rate)
+            .key(Key::new(0).fold_in_name("validation"))
+            .first_image(first_image);
+        let restored = self.restorer.restore(&batch.corrupted, &rollout)?;
+        Ok(ssim(&restored, &batch.clean)?.to_vec1()?)
+    }
+
+    fn memory(&self) -> Result<Tensors> {
+        self.pool.state()
+    }
+
+    fn restore_memory(&mut self, memory: Tensors) -> Result<()> {
+        self.pool.restore(memory)
+    }
+}
