@@ -1,0 +1,82 @@
+//! Which files a folder holds.
+
+use crate::{Error, Result};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+/// Files and folders below `dir`, as paths relative to it, sorted by name. Names that start with a dot
+/// are left out; links are followed, each folder once.
+///
+/// # Errors
+/// `dir` or a folder below it cannot be listed.
+pub(super) fn walk(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    let mut open = vec![PathBuf::new()];
+    while let Some(folder) = open.pop() {
+        let path = dir.join(&folder);
+        if !seen.insert(path.canonicalize().map_err(Error::io(&path))?) {
+            continue;
+        }
+        for entry in std::fs::read_dir(&path).map_err(Error::io(&path))? {
+            let name = entry.map_err(Error::io(&path))?.file_name();
+            if name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let below = folder.join(name);
+            // A dead link stays in the list: reading it fails later and is reported then. Pipes and
+            // devices are left out, for reading them might never end.
+            match std::fs::metadata(dir.join(&below)) {
+                Ok(data) if data.is_dir() => {
+                    open.push(below.clone());
+                    found.push(below);
+                }
+                Ok(data) if !data.is_file() => {}
+                _ => found.push(below),
+            }
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Whether the name has one of `endings`, given in lower case without the dot.
+pub(super) fn ends_in(path: &Path, endings: &[&str]) -> bool {
+    let ending = path
+        .extension()
+        .and_then(|e| e.to_str())
+        .map(str::to_ascii_lowercase);
+    ending.is_some_and(|ending| endings.contains(&ending.as_str()))
+}
+
+/// Whether the name is that of a picture we can read.
+pub(super) fn is_picture(path: &Path) -> bool {
+    ends_in(path, &["png", "jpg", "jpeg"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_at_any_depth_sorted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir_all(root.join("b/c")).unwrap();
+        for name in ["b/c/2.JPEG", "b/1.txt", "a.png", ".hidden.png"] {
+            std::fs::write(root.join(name), "").unwrap();
+        }
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(root, root.join("b/loop")).unwrap();
+        let found = walk(root).unwrap();
+        let pictures: Vec<_> = found.iter().filter(|path| is_picture(path)).collect();
+        assert_eq!(pictures, [Path::new("a.png"), Path::new("b/c/2.JPEG")]);
+        assert!(found.iter().any(|path| path == Path::new("b/c")));
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let error = walk(Path::new("/no/such/folder")).unwrap_err();
+        assert!(error.to_string().contains("/no/such/folder"));
+    }
+}

@@ -1,0 +1,53 @@
+//! Images to learn from: read, resized, split, corrupted and put into batches.
+//!
+//! A [`Dataset`] holds square 8-bit images in memory. They come from a folder ([`Dataset::open`]), from
+//! a generator that needs no file ([`Dataset::dead_leaves`]) or from your own code ([`Dataset::new`]).
+//! A [`Corruption`] damages clean images; real photographs come with their damage. Every draw is a
+//! function of a [`Key`](crate::random::Key), so any batch of any epoch can be had again.
+//!
+//! ```
+//! use candle_core::Device;
+//! use lnca::data::{Corruption, Dataset};
+//! use lnca::random::Key;
+//!
+//! # fn main() -> lnca::Result<()> {
+//! let parts = Dataset::dead_leaves(50, 32, 7)?.split(7)?;
+//! let noise = Corruption::NOISE;
+//! let epochs = 20;
+//! for epoch in 0..2 {
+//!     let difficulty = noise.curriculum().difficulty(epoch, epochs);
+//!     let batches = parts.train.training_batches(epoch, 8, Some((noise, difficulty)), Key::new(7))?;
+//!     for batch in batches.iter(&Device::Cpu) {
+//!         assert_eq!(batch?.corrupted.dims(), [8, 32, 32, 3]);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod blur;
+mod cifar;
+mod corrupt;
+mod curriculum;
+mod dataset;
+mod dead_leaves;
+mod folder;
+#[cfg(feature = "datasets")]
+mod hub;
+mod open;
+mod pairs;
+mod picture;
+mod resize;
+mod sampling;
+mod tiles;
+
+pub use blur::{MotionKernel, Rotation, motion_blur, motion_kernel};
+pub use corrupt::{Corruption, masked_noise};
+pub use curriculum::Curriculum;
+pub use dataset::{Batch, Batches, Dataset};
+pub use dead_leaves::dead_leaves;
+pub use open::{Kind, LoadReport, OpenOptions, Part, Progress};
+pub use picture::{Fit, Picture};
+pub use resize::lanczos_resize;
+pub use sampling::{Split, derangement, shuffled, split};
+pub use tiles::{TileCounts, TilePairs, Tiles};
