@@ -235,7 +235,7 @@ impl Store {
 pub struct Batch {
     /// What a restorer should give, `[B, H, W, 3]`, f32 in `[0, 1]`.
     pub clean: Tensor,
-    /// What it is given: the same shape, type and (but for blur's rounding) range.
+    /// What it is given, of the same shape, type and range.
     pub corrupted: Tensor,
 }
 

@@ -9,7 +9,7 @@ use std::f32::consts::TAU;
 const SAMPLES: usize = 2;
 
 /// Least radius of a leaf, in samples.
-const LEAST_RADIUS: f32 = 2.0;
+const LEAST_RADIUS: f32 = 3.0;
 
 /// An 8-bit RGB image, `[height, width, 3]`, of opaque shapes that hide one another.
 ///

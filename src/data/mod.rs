@@ -47,7 +47,7 @@ pub use curriculum::Curriculum;
 pub use dataset::{Batch, Batches, Dataset};
 pub use dead_leaves::dead_leaves;
 pub use open::{Kind, LoadReport, OpenOptions, Part, Progress};
-pub use picture::{Fit, Picture};
+pub use picture::{Picture, ResizeMode};
 pub use resize::lanczos_resize;
 pub use sampling::{Split, derangement, shuffled, split};
 pub use tiles::{TileCounts, TilePairs, Tiles};

@@ -3,7 +3,7 @@
 use super::dataset::{Dataset, check_side};
 use super::folder::{ends_in, is_picture, walk};
 use super::pairs::{Pair, are_paired, by_folders, by_words};
-use super::picture::{Fit, Picture};
+use super::picture::{Picture, ResizeMode};
 use super::resize::lanczos_resize;
 use super::sampling::shuffled;
 use super::tiles::{TileCounts, TilePairs, Tiles};
@@ -70,7 +70,7 @@ pub struct OpenOptions {
     /// The layout; none means to find out.
     pub kind: Option<Kind>,
     /// What happens to photographs that are not square.
-    pub fit: Fit,
+    pub fit: ResizeMode,
     /// How pairs are cut into tiles; none resizes each photograph as a whole. Clean folders are never
     /// tiled.
     pub tiles: Option<Tiles>,
@@ -84,7 +84,7 @@ impl Default for OpenOptions {
             seed: 0,
             part: Part::All,
             kind: None,
-            fit: Fit::Crop,
+            fit: ResizeMode::Crop,
             tiles: Some(Tiles::default()),
         }
     }

@@ -13,7 +13,7 @@ const MOST_DECODED: u64 = 256 << 20;
 /// What happens to a photograph that is not square.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fit {
+pub enum ResizeMode {
     /// The largest square in its middle is kept: nothing is distorted.
     #[default]
     Crop,
@@ -90,9 +90,9 @@ impl Picture {
     ///
     /// # Errors
     /// `size` is 0.
-    pub fn square(&self, size: usize, fit: Fit) -> Result<Vec<u8>> {
+    pub fn square(&self, size: usize, fit: ResizeMode) -> Result<Vec<u8>> {
         let side = self.height.min(self.width);
-        if fit == Fit::Crop && self.height != self.width {
+        if fit == ResizeMode::Crop && self.height != self.width {
             let middle = self.crop((self.height - side) / 2, (self.width - side) / 2, side, side)?;
             return lanczos_resize(&middle.pixels, side, side, size, size);
         }
@@ -208,9 +208,9 @@ pub(super) mod tests {
     #[test]
     fn the_middle_square_is_kept() {
         let picture = sample(4, 6, 1);
-        let square = picture.square(4, Fit::Crop).unwrap();
+        let square = picture.square(4, ResizeMode::Crop).unwrap();
         assert_eq!(square, picture.crop(0, 1, 4, 4).unwrap().pixels);
-        assert_eq!(picture.square(5, Fit::Squash).unwrap().len(), 75);
+        assert_eq!(picture.square(5, ResizeMode::Squash).unwrap().len(), 75);
         assert!(picture.crop(1, 0, 4, 4).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! Tile-shrink-clean: how real photographs become small training pairs.
 
-use super::picture::{Fit, Picture};
+use super::picture::{Picture, ResizeMode};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;
@@ -85,13 +85,16 @@ impl Tiles {
         }
         let mut pairs = TilePairs::default();
         if self.side > clean.height || self.side > clean.width {
-            let tile = clean.square(size, Fit::Crop)?;
-            self.sort(&mut pairs, tile, || damaged.square(size, Fit::Crop))?;
+            let tile = clean.square(size, ResizeMode::Crop)?;
+            self.sort(&mut pairs, tile, || damaged.square(size, ResizeMode::Crop))?;
             return Ok(pairs);
         }
         for top in (0..=clean.height - self.side).step_by(self.side) {
             for left in (0..=clean.width - self.side).step_by(self.side) {
-                let tile = |of: &Picture| of.crop(top, left, self.side, self.side)?.square(size, Fit::Crop);
+                let tile = |of: &Picture| {
+                    of.crop(top, left, self.side, self.side)?
+                        .square(size, ResizeMode::Crop)
+                };
                 self.sort(&mut pairs, tile(clean)?, || tile(damaged))?;
             }
         }
@@ -197,7 +200,7 @@ mod tests {
         let clean = photograph();
         let pairs = Tiles::default().cut(&clean, &clean, 8)?;
         assert_eq!((pairs.counts.cut, pairs.counts.kept), (1, 1));
-        assert_eq!(pairs.clean, clean.square(8, Fit::Crop)?);
+        assert_eq!(pairs.clean, clean.square(8, ResizeMode::Crop)?);
         Ok(())
     }
 
