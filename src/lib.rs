@@ -1,4 +1,61 @@
-//! Neural cellular automata on Candle.
+//! Neural cellular automata (NCA) on [Candle](candle_core).
+//!
+//! An NCA is a grid of cells; each cell is a vector; a small learned function, the transition, updates
+//! every cell from its 3x3 neighbourhood, many times over. Everything else (latent spaces, growing
+//! patterns, restored images) is a way to choose the first cells, the loss or the readout.
+//!
+//! | what | where |
+//! | --- | --- |
+//! | cells: which channels are input, output, hidden | [`cells`] |
+//! | transitions: [`Vitca`], [`Nafca`], [`Growing`], your own | [`transition`] |
+//! | rollouts: steps, update masks, memory | [`rollout`] |
+//! | the autoencoder around a latent NCA | [`autoencoder`] |
+//! | systems that restore images: [`LatentNca`], [`PlainNca`] | [`restorer`] |
+//! | losses, SSIM and PSNR | [`loss`], [`metric`], [`mod@evaluate`] |
+//! | images, corruptions, splits | [`data`] |
+//! | training with a pool, checkpoints, resuming | [`train`] |
+//! | the published models, to save and load | [`model`] |
+//!
+//! # The whole idea in one example
+//!
+//! Train an NCA in the latent space of an autoencoder to remove noise, then use it. With the default
+//! settings of [`Fit`] in place of these, this is the pipeline of "Latent Neural Cellular Automata for
+//! Resource-Efficient Image Restoration".
+//!
+//! ```
+//! use lnca::prelude::*;
+//!
+//! # fn main() -> lnca::Result<()> {
+//! let images = Dataset::dead_leaves(40, 16, 7)?.split(7)?;
+//! let data = TrainingData {
+//!     train: images.train,
+//!     validation: images.validation,
+//!     corruption: Some(Corruption::NOISE),
+//!     curriculum: None,
+//! };
+//! let model = Model::new(ModelConfig::latent_nafca(), 7, &Device::Cpu)?;
+//! let fit = Fit { epochs: 1, ..Fit::default() };
+//! if let Some((autoencoder, weights)) = model.autoencoder() {
+//!     let mut trainer = AutoencoderTrainer::new(autoencoder, weights, Default::default());
+//!     fit.run(&mut trainer, &data, &mut |_| ())?;
+//! }
+//! let settings = model.card().config.training();
+//! let mut trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), settings)?;
+//! fit.run(&mut trainer, &data, &mut |event| println!("{event:?}"))?;
+//!
+//! let noisy = Tensor::rand(0f32, 1f32, (1, 50, 70, 3), &Device::Cpu)?; // any height and width
+//! let restored = model.restore(&noisy, Key::new(7))?;
+//! assert_eq!(restored.dims(), noisy.dims());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Conventions
+//!
+//! Images and cells are channels-last, `[B, H, W, C]`; image values are f32 in `[0, 1]`. Every random
+//! draw is a function of one seed ([`random::Key`]): the same seed gives the same bits whatever the
+//! number of threads, and a resumed run those of one that never stopped. Errors name what was wrong,
+//! what was expected and what was found; nothing that a user, a file or a shape can cause panics.
 
 #![warn(missing_docs)]
 
@@ -34,3 +91,17 @@ pub use transition::{
     AliveMask, Growing, GrowingConfig, Nafca, NafcaConfig, TransitionFn, Vitca, VitcaConfig,
 };
 pub use weights::Weights;
+
+/// What most programs need, Candle's tensors and devices included.
+pub mod prelude {
+    pub use candle_core::{DType, Device, Tensor};
+
+    pub use crate::data::{Batch, Corruption, Dataset, OpenOptions};
+    pub use crate::random::Key;
+    pub use crate::train::{Event, Trainer};
+    pub use crate::{
+        Autoencoder, AutoencoderTrainer, CellLayout, Fit, Growing, LatentNca, Memory, Model, ModelConfig,
+        Nafca, Padding, PlainNca, PoolTrainer, Restorer, Rollout, Step, TrainingData, TransitionFn, Vitca,
+        Weights, evaluate, neighbourhood,
+    };
+}

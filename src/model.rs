@@ -115,11 +115,10 @@ impl Model {
     /// # Errors
     /// [`Error::Config`] if the sizes contradict each other.
     pub fn new(config: ModelConfig, seed: u64, device: &Device) -> Result<Self> {
-        let key_of = |part: u64| seed.wrapping_mul(2).wrapping_add(part);
-        let transition_weights = Weights::new(key_of(0), DType::F32, device);
+        let transition_weights = Weights::new(seed, DType::F32, device);
         let vb = transition_weights.builder();
         let encoder = |config: &AutoencoderConfig| -> Result<(Autoencoder, Weights)> {
-            let weights = Weights::new(key_of(1), DType::F32, device);
+            let weights = Weights::new(seed, DType::F32, device);
             Ok((Autoencoder::new(config.clone(), weights.builder())?, weights))
         };
         let (autoencoder, restorer): (_, Arc<dyn Restorer>) = match &config {

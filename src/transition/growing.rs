@@ -121,7 +121,7 @@ impl TransitionFn for Growing {
 
     fn update(&self, cells: &Tensor, _: &Step) -> Result<Tensor> {
         let hidden = self.hidden.forward(&self.perceive(cells)?)?.relu()?;
-        Ok(self.output.forward(&hidden)?)
+        self.output.forward(&hidden)
     }
 
     fn alive_mask(&self) -> Option<AliveMask> {

@@ -183,6 +183,6 @@ impl TransitionFn for Nafca {
         let inner = gate(&self.conv4.forward(&self.norm2.forward(&cells)?)?)?;
         let inner = step.dropout(&self.conv5.forward(&inner)?, self.config.dropout, 1)?;
         let cells = (cells + scale_channels(&inner, &self.gamma)?)?;
-        Ok(self.conv_out.forward(&self.norm3.forward(&cells)?)?)
+        self.conv_out.forward(&self.norm3.forward(&cells)?)
     }
 }

@@ -96,7 +96,7 @@ pub struct Vitca {
     head_norm: LayerNorm,
     head: Linear,
     /// The table of the last grid seen; clones share it.
-    positions: Arc<Mutex<Option<((usize, usize), Tensor)>>>,
+    positions: Arc<Mutex<Option<Tensor>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -148,30 +148,25 @@ impl Vitca {
         })
     }
 
+    /// The positional table of a grid, `[h, w, E]`.
     fn positions(&self, (h, w): (usize, usize), like: &Tensor) -> Result<Tensor> {
+        let VitcaConfig {
+            embed_dim,
+            positional_order,
+            ..
+        } = self.config;
         let mut cached = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*cached {
-            Some((size, table))
-                if *size == (h, w)
-                    && table.dtype() == like.dtype()
-                    && table.device().same_device(like.device()) =>
-            {
-                Ok(table.clone())
-            }
-            _ => {
-                let table = positional_table(
-                    h * w,
-                    self.config.embed_dim,
-                    self.config.positional_order,
-                    like.device(),
-                )?;
-                let table = table
-                    .to_dtype(like.dtype())?
-                    .reshape((h, w, self.config.embed_dim))?;
-                *cached = Some(((h, w), table.clone()));
-                Ok(table)
-            }
+        let fits = |table: &&Tensor| {
+            table.dims() == [h, w, embed_dim]
+                && table.dtype() == like.dtype()
+                && table.device().same_device(like.device())
+        };
+        if let Some(table) = cached.as_ref().filter(fits) {
+            return Ok(table.clone());
         }
+        let table = positional_table(h * w, embed_dim, positional_order, like.device())?;
+        let table = table.to_dtype(like.dtype())?.reshape((h, w, embed_dim))?;
+        Ok(cached.insert(table).clone())
     }
 }
 
@@ -227,7 +222,7 @@ impl TransitionFn for Vitca {
         for block in &self.blocks {
             x = block.forward(&x, &self.config)?;
         }
-        Ok(self.head.forward(&self.head_norm.forward(&x)?)?)
+        self.head.forward(&self.head_norm.forward(&x)?)
     }
 }
 
