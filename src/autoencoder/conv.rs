@@ -10,13 +10,16 @@ use crate::{Error, Result};
 const BATCH_NORM_EPS: f64 = 1e-3;
 const BATCH_NORM_MOMENTUM: f64 = 0.01;
 
+/// What follows the batch norm of an [`AdjustedConv`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `t * sigmoid(t)`.
     Swish,
+    /// `1 / (1 + exp(-t))`.
     Sigmoid,
 }
 
+/// Whether an [`AdjustedConv`] convolves, or does the transpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// Shrinks by the stride: n to ceil(n / stride).
@@ -40,6 +43,10 @@ pub struct AdjustedConv {
 }
 
 impl AdjustedConv {
+    /// A layer from `input` to `output` channels, with or without a bias before its batch norm.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a stride of 0.
     pub fn new(
         (input, output): (usize, usize),
         (direction, stride): (Direction, usize),
@@ -47,6 +54,9 @@ impl AdjustedConv {
         bias: bool,
         vb: VarBuilder,
     ) -> Result<Self> {
+        if stride == 0 {
+            return Err(Error::config("stride", "1 or more", stride));
+        }
         let shape = match direction {
             Direction::Down => (output, input, 3, 3),
             Direction::Up => (input, output, 3, 3),
@@ -78,7 +88,18 @@ impl AdjustedConv {
 
     /// `[B, H, W, in]` to `[B, H', W', out]`; in training with the statistics of this batch, which
     /// also move the running ones.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `x` has other channels or an empty axis, or in training a single cell.
     pub fn forward(&self, x: &Tensor, training: bool) -> Result<Tensor> {
+        let input = match self.direction {
+            Direction::Down => self.kernel.dim(1)?,
+            Direction::Up => self.kernel.dim(0)?,
+        };
+        if !matches!(*x.dims(), [b, h, w, c] if c == input && b * h * w > 0) {
+            let expected = format!("[B, H, W, {input}] with no empty axis");
+            return Err(Error::shape("x", expected, x.dims()));
+        }
         let y = match self.direction {
             Direction::Down => self.convolve(x)?,
             Direction::Up => self.convolve_transposed(x)?,

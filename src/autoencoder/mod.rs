@@ -7,9 +7,9 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
-use conv::Activation::{Sigmoid, Swish};
-use conv::AdjustedConv;
-use conv::Direction::{Down, Up};
+use Activation::{Sigmoid, Swish};
+use Direction::{Down, Up};
+pub use conv::{Activation, AdjustedConv, Direction};
 
 /// How far the autoencoder shrinks an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
