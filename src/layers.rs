@@ -90,6 +90,14 @@ impl Linear {
     }
 }
 
+/// GELU, `x / 2 (1 + erf(x / sqrt 2))`.
+///
+/// Candle's own rounds a constant of its gradient to six digits, which f64 shows.
+pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
+    let erf = (x * std::f64::consts::FRAC_1_SQRT_2)?.erf()?;
+    Ok((((erf + 1.0)? * 0.5)? * x)?)
+}
+
 /// `row` (`[C]`) for each cell of `like` (`[.., C]`), in the shape of `like`.
 ///
 /// A product with a column of ones in place of a broadcast: the gradient is then a product too,

@@ -7,7 +7,7 @@ use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
-use crate::layers::{LayerNorm, Linear};
+use crate::layers::{LayerNorm, Linear, gelu};
 use crate::rollout::Step;
 use crate::stencil::{Padding, gather, neighbours};
 use crate::weights::glorot_uniform;
@@ -178,7 +178,7 @@ impl Block {
             None => attended,
         };
         let x = (x + attended)?;
-        let inner = self.mlp1.forward(&self.mlp_norm.forward(&x)?)?.gelu_erf()?;
+        let inner = gelu(&self.mlp1.forward(&self.mlp_norm.forward(&x)?)?)?;
         Ok((x + self.mlp2.forward(&inner)?)?)
     }
 
