@@ -105,6 +105,9 @@ impl AdjustedConv {
             Direction::Up => self.convolve_transposed(x)?,
         };
         let y = match &self.bias {
+            // Batch statistics take the bias out again: its gradient is exactly zero, and the rounding
+            // noise that would come in its place is large enough to matter where gradients are normalised.
+            Some(bias) if training => y.broadcast_add(&bias.detach())?,
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
         };

@@ -32,7 +32,7 @@ pub struct AutoencoderConfig {
     pub latent_channels: usize,
     /// Whether convolutions have a bias before their batch norm, which cancels it: no.
     ///
-    /// The published program has them, so weights from elsewhere may.
+    /// The published program has them, so weights from elsewhere may. Training leaves them as they are.
     pub conv_bias: bool,
 }
 

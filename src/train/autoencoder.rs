@@ -35,9 +35,6 @@ pub struct AutoencoderTrainerConfig {
     pub margin: f64,
     /// Standard deviation of the noise on the clean latent in EQ: 0.5.
     pub perturbation: f64,
-    /// Whether biases before a batch norm are trained: no. Their gradient is zero but for rounding,
-    /// which the normalisation of gradients blows up to a random walk.
-    pub train_conv_bias: bool,
 }
 
 impl Default for AutoencoderTrainerConfig {
@@ -51,7 +48,6 @@ impl Default for AutoencoderTrainerConfig {
             tv: 0.0,
             margin: 1.0,
             perturbation: 0.5,
-            train_conv_bias: false,
         }
     }
 }
@@ -83,14 +79,8 @@ pub struct AutoencoderTrainer {
 impl AutoencoderTrainer {
     /// A trainer of `autoencoder`, whose weights are `weights`.
     pub fn new(autoencoder: &Autoencoder, weights: &Weights, config: AutoencoderTrainerConfig) -> Self {
-        let trained = |name: &str| config.train_conv_bias || !name.ends_with("conv.bias");
-        let vars = weights
-            .vars()
-            .into_iter()
-            .filter(|(name, _)| trained(name))
-            .collect();
         Self {
-            adam: Adam::new(vars, config.adam.clone()),
+            adam: Adam::new(weights.vars(), config.adam.clone()),
             autoencoder: autoencoder.clone(),
             weights: weights.clone(),
             config,
