@@ -1,0 +1,82 @@
+//! Golden cases: reference inputs, weights, results and gradients that the library must reproduce.
+
+mod autoencoder;
+mod case;
+mod cells;
+mod check;
+mod data;
+mod growing;
+mod losses;
+mod metrics;
+mod train;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::DType::{self, F32, F64};
+
+pub use case::{Case, Result, names};
+pub use check::{Check, Worst};
+
+/// Where the larger set of cases lies unless `LNCA_GOLDEN` says otherwise.
+pub fn default_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden")
+}
+
+type Checker = fn(&mut Check) -> Result<()>;
+
+/// What is to be done with a case of a name.
+pub enum Plan {
+    /// Check it in each of these precisions.
+    Check(Checker, &'static [DType]),
+    /// The library does not have it yet.
+    Pending,
+    /// Nothing is known of such a case.
+    Unknown,
+}
+
+/// Computed in the precision of its inputs.
+const BOTH: &[DType] = &[F64, F32];
+/// Computed in one precision whatever the inputs.
+const ONE: &[DType] = &[F64];
+
+pub fn plan(name: &str) -> Plan {
+    let (checker, dtypes): (Checker, _) = match name {
+        "positional_tables" => (cells::positional_tables, ONE),
+        "vitca_step_block_pe"
+        | "vitca_step_interleaved_pe"
+        | "vitca_rollout5_block_pe"
+        | "vitca_rollout5_interleaved_pe"
+        | "vitca_paper_rgb"
+        | "vitca_paper_latent" => (cells::vitca_case, BOTH),
+        "nafca_step" | "nafca_rollout5" | "nafca_paper_latent" => (cells::nafca_case, BOTH),
+        "adj_conv" => (autoencoder::adj_conv, BOTH),
+        "adj_conv_transpose" => (autoencoder::adj_conv_transpose, BOTH),
+        "ae_down2_eval" | "ae_down2_train" | "ae_down3_eval" => (autoencoder::autoencoder, BOTH),
+        "lnca_forward_vitca" => (autoencoder::lnca_forward_vitca, BOTH),
+        "lnca_forward_nafca" => (autoencoder::lnca_forward_nafca, BOTH),
+        "losses_autoencoder" => (losses::autoencoder, BOTH),
+        "losses_latent_nca" => (losses::latent_nca, BOTH),
+        "losses_rgb_models" => (losses::rgb_models, BOTH),
+        "ssim_psnr" => (metrics::ssim_psnr, BOTH),
+        "noise_corruption" => (data::noise_corruption, BOTH),
+        "motion_blur" => (data::motion, BOTH),
+        "lanczos_resize" => (data::lanczos, ONE),
+        "curriculum" => (data::curriculum, ONE),
+        "adam_cosine_normalised" => (train::adam, BOTH),
+        "train_autoencoder" => (train::train_autoencoder, BOTH),
+        "train_latent_vitca" => (train::train_latent_vitca, BOTH),
+        "train_latent_nafca" => (train::train_latent_nafca, BOTH),
+        "train_vitca" => (train::train_vitca, BOTH),
+        "growing_perceive" => (growing::perceive, BOTH),
+        "growing_train" => (train::growing_train, BOTH),
+        "growing_batch_prep" | "nafnet_original" | "restormer_original" => return Plan::Pending,
+        _ if name.starts_with("growing_step_") => (growing::step, BOTH),
+        _ if name.starts_with("growing_rollout") => (growing::rollout_case, BOTH),
+        _ if name.starts_with("growing_trained_") => (growing::trained, BOTH),
+        // Two families of automata that the library does not have yet: textures, and VNCA.
+        _ if name.starts_with("texture_") || name.starts_with("vnca_") => return Plan::Pending,
+        _ => return Plan::Unknown,
+    };
+    Plan::Check(checker, dtypes)
+}
