@@ -239,8 +239,12 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Fails for every tensor that no check has read, except those known to be of no use.
+    /// Fails for every tensor that no check has read, except those known to be of no use, and if there
+    /// was nothing to compare.
     pub fn close(&mut self) {
+        if self.worst.name.is_empty() {
+            self.failures.push("nothing was compared".to_string());
+        }
         let used = self.used.borrow();
         // Some results are checked several times, with different ways to keep a rollout.
         let mut seen = BTreeSet::new();
