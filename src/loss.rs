@@ -4,6 +4,7 @@
 //! included. Names in capitals are those of the paper's formulas.
 
 use candle_core::{D, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::{CellLayout, Error, Result};
 
@@ -22,6 +23,100 @@ impl Term {
     /// A term of a loss.
     pub fn new(name: &'static str, weight: f64, value: Tensor) -> Self {
         Self { name, weight, value }
+    }
+}
+
+/// How restored and clean images are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Distance {
+    /// The mean of squared differences.
+    #[default]
+    Mse,
+    /// The mean of absolute differences.
+    Mae,
+}
+
+/// The loss of an NCA that restores images: the weights of its terms. The defaults are those published
+/// for the latent models.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestorationLoss {
+    /// REC, restored against clean images: 100.
+    pub rec: f64,
+    /// How REC compares: squared.
+    pub distance: Distance,
+    /// LAT, the MSE of the output channels and what they should become, the clean latent: 100.
+    pub lat: f64,
+    /// OVER of the output channels: 1.
+    pub over_out: f64,
+    /// OVER of the hidden channels: 1.
+    pub over_hid: f64,
+    /// Total variation of the restored images: 0.
+    pub tv: f64,
+    /// What divides OVER: all elements.
+    pub overflow_norm: OverflowNorm,
+}
+
+impl Default for RestorationLoss {
+    fn default() -> Self {
+        Self {
+            rec: 100.0,
+            distance: Distance::Mse,
+            lat: 100.0,
+            over_out: 1.0,
+            over_hid: 1.0,
+            tv: 0.0,
+            overflow_norm: OverflowNorm::Elements,
+        }
+    }
+}
+
+impl RestorationLoss {
+    /// The weights published for ViTCA on pixels: 100 for REC (absolute) and for both OVER.
+    pub fn vitca() -> Self {
+        Self {
+            distance: Distance::Mae,
+            lat: 0.0,
+            over_out: 100.0,
+            over_hid: 100.0,
+            ..Self::default()
+        }
+    }
+
+    /// The terms in use, for `cells` that show `restored` images and should show `clean`
+    /// ones. `target` gives what the output channels should become, if LAT needs it.
+    pub fn terms(
+        &self,
+        layout: &CellLayout,
+        cells: &Tensor,
+        (restored, clean): (&Tensor, &Tensor),
+        target: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Vec<Term>> {
+        let mut terms = Vec::new();
+        if self.rec != 0.0 {
+            let rec = match self.distance {
+                Distance::Mse => mse(restored, clean)?,
+                Distance::Mae => mae(restored, clean)?,
+            };
+            terms.push(Term::new("rec", self.rec, rec));
+        }
+        if self.lat != 0.0 {
+            terms.push(Term::new(
+                "lat",
+                self.lat,
+                mse(&layout.output(cells)?, &target()?)?,
+            ));
+        }
+        if self.over_out != 0.0 || self.over_hid != 0.0 {
+            let (output, hidden) = cell_overflow(layout, cells, self.overflow_norm)?;
+            terms.push(Term::new("over_out", self.over_out, output));
+            terms.push(Term::new("over_hid", self.over_hid, hidden));
+        }
+        if self.tv != 0.0 {
+            terms.push(Term::new("tv", self.tv, total_variation(restored, clean)?));
+        }
+        Ok(terms)
     }
 }
 
@@ -71,7 +166,7 @@ pub fn masked_mse(a: &Tensor, b: &Tensor, mask: &Tensor) -> Result<Tensor> {
 }
 
 /// What divides the sum of an overflow loss.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OverflowNorm {
     /// All elements: the published program, for which its weights were tuned.

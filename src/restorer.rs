@@ -1,10 +1,8 @@
 //! Restorers: systems that restore images with an NCA, on pixels or in latent space.
 
 use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
 
 use crate::autoencoder::Autoencoder;
-use crate::loss::{self, OverflowNorm, Term};
 use crate::rollout::{Memory, Rollout};
 use crate::{CellLayout, Error, Result, TransitionFn};
 
@@ -28,8 +26,8 @@ pub trait Restorer: Send + Sync {
     /// skip-connection, which is always computed afresh.
     fn readout(&self, cells: &Tensor, images: &Tensor) -> Result<Tensor>;
 
-    /// The terms of the training loss of `cells` evolved from `corrupted` images.
-    fn loss(&self, cells: &Tensor, corrupted: &Tensor, clean: &Tensor) -> Result<Vec<Term>>;
+    /// What the output channels of the cells should become to show `clean` images.
+    fn target(&self, clean: &Tensor) -> Result<Tensor>;
 
     /// Restored images: `[B, H, W, 3]` in `[0, 1]` to the same shape, not clamped.
     ///
@@ -62,37 +60,6 @@ pub trait Restorer: Send + Sync {
     }
 }
 
-/// Weights of the loss of [`LatentNca`]; the defaults are the published ones.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LatentLossConfig {
-    /// REC, the MSE of the restored image: 100.
-    pub rec: f64,
-    /// LAT, the MSE of the output channels and the clean latent: 100.
-    pub lat: f64,
-    /// OVER of the output channels: 1.
-    pub over_out: f64,
-    /// OVER of the hidden channels: 1.
-    pub over_hid: f64,
-    /// Total variation of the restored image: 0, off.
-    pub tv: f64,
-    /// What divides OVER: all elements.
-    pub overflow_norm: OverflowNorm,
-}
-
-impl Default for LatentLossConfig {
-    fn default() -> Self {
-        Self {
-            rec: 100.0,
-            lat: 100.0,
-            over_out: 1.0,
-            over_hid: 1.0,
-            tv: 0.0,
-            overflow_norm: OverflowNorm::Elements,
-        }
-    }
-}
-
 /// An NCA in the latent space of a frozen autoencoder.
 ///
 /// Cells start from the latent of the corrupted image; their output channels are the restored latent,
@@ -101,7 +68,6 @@ impl Default for LatentLossConfig {
 pub struct LatentNca<T> {
     autoencoder: Autoencoder,
     transition: T,
-    loss: LatentLossConfig,
 }
 
 impl<T: TransitionFn + Clone + 'static> LatentNca<T> {
@@ -123,14 +89,7 @@ impl<T: TransitionFn + Clone + 'static> LatentNca<T> {
         Ok(Self {
             autoencoder: autoencoder.frozen()?,
             transition,
-            loss: LatentLossConfig::default(),
         })
-    }
-
-    /// The same system with other loss weights.
-    pub fn with_loss(mut self, loss: LatentLossConfig) -> Self {
-        self.loss = loss;
-        self
     }
 
     /// Its autoencoder.
@@ -168,47 +127,8 @@ impl<T: TransitionFn + Clone + 'static> Restorer for LatentNca<T> {
             .decode(&self.layout().output(cells)?, &skip, false)
     }
 
-    fn loss(&self, cells: &Tensor, corrupted: &Tensor, clean: &Tensor) -> Result<Vec<Term>> {
-        let restored = self.readout(cells, corrupted)?;
-        let latent = self.autoencoder.encode(clean, false)?.latent;
-        let output = self.layout().output(cells)?;
-        let (over_out, over_hid) = loss::cell_overflow(&self.layout(), cells, self.loss.overflow_norm)?;
-        let mut terms = vec![
-            Term::new("rec", self.loss.rec, loss::mse(&restored, clean)?),
-            Term::new("lat", self.loss.lat, loss::mse(&output, &latent)?),
-            Term::new("over_out", self.loss.over_out, over_out),
-            Term::new("over_hid", self.loss.over_hid, over_hid),
-        ];
-        if self.loss.tv != 0.0 {
-            terms.push(Term::new(
-                "tv",
-                self.loss.tv,
-                loss::total_variation(&restored, clean)?,
-            ));
-        }
-        Ok(terms)
-    }
-}
-
-/// Weights of the loss of [`PlainNca`]; the defaults are those published for ViTCA.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PlainLossConfig {
-    /// The mean absolute error of the output channels: 100.
-    pub rec: f64,
-    /// OVER of the output and of the hidden channels: 100.
-    pub overflow: f64,
-    /// What divides OVER: all elements.
-    pub overflow_norm: OverflowNorm,
-}
-
-impl Default for PlainLossConfig {
-    fn default() -> Self {
-        Self {
-            rec: 100.0,
-            overflow: 100.0,
-            overflow_norm: OverflowNorm::Elements,
-        }
+    fn target(&self, clean: &Tensor) -> Result<Tensor> {
+        Ok(self.autoencoder.encode(clean, false)?.latent)
     }
 }
 
@@ -216,7 +136,6 @@ impl Default for PlainLossConfig {
 #[derive(Clone, Debug)]
 pub struct PlainNca<T> {
     transition: T,
-    loss: PlainLossConfig,
 }
 
 impl<T: TransitionFn + Clone + 'static> PlainNca<T> {
@@ -231,16 +150,7 @@ impl<T: TransitionFn + Clone + 'static> PlainNca<T> {
                 return Err(Error::config(name, "3, the channels of an RGB image", found));
             }
         }
-        Ok(Self {
-            transition,
-            loss: PlainLossConfig::default(),
-        })
-    }
-
-    /// The same system with other loss weights.
-    pub fn with_loss(mut self, loss: PlainLossConfig) -> Self {
-        self.loss = loss;
-        self
+        Ok(Self { transition })
     }
 
     /// Its transition.
@@ -270,13 +180,7 @@ impl<T: TransitionFn + Clone + 'static> Restorer for PlainNca<T> {
         self.layout().output(cells)
     }
 
-    fn loss(&self, cells: &Tensor, corrupted: &Tensor, clean: &Tensor) -> Result<Vec<Term>> {
-        let restored = self.readout(cells, corrupted)?;
-        let (over_out, over_hid) = loss::cell_overflow(&self.layout(), cells, self.loss.overflow_norm)?;
-        Ok(vec![
-            Term::new("rec", self.loss.rec, loss::mae(&restored, clean)?),
-            Term::new("over_out", self.loss.overflow, over_out),
-            Term::new("over_hid", self.loss.overflow, over_hid),
-        ])
+    fn target(&self, clean: &Tensor) -> Result<Tensor> {
+        Ok(clean.clone())
     }
 }

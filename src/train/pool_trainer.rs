@@ -3,10 +3,12 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{Adam, AdamConfig, Pool, Reading, Trainer, descend};
 use crate::data::Batch;
+use crate::loss::RestorationLoss;
 use crate::metric::ssim;
 use crate::random::Key;
 use crate::restorer::Restorer;
@@ -32,6 +34,8 @@ pub enum PoolOrder {
 pub struct PoolTrainerConfig {
     /// The optimiser: learning rate 1e-2.
     pub adam: AdamConfig,
+    /// The loss: that of the latent models.
+    pub loss: RestorationLoss,
     /// States in the pool: 1024.
     pub pool: usize,
     /// Which update comes first: fresh.
@@ -48,6 +52,7 @@ impl Default for PoolTrainerConfig {
     fn default() -> Self {
         Self {
             adam: AdamConfig::default(),
+            loss: RestorationLoss::default(),
             pool: 1024,
             order: PoolOrder::FreshFirst,
             steps: 8..=32,
@@ -65,6 +70,7 @@ impl PoolTrainerConfig {
                 learning_rate: 1e-3,
                 ..AdamConfig::default()
             },
+            loss: RestorationLoss::vitca(),
             order: PoolOrder::PoolFirst,
             fire_rate: 0.5,
             ..Self::default()
@@ -132,8 +138,7 @@ impl PoolTrainer {
     pub fn fresh_update(&mut self, batch: &Batch, rollout: &Rollout) -> Result<Vec<Reading>> {
         let seed = self.restorer.seed(&batch.corrupted)?.detach();
         let cells = self.restorer.evolve(&seed, rollout)?;
-        let terms = self.restorer.loss(&cells, &batch.corrupted, &batch.clean)?;
-        let readings = descend(&mut self.adam, &terms)?;
+        let readings = self.descend(&cells, &batch.corrupted, &batch.clean)?;
         self.pool.append(&batch.clean, &batch.corrupted, &cells)?;
         Ok(readings)
     }
@@ -145,10 +150,20 @@ impl PoolTrainer {
     pub fn pool_update(&mut self, n: usize, rollout: &Rollout) -> Result<Vec<Reading>> {
         let (clean, corrupted, cells) = self.pool.first(n)?;
         let cells = self.restorer.evolve(&cells, rollout)?;
-        let terms = self.restorer.loss(&cells, &corrupted, &clean)?;
-        let readings = descend(&mut self.adam, &terms)?;
+        let readings = self.descend(&cells, &corrupted, &clean)?;
         self.pool.write_back(&cells)?;
         Ok(readings)
+    }
+
+    fn descend(&mut self, cells: &Tensor, corrupted: &Tensor, clean: &Tensor) -> Result<Vec<Reading>> {
+        let restored = self.restorer.readout(cells, corrupted)?;
+        let target = || self.restorer.target(clean);
+        let layout = self.restorer.layout();
+        let terms = self
+            .config
+            .loss
+            .terms(&layout, cells, (&restored, clean), target)?;
+        descend(&mut self.adam, &terms)
     }
 
     fn rollout(&self, key: Key) -> Result<Rollout> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Tensor, Var};
 use lnca::data::Batch;
-use lnca::restorer::{LatentLossConfig, PlainLossConfig};
+use lnca::loss::RestorationLoss;
 use lnca::train::{
     Adam, AdamConfig, AutoencoderTrainer, AutoencoderTrainerConfig, PoolTrainer, PoolTrainerConfig, Reading,
     Triplet,
@@ -129,43 +129,37 @@ pub fn train_autoencoder(check: &mut Check) -> Result<()> {
 pub fn train_latent_vitca(check: &mut Check) -> Result<()> {
     let (core, weights) = vitca(check, "w.core.")?;
     let (model, loss) = (autoencoder::build(check, "w.ae.")?.0, latent_loss(check.case)?);
-    pool(
-        check,
-        Arc::new(LatentNca::new(&model, core)?.with_loss(loss)),
-        &weights,
-    )
+    pool(check, Arc::new(LatentNca::new(&model, core)?), loss, &weights)
 }
 
 pub fn train_latent_nafca(check: &mut Check) -> Result<()> {
     let (core, weights) = nafca(check, "w.core.")?;
     let (model, loss) = (autoencoder::build(check, "w.ae.")?.0, latent_loss(check.case)?);
-    pool(
-        check,
-        Arc::new(LatentNca::new(&model, core)?.with_loss(loss)),
-        &weights,
-    )
+    pool(check, Arc::new(LatentNca::new(&model, core)?), loss, &weights)
 }
 
-fn latent_loss(case: &Case) -> Result<LatentLossConfig> {
+fn latent_loss(case: &Case) -> Result<RestorationLoss> {
     let weight = |key: &str| case.number(&format!("config.weights.{key}"));
-    Ok(LatentLossConfig {
+    Ok(RestorationLoss {
         rec: weight("rec")?,
         lat: weight("lat")?,
         over_out: weight("out")?,
         over_hid: weight("hid")?,
         tv: weight("tv").unwrap_or(0.0),
-        ..LatentLossConfig::default()
+        ..RestorationLoss::default()
     })
 }
 
 pub fn train_vitca(check: &mut Check) -> Result<()> {
     let (core, weights) = vitca(check, "w.")?;
-    let loss = PlainLossConfig {
+    let overflow = check.case.number("config.factors.overflow")?;
+    let loss = RestorationLoss {
         rec: check.case.number("config.factors.rec_L1")?,
-        overflow: check.case.number("config.factors.overflow")?,
-        ..PlainLossConfig::default()
+        over_out: overflow,
+        over_hid: overflow,
+        ..RestorationLoss::vitca()
     };
-    pool(check, Arc::new(PlainNca::new(core)?.with_loss(loss)), &weights)
+    pool(check, Arc::new(PlainNca::new(core)?), loss, &weights)
 }
 
 /// The batch of a fresh update, or `None` for one from the pool.
@@ -186,9 +180,15 @@ fn updates(case: &Case) -> Result<Vec<Option<usize>>> {
 }
 
 /// Training with a pool: losses, states and weights after updates, what is left in the pool.
-fn pool(check: &mut Check, restorer: Arc<dyn Restorer>, weights: &Weights) -> Result<()> {
+fn pool(
+    check: &mut Check,
+    restorer: Arc<dyn Restorer>,
+    terms: RestorationLoss,
+    weights: &Weights,
+) -> Result<()> {
     let config = PoolTrainerConfig {
         adam: adam_config(check.case, "config.")?,
+        loss: terms,
         pool: check.case.count("config.pool_length")?,
         ..PoolTrainerConfig::default()
     };
