@@ -1,5 +1,7 @@
 //! Layers over cell vectors that Candle lacks, or whose gradients it drops or computes slowly.
 
+mod rows;
+
 use candle_core::{D, Tensor};
 use candle_nn::{Init, VarBuilder};
 
@@ -27,11 +29,18 @@ impl LayerNorm {
     }
 
     /// Normalises `x` (`[.., channels]`).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the last axis of `x` is not `channels`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        last_axis(x, self.weight.elem_count())?;
+        if rows::supported(x) {
+            return Ok(rows::layer_norm(x, &self.weight, &self.bias, self.eps)?);
+        }
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
         let normal = centred.broadcast_div(&deviation)?;
-        Ok(((normal * repeated(&self.weight, x)?)? + repeated(&self.bias, x)?)?)
+        Ok(normal.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)
     }
 }
 
@@ -76,14 +85,13 @@ impl Linear {
     /// [`Error::Shape`] if the last axis of `x` is not `input`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (output, input) = self.weight.dims2()?;
-        let Some((&last, rest)) = x.dims().split_last().filter(|(last, _)| **last == input) else {
-            return Err(Error::shape("x", format!("[.., {input}]"), x.dims()));
-        };
+        let rest = last_axis(x, input)?;
         let y = x
-            .reshape((x.elem_count() / last.max(1), input))?
+            .reshape((x.elem_count() / input, input))?
             .matmul(&self.weight.t()?)?;
         let y = match &self.bias {
-            Some(bias) => (&y + repeated(bias, &y)?)?,
+            Some(bias) if rows::supported(&y) => rows::add_row(&y, bias)?,
+            Some(bias) => y.broadcast_add(bias)?,
             None => y,
         };
         Ok(y.reshape([rest, &[output]].concat())?)
@@ -98,17 +106,19 @@ pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
     Ok((((erf + 1.0)? * 0.5)? * x)?)
 }
 
-/// `row` (`[C]`) for each cell of `like` (`[.., C]`), in the shape of `like`.
-///
-/// A product with a column of ones in place of a broadcast: the gradient is then a product too,
-/// and not one of Candle's sums over a leading axis, which cost more than the layer itself.
-fn repeated(row: &Tensor, like: &Tensor) -> Result<Tensor> {
-    let cells = like.elem_count() / row.elem_count().max(1);
-    let ones = Tensor::ones((cells, 1), row.dtype(), row.device())?;
-    Ok(ones.matmul(&row.unsqueeze(0)?)?.reshape(like.shape())?)
-}
-
 /// `x` (`[.., C]`) with each channel scaled by its own element of `scale` (`[C]`).
 pub(crate) fn scale_channels(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
-    Ok((x * repeated(scale, x)?)?)
+    last_axis(x, scale.elem_count())?;
+    match rows::supported(x) {
+        true => Ok(rows::mul_row(x, scale)?),
+        false => Ok(x.broadcast_mul(scale)?),
+    }
+}
+
+/// All axes of `x` but the last, which must be `channels` and not empty.
+fn last_axis(x: &Tensor, channels: usize) -> Result<&[usize]> {
+    match x.dims().split_last() {
+        Some((&last, rest)) if last == channels && last > 0 => Ok(rest),
+        _ => Err(Error::shape("x", format!("[.., {channels}]"), x.dims())),
+    }
 }
