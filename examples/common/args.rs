@@ -1,0 +1,286 @@
+//! The arguments of `denoise` and `deblur`.
+
+use std::path::PathBuf;
+
+use candle_core::{Device, utils};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use lnca::ModelConfig;
+use lnca::data::{Corruption, Kind};
+use lnca::metric::SSIM_WINDOW;
+use serde::Serialize;
+
+use super::Result;
+
+/// What an example restores.
+pub struct Task {
+    /// Its name, as model files have it.
+    pub name: &'static str,
+    /// What it undoes.
+    pub corruption: Corruption,
+    /// What `--help` says first.
+    pub about: &'static str,
+}
+
+/// Images and epochs of a run that gives none: what a laptop trains in about two minutes.
+const QUICK: Schedule = Schedule {
+    images: Some(1000),
+    ae_epochs: 8,
+    epochs: 6,
+};
+
+/// With `--paper`: the paper's epochs, on every image there is.
+const PAPER: Schedule = Schedule {
+    images: None,
+    ae_epochs: 20,
+    epochs: 20,
+};
+
+/// Dead-leaves images made where no number is given.
+const ALL_DEAD_LEAVES: usize = 5000;
+
+struct Schedule {
+    images: Option<usize>,
+    ae_epochs: usize,
+    epochs: usize,
+}
+
+const DEFAULTS: &str = "\
+DEFAULTS
+  Without arguments a latent-nafca model is trained on 1000 generated images, 8 epochs of autoencoder
+  and 6 of NCA, which takes about two minutes on two CPU cores: enough to see it work, too little for
+  its best. The paper trains 20 epochs a phase, on whole data sets: --paper does that, and takes
+  hours on a CPU. The other models cost more: latent-vitca about 3 times, vitca about 30 times.
+
+FILES WRITTEN TO --out
+  model.safetensors   the model, for `restore --model` and `--eval`
+  sheet.png           test images: clean, corrupted, filtered, restored
+  curves.png          loss and validation SSIM of the training
+  results.json        arguments, counts, skipped files, scores, times and history
+  log.jsonl           every batch and every epoch, written while it trains
+  run.json, *.checkpoint.safetensors   what --resume needs; may be deleted after the run
+
+THREADS
+  All cores are used. RAYON_NUM_THREADS and CANDLE_NUM_THREADS in the environment limit that.";
+
+#[derive(Parser)]
+#[command(after_help = DEFAULTS, version)]
+pub struct Args {
+    /// The system to train
+    #[arg(long, value_enum, default_value = "latent-nafca")]
+    pub model: ModelName,
+
+    /// Folder of images to train and test on, split 64/16/20 into training, validation and test; without
+    /// it, dead-leaves images are generated
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// Layout of the folders: `folder` (clean PNG and JPEG files at any depth), `pairs` (clean and
+    /// damaged files told apart by their names), `cifar` (CIFAR-10 .bin files), or `CLEAN:DAMAGED`, the
+    /// names of two folders in it; found out unless given
+    #[arg(long, value_name = "LAYOUT", value_parser = kind)]
+    pub kind: Option<Kind>,
+
+    /// Test on every image of this folder rather than on the test split
+    #[arg(long, value_name = "DIR")]
+    pub test_data: Option<PathBuf>,
+
+    /// Use at most N images (for pairs N tiles), a random sample [default: 1000; with --paper all, or
+    /// 5000 generated ones]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub images: Option<usize>,
+
+    /// Side of the images in pixels, to which they are cropped and resized
+    #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = side)]
+    pub size: usize,
+
+    /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 6; with
+    /// --paper 20]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub epochs: Option<usize>,
+
+    /// Epochs of the autoencoder [default: 8; with --paper 20]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub ae_epochs: Option<usize>,
+
+    /// Images in a batch
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
+    pub batch: usize,
+
+    /// Seed of weights, images, split, order, corruption, steps, masks and pool
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Train as long as the paper: 20 epochs a phase, on all images
+    #[arg(long)]
+    pub paper: bool,
+
+    /// Folder for everything the run writes [default: out/ and the name of this example]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Go on with the run in --out, to the same result as if it had never stopped; without this, a run
+    /// there starts anew
+    #[arg(long)]
+    pub resume: bool,
+
+    /// Batches between checkpoints, besides the one after every epoch
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
+    pub checkpoint_every: usize,
+
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub device: DeviceName,
+
+    /// Train nothing: test this model on every image of --data, at the difficulty of the test and always
+    /// with the same corruption, and print one line of JSON. A PSNR that is infinite is null
+    #[arg(
+        long,
+        value_name = "MODEL",
+        requires = "data",
+        conflicts_with_all = ["model", "test_data", "images", "epochs", "ae_epochs", "seed", "paper", "out",
+            "resume", "checkpoint_every"]
+    )]
+    pub eval: Option<PathBuf>,
+}
+
+/// A published system.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ModelName {
+    /// An attention-free NCA in latent space
+    LatentNafca,
+    /// An attention NCA in latent space
+    LatentVitca,
+    /// An attention NCA on pixels
+    Vitca,
+}
+
+/// A device.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum DeviceName {
+    /// The CPU
+    Cpu,
+    /// The first CUDA GPU
+    Cuda,
+}
+
+impl DeviceName {
+    /// The device, if this program can use it.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda if !utils::cuda_is_available() => {
+                Err("`--device` is cuda, but this program was built without it: add `--features cuda`".into())
+            }
+            Self::Cuda => Ok(Device::new_cuda(0).map_err(|error| format!("`--device cuda`: {error}"))?),
+        }
+    }
+}
+
+/// Everything that decides which model a run makes. A run is resumed only under the same settings.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Settings {
+    pub model: &'static str,
+    pub data: Option<PathBuf>,
+    pub kind: Option<String>,
+    pub images: Option<usize>,
+    pub size: usize,
+    pub ae_epochs: usize,
+    pub epochs: usize,
+    pub batch: usize,
+    pub seed: u64,
+    pub device: &'static str,
+}
+
+impl Args {
+    /// The arguments of this process; ends it where they are wrong or ask for help.
+    pub fn of(task: &Task) -> Self {
+        let matches = Self::command().name(task.name).about(task.about).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What follows from the arguments and the defaults.
+    pub fn settings(&self) -> Settings {
+        let schedule = if self.paper { PAPER } else { QUICK };
+        let images = self.images.or(schedule.images);
+        Settings {
+            model: self.config().name(),
+            data: self.data.clone(),
+            kind: self.kind.as_ref().map(kind_name),
+            images: images.or_else(|| self.data.is_none().then_some(ALL_DEAD_LEAVES)),
+            size: self.size,
+            ae_epochs: self.ae_epochs.or(self.epochs).unwrap_or(schedule.ae_epochs),
+            epochs: self.epochs.unwrap_or(schedule.epochs),
+            batch: self.batch,
+            seed: self.seed,
+            device: match self.device {
+                DeviceName::Cpu => "cpu",
+                DeviceName::Cuda => "cuda",
+            },
+        }
+    }
+
+    /// The sizes of the model, as published.
+    pub fn config(&self) -> ModelConfig {
+        match self.model {
+            ModelName::LatentNafca => ModelConfig::latent_nafca(),
+            ModelName::LatentVitca => ModelConfig::latent_vitca(),
+            ModelName::Vitca => ModelConfig::vitca(),
+        }
+    }
+}
+
+impl Settings {
+    /// The command that makes this model, with every default spelt out.
+    pub fn command(&self, task: &Task) -> String {
+        let mut words = vec![task.name.to_string()];
+        if let Ok(serde_json::Value::Object(settings)) = serde_json::to_value(self) {
+            for (name, value) in settings.iter().filter(|(_, value)| !value.is_null()) {
+                let value = value.as_str().map_or_else(|| value.to_string(), String::from);
+                words.push(format!("--{name} {value}"));
+            }
+        }
+        words.join(" ")
+    }
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    match text {
+        "folder" => Ok(Kind::Folder),
+        "pairs" => Ok(Kind::Pairs),
+        "cifar" => Ok(Kind::Cifar),
+        _ => match text.split_once(':') {
+            Some((clean, damaged)) if !clean.is_empty() && !damaged.is_empty() => Ok(Kind::PairFolders {
+                clean: clean.into(),
+                damaged: damaged.into(),
+            }),
+            _ => Err("expected folder, pairs, cifar or CLEAN:DAMAGED".into()),
+        },
+    }
+}
+
+fn kind_name(kind: &Kind) -> String {
+    match kind {
+        Kind::Folder => "folder".into(),
+        Kind::Pairs => "pairs".into(),
+        Kind::Cifar => "cifar".into(),
+        Kind::PairFolders { clean, damaged } => format!("{}:{}", clean.display(), damaged.display()),
+    }
+}
+
+/// A whole number from 1.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("expected a whole number from 1".into()),
+    }
+}
+
+fn side(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(side) if (SSIM_WINDOW..=4096).contains(&side) => Ok(side),
+        _ => Err(format!(
+            "expected {SSIM_WINDOW} (the window of SSIM) to 4096 pixels"
+        )),
+    }
+}

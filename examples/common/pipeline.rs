@@ -1,0 +1,289 @@
+//! The pipeline of `denoise` and `deblur`: data, autoencoder, NCA, test, pictures.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use candle_core::Device;
+use lnca::data::{Dataset, LoadReport, Split};
+use lnca::train::Trainer;
+use lnca::{AutoencoderTrainer, Fit, Model, PoolTrainer, TrainingData};
+use serde::Serialize;
+use serde_json::json;
+
+use super::args::{Args, Settings, Task};
+use super::evaluation::{best_filter, eval, open, restore, scores, test_batches};
+use super::log::Log;
+use super::progress::{TrainingProgress, bar};
+use super::run_folder::RunFolder;
+use super::{Result, curves, sheet, write};
+
+/// Images in a contact sheet.
+const SHOWN: usize = 8;
+
+/// Runs `denoise` or `deblur` as its arguments say.
+pub fn run(task: &Task) -> Result<()> {
+    let args = Args::of(task);
+    match (&args.eval, &args.data) {
+        (Some(model), Some(dir)) => eval(task, &args, model, dir),
+        _ => train(task, &args),
+    }
+}
+
+/// One row of the table of results.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    /// A mean that is infinite, of images that equal the clean ones, is null.
+    ssim: f64,
+    psnr: f64,
+}
+
+fn train(task: &Task, args: &Args) -> Result<()> {
+    let started = Instant::now();
+    let mut seconds = BTreeMap::new();
+    let settings = args.settings();
+    let device = args.device.open()?;
+    let mut model = Model::new(args.config(), settings.seed, &device)?;
+    check(&settings, &model)?;
+
+    let (data, report) = load(args, &settings)?;
+    let parts = split(data, settings.images, settings.seed)?;
+    let (test, test_report) = match &args.test_data {
+        Some(dir) => {
+            let (data, report) = open(dir, args.kind.clone(), settings.size, None, 0)?;
+            (data, Some(report))
+        }
+        None => (parts.test, None),
+    };
+    let counts = json!({
+        "train": parts.train.len(), "validation": parts.validation.len(), "test": test.len(),
+    });
+    eprintln!(
+        "images: {} to train, {} to validate, {} to test",
+        parts.train.len(),
+        parts.validation.len(),
+        test.len()
+    );
+    let training = TrainingData {
+        train: parts.train,
+        validation: parts.validation,
+        corruption: Some(task.corruption),
+        curriculum: None,
+    };
+    seconds.insert("loading", started.elapsed().as_secs_f64());
+
+    let dir = args
+        .out
+        .clone()
+        .unwrap_or_else(|| ["out", task.name].iter().collect());
+    let folder = RunFolder::open(dir, &settings, args.resume)?;
+    let mut log = Log::open(&folder.file("log.jsonl"))?;
+    let fit = |phase: &str, epochs: usize| Fit {
+        epochs,
+        batch_size: settings.batch,
+        seed: settings.seed,
+        checkpoint: Some(folder.file(&format!("{phase}.checkpoint.safetensors"))),
+        checkpoint_every: args.checkpoint_every,
+        device: device.clone(),
+        ..Fit::default()
+    };
+    // A latent model learns in two phases: the autoencoder first, then the automaton in its latent space.
+    if let Some((autoencoder, weights)) = model.autoencoder() {
+        let mut trainer = AutoencoderTrainer::new(autoencoder, weights, Default::default());
+        run_phase(
+            &fit("autoencoder", settings.ae_epochs),
+            &mut trainer,
+            &training,
+            &mut log,
+        )?;
+    }
+    let nca = model.card().config.training();
+    let mut trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), nca)?;
+    run_phase(&fit("nca", settings.epochs), &mut trainer, &training, &mut log)?;
+
+    let card = model.card_mut();
+    card.task = task.name.into();
+    card.made_by = settings.command(task);
+    let model_path = folder.file("model.safetensors");
+    model.save(&model_path)?;
+
+    let clock = Instant::now();
+    let filter = best_filter(&training.validation, task.corruption, settings.batch)?;
+    seconds.insert("choosing the filter", clock.elapsed().as_secs_f64());
+    let clock = Instant::now();
+    let batches = test_batches(&test, task.corruption, settings.batch)?;
+    let mut rows = Vec::new();
+    let filtered = scores("filter", &batches, &Device::Cpu, |images, _| filter.apply(images))?;
+    rows.push(Row {
+        name: "corrupted".into(),
+        ssim: filtered.ssim_corrupted,
+        psnr: filtered.psnr_corrupted,
+    });
+    rows.push(Row {
+        name: filter.to_string(),
+        ssim: filtered.ssim,
+        psnr: filtered.psnr,
+    });
+    if let Some((autoencoder, _)) = model.autoencoder() {
+        let alone = scores("autoencoder", &batches, &device, |images, _| {
+            let encoded = autoencoder.encode(images, false)?;
+            autoencoder.decode(&encoded.latent, &encoded.skip, false)
+        })?;
+        rows.push(Row {
+            name: "autoencoder alone".into(),
+            ssim: alone.ssim,
+            psnr: alone.psnr,
+        });
+    }
+    let restored = scores("test", &batches, &device, |images, first| {
+        restore(&model, images, first)
+    })?;
+    rows.push(Row {
+        name: settings.model.into(),
+        ssim: restored.ssim,
+        psnr: restored.psnr,
+    });
+    seconds.insert("testing", clock.elapsed().as_secs_f64());
+
+    let shown = test_batches(&test, task.corruption, SHOWN)?.get(0, &device)?;
+    let row = |at: usize, name: &str| sheet::Label {
+        name: name.to_string(),
+        note: rows
+            .get(at)
+            .map_or(String::new(), |row| format!("SSIM {:.3}", row.ssim)),
+    };
+    sheet::Sheet {
+        title: format!("{}: test images, SSIM over all {} of them", task.name, test.len()),
+        rows: vec![
+            (
+                sheet::Label {
+                    name: "clean".into(),
+                    note: String::new(),
+                },
+                shown.clean.clone(),
+            ),
+            (row(0, "corrupted"), shown.corrupted.clone()),
+            (row(1, &filter.to_string()), filter.apply(&shown.corrupted)?),
+            (
+                row(rows.len() - 1, settings.model),
+                restore(&model, &shown.corrupted, 0)?,
+            ),
+        ],
+    }
+    .save(&folder.file("sheet.png"))?;
+    curves::save(&folder.file("curves.png"), task.name, settings.model, &log)?;
+
+    let history: BTreeMap<_, _> = ["autoencoder", "nca"]
+        .map(|phase| (phase, log.epochs(phase)))
+        .into();
+    for (phase, epochs) in &history {
+        seconds.insert(phase, epochs.iter().map(|epoch| epoch.seconds).sum());
+    }
+    seconds.insert("this run in all", started.elapsed().as_secs_f64());
+    let parameters = |weights: &lnca::Weights| {
+        weights
+            .vars()
+            .iter()
+            .map(|(_, var)| var.elem_count())
+            .sum::<usize>()
+    };
+    let results = json!({
+        "task": task.name,
+        "command": settings.command(task),
+        "library": env!("CARGO_PKG_VERSION"),
+        "settings": settings,
+        "corruption": task.corruption,
+        "test_difficulty": task.corruption.test_difficulty(),
+        "images": counts,
+        "data": report,
+        "test_data": test_report,
+        "model": model.card(),
+        "parameters": {
+            "transition": parameters(model.transition_weights()),
+            "autoencoder": model.autoencoder().map(|(_, weights)| parameters(weights)),
+        },
+        "filter": filter,
+        "scores": rows,
+        "seconds": seconds,
+        "history": history,
+    });
+    write(
+        &folder.file("results.json"),
+        serde_json::to_string_pretty(&results)?.as_bytes(),
+    )?;
+    print_table(&rows, test.len());
+    println!(
+        "\nIn {} after {:.0} s: sheet.png, curves.png, results.json, model.safetensors",
+        folder.dir().display(),
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// Refuses what the model cannot train on, before any work is done.
+fn check(settings: &Settings, model: &Model) -> Result<()> {
+    let multiple = model.restorer().multiple();
+    if !settings.size.is_multiple_of(multiple) {
+        let (size, model) = (settings.size, settings.model);
+        return Err(format!("`--size` is {size}, but {model} trains on multiples of {multiple}").into());
+    }
+    if model.autoencoder().is_some() && settings.batch < 2 {
+        return Err("`--batch` is 1, but an autoencoder is trained on pairs of images: at least 2".into());
+    }
+    Ok(())
+}
+
+fn load(args: &Args, settings: &Settings) -> Result<(Dataset, Option<LoadReport>)> {
+    let (size, seed) = (settings.size, settings.seed);
+    match (&args.data, settings.images) {
+        (Some(dir), limit) => {
+            let (data, report) = open(dir, args.kind.clone(), size, limit, seed)?;
+            Ok((data, Some(report)))
+        }
+        (None, count) => {
+            let bar = bar("dead leaves", 1);
+            let data = Dataset::dead_leaves(count.unwrap_or(1), size, seed)?;
+            bar.finish_and_clear();
+            Ok((data, None))
+        }
+    }
+}
+
+/// Splits by photograph, then keeps of each part its share of the `limit`: tiles are more than photographs.
+fn split(data: Dataset, limit: Option<usize>, seed: u64) -> Result<Split<Dataset>> {
+    let images = limit.unwrap_or(data.len());
+    let parts = data.split(seed)?;
+    let seen = images * 4 / 5;
+    let train = seen * 4 / 5;
+    Ok(Split {
+        train: parts.train.take(train.max(1)),
+        validation: parts.validation.take((seen - train).max(1)),
+        test: parts.test.take((images - seen).max(1)),
+    })
+}
+
+fn run_phase(fit: &Fit, trainer: &mut dyn Trainer, data: &TrainingData, log: &mut Log) -> Result<()> {
+    let mut progress = TrainingProgress::new(fit.epochs);
+    let mut logged = Ok(());
+    let result = fit.run(trainer, data, &mut |event| {
+        progress.show(event);
+        if logged.is_ok() {
+            logged = log.hear(event, fit.epochs);
+        }
+    });
+    progress.finish();
+    result?;
+    logged
+}
+
+fn print_table(rows: &[Row], images: usize) {
+    println!(
+        "\n{:<20} {:>7} {:>9}",
+        format!("{images} test images"),
+        "SSIM",
+        "PSNR, dB"
+    );
+    for Row { name, ssim, psnr } in rows {
+        println!("{name:<20} {ssim:>7.4} {psnr:>9.2}");
+    }
+}

@@ -1,0 +1,88 @@
+//! The folder of a run: its files, and the rule by which a run there is resumed or starts anew.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::args::Settings;
+use super::{Result, at, write};
+
+/// Files in the folder of a run.
+pub struct RunFolder {
+    dir: PathBuf,
+}
+
+impl RunFolder {
+    /// Opens the folder for a run with `settings`, which goes on if `resume` and there is one.
+    ///
+    /// # Errors
+    /// The run there has other settings, or the folder cannot be written.
+    pub fn open(dir: PathBuf, settings: &Settings, resume: bool) -> Result<Self> {
+        fs::create_dir_all(&dir).map_err(at(&dir))?;
+        let folder = Self { dir };
+        let path = folder.file("run.json");
+        let found = match fs::read(&path) {
+            Ok(bytes) => Some(serde_json::from_slice::<Value>(&bytes).map_err(at(&path))),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(at(&path)(error).into()),
+        };
+        let wanted = serde_json::to_value(settings)?;
+        match found {
+            Some(found) if resume => folder.compare(&found?, &wanted)?,
+            found => {
+                match (found.is_some(), resume) {
+                    (true, _) => eprintln!("{}: starting anew", folder.dir.display()),
+                    (false, true) => eprintln!("{}: no run to resume, starting one", folder.dir.display()),
+                    (false, false) => {}
+                }
+                for file in [
+                    "nca.checkpoint.safetensors",
+                    "autoencoder.checkpoint.safetensors",
+                    "log.jsonl",
+                ] {
+                    let path = folder.file(file);
+                    match fs::remove_file(&path) {
+                        Err(error) if error.kind() != ErrorKind::NotFound => {
+                            return Err(at(&path)(error).into());
+                        }
+                        _ => {}
+                    }
+                }
+                write(&path, serde_json::to_string_pretty(&wanted)?.as_bytes())?;
+            }
+        }
+        Ok(folder)
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn compare(&self, found: &Value, wanted: &Value) -> Result<()> {
+        let names = wanted
+            .as_object()
+            .into_iter()
+            .flat_map(|settings| settings.keys());
+        for name in names {
+            let value = |of: &Value| match &of[name] {
+                Value::Null => "not given".to_string(),
+                value => value.to_string(),
+            };
+            if found[name] != wanted[name] {
+                let (now, then, dir) = (value(wanted), value(found), self.dir.display());
+                let advice = "resume with the same arguments, or leave --resume away to start anew";
+                return Err(
+                    format!("`--{name}` is {now}, but in the run in {dir} it was {then}: {advice}").into(),
+                );
+            }
+        }
+        Ok(())
+    }
+}

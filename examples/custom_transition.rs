@@ -1,0 +1,137 @@
+//! A transition of your own: trained with a pool of states, it learns to take noise out of images.
+//!
+//! ```sh
+//! cargo run --release --example custom_transition    # about a minute
+//! ```
+
+mod common;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::Init;
+use common::progress::TrainingProgress;
+use common::sheet::{Label, Sheet};
+use common::{Result, at};
+use lnca::data::{Corruption, Dataset};
+use lnca::layers::Linear;
+use lnca::random::Key;
+use lnca::train::PoolTrainerConfig;
+use lnca::{
+    CellLayout, Fit, Padding, PlainNca, PoolTrainer, Restorer, Rollout, Step, TrainingData, TransitionFn,
+    Weights, evaluate, neighbourhood,
+};
+
+/// A two-layer perceptron over the nine cells that a cell sees: the whole of a new automaton.
+#[derive(Clone)]
+struct Perceptron {
+    hidden: Linear,
+    output: Linear,
+}
+
+impl Perceptron {
+    /// The noisy image, the restored one, and six channels for what cells want to tell each other.
+    const LAYOUT: CellLayout = CellLayout {
+        input: 3,
+        output: 3,
+        hidden: 6,
+    };
+
+    fn new(width: usize, weights: &Weights) -> Result<Self> {
+        let vb = weights.builder();
+        Ok(Self {
+            hidden: Linear::glorot(9 * Self::LAYOUT.channels(), width, vb.pp("hidden"))?,
+            // An update of nothing to begin with: an automaton that stands still is easy to train.
+            output: Linear::with_init(
+                width,
+                Self::LAYOUT.update_channels(),
+                Init::Const(0.0),
+                vb.pp("output"),
+            )?,
+        })
+    }
+}
+
+impl TransitionFn for Perceptron {
+    fn layout(&self) -> CellLayout {
+        Self::LAYOUT
+    }
+
+    fn update(&self, cells: &Tensor, _: &Step) -> lnca::Result<Tensor> {
+        let seen = neighbourhood(cells, Padding::Zero)?.flatten_from(3)?; // [B, H, W, 9 * 12]
+        self.output.forward(&self.hidden.forward(&seen)?.relu()?) // [B, H, W, 9]
+    }
+}
+
+fn main() -> ExitCode {
+    common::exit(run())
+}
+
+fn run() -> Result<()> {
+    let weights = Weights::new(0, DType::F32, &Device::Cpu);
+    let restorer: Arc<dyn Restorer> = Arc::new(PlainNca::new(Perceptron::new(48, &weights)?)?);
+    let config = PoolTrainerConfig {
+        pool: 256,
+        steps: 4..=12,
+        validation_steps: 16,
+        ..PoolTrainerConfig::vitca()
+    };
+    let rollout = Rollout::new(config.validation_steps)
+        .fire_rate(config.fire_rate)
+        .key(Key::new(1));
+
+    let parts = Dataset::dead_leaves(400, 32, 0)?.split(0)?;
+    let noise = Corruption::NOISE;
+    let data = TrainingData {
+        train: parts.train,
+        validation: parts.validation,
+        corruption: Some(noise),
+        curriculum: None,
+    };
+    let fit = Fit {
+        epochs: 8,
+        ..Fit::default()
+    };
+    let mut trainer = PoolTrainer::new(restorer.clone(), &weights, config)?;
+    let mut progress = TrainingProgress::new(fit.epochs);
+    fit.run(&mut trainer, &data, &mut |event| progress.show(event))?;
+    progress.finish();
+
+    let test = |batch| {
+        parts
+            .test
+            .evaluation_batches(batch, Some((noise, noise.test_difficulty())), Key::new(2))
+    };
+    let scores = evaluate(&test(8)?, &Device::Cpu, |images, first| {
+        restorer.restore(images, &rollout.clone().first_image(first))
+    })?;
+    println!(
+        "{} test images: SSIM {:.4} before, {:.4} after",
+        scores.images, scores.ssim_corrupted, scores.ssim
+    );
+
+    let shown = test(8)?.get(0, &Device::Cpu)?;
+    let restored = restorer.restore(&shown.corrupted, &rollout)?;
+    let label = |name: &str, note: String| Label {
+        name: name.into(),
+        note,
+    };
+    let path = Path::new("out/custom_transition.png");
+    std::fs::create_dir_all("out").map_err(at(Path::new("out")))?;
+    Sheet {
+        title: format!("A transition of your own: {} test images", scores.images),
+        rows: vec![
+            (label("clean", String::new()), shown.clean),
+            (
+                label("corrupted", format!("SSIM {:.3}", scores.ssim_corrupted)),
+                shown.corrupted,
+            ),
+            (label("restored", format!("SSIM {:.3}", scores.ssim)), restored),
+        ],
+    }
+    .save(path)?;
+    println!("{}", path.display());
+    Ok(())
+}
