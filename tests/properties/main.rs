@@ -1,0 +1,11 @@
+//! What must hold whatever the weights, the images and the seed.
+
+mod bad_arguments;
+#[path = "../common/mod.rs"]
+mod common;
+mod files;
+mod restoring;
+mod rollouts;
+mod symmetry;
+mod threads;
+mod weights;

@@ -1,0 +1,115 @@
+//! The number of threads changes nothing, not one bit.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use candle_core::{DType, Device, Tensor};
+use lnca::data::{Corruption, Dataset};
+use lnca::random::Key;
+use lnca::train::{AutoencoderTrainerConfig, PoolTrainerConfig, Trainer};
+use lnca::{
+    AutoencoderTrainer, Model, ModelConfig, NafcaConfig, PoolTrainer, Result, Rollout, TransitionFn, Weights,
+};
+
+use crate::common::normal;
+
+/// Set in the processes that do the work; the test that starts them compares what they print.
+const CHILD: &str = "LNCA_TEST_THREADS_CHILD";
+
+/// A number that changes with any bit of any value.
+fn hash<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for tensor in tensors {
+        let flat = tensor.to_dtype(DType::F32).and_then(|x| x.flatten_all()).unwrap();
+        for value in flat.to_vec1::<f32>().unwrap() {
+            hash = (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    hash
+}
+
+/// A rollout large enough that Candle splits its operations over threads.
+fn rollout() -> Result<[u64; 2]> {
+    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let transition = lnca::Nafca::new(NafcaConfig::default(), weights.builder())?;
+    crate::common::randomise(&weights, 3, 0.1)?;
+    let cells = transition
+        .layout()
+        .seed(&normal(1, (4, 16, 16, 16), DType::F32))?;
+    let rollout = Rollout::new(3).fire_rate(0.5).key(Key::new(9)).training(true);
+    let last = rollout.run(&transition, &cells)?;
+    let grads = last.sqr()?.sum_all()?.backward()?;
+    let grads: Vec<Tensor> = weights
+        .vars()
+        .iter()
+        .map(|(_, var)| grads.get(var).unwrap().clone())
+        .collect();
+    Ok([hash([&last]), hash(&grads)])
+}
+
+/// Two batches of either trainer, on images corrupted here.
+fn training() -> Result<[u64; 4]> {
+    let data = Dataset::dead_leaves(16, 32, 5)?;
+    let batches = data.training_batches(0, 8, Some((Corruption::NOISE, 0.5)), Key::new(1))?;
+    let model = Model::new(ModelConfig::latent_nafca(), 4, &Device::Cpu)?;
+    let (autoencoder, weights) = model.autoencoder().expect("a latent model");
+    let mut first = AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default());
+    let config = PoolTrainerConfig {
+        steps: 1..=3,
+        fire_rate: 0.5,
+        ..PoolTrainerConfig::default()
+    };
+    let mut second = PoolTrainer::new(model.restorer(), model.transition_weights(), config)?;
+    let mut hashes = Vec::new();
+    let trainers: [&mut dyn Trainer; 2] = [&mut first, &mut second];
+    for trainer in trainers {
+        for i in 0..2 {
+            trainer.learn(&batches.get(i, &Device::Cpu)?, Key::new(i as u64))?;
+        }
+        hashes.push(hash(trainer.weights().snapshot()?.values()));
+        hashes.push(hash(
+            trainer
+                .memory()?
+                .values()
+                .chain(trainer.optimiser().state().values()),
+        ));
+    }
+    Ok(hashes.try_into().expect("four hashes"))
+}
+
+fn work() -> Result<String> {
+    Ok(format!("{:016x?} {:016x?}", rollout()?, training()?))
+}
+
+#[test]
+fn one_thread_and_two_give_the_same_bits() -> Result<()> {
+    if std::env::var_os(CHILD).is_some() {
+        println!("{CHILD} {}", work()?);
+        return Ok(());
+    }
+    let mut results = BTreeMap::new();
+    for threads in ["1", "2", "3"] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "threads::one_thread_and_two_give_the_same_bits",
+                "--nocapture",
+            ])
+            .env(CHILD, "1")
+            .env("RAYON_NUM_THREADS", threads)
+            .env("CANDLE_NUM_THREADS", threads)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find_map(|line| line.split_once(CHILD));
+        let Some((_, hashes)) = line else {
+            panic!(
+                "{threads} threads: {text}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        };
+        results.insert(hashes.trim().to_string(), threads);
+    }
+    assert_eq!(results.len(), 1, "rollout, gradients, trainers: {results:?}");
+    Ok(())
+}
