@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Reading, Trainer};
 use crate::data::{Batches, Corruption, Curriculum, Dataset};
+use crate::metric::SSIM_WINDOW;
 use crate::random::Key;
 use crate::store::{self, Tensors, add_prefixed, take_prefixed};
 use crate::{Error, Result};
@@ -91,7 +92,8 @@ pub enum Event<'a> {
 
 /// How a [`Trainer`] is run.
 ///
-/// The weights that it leaves are those of the epoch with the best validation SSIM.
+/// The weights that it leaves are those of the epoch with the best validation SSIM, or the last ones if
+/// no epoch has a finite one.
 #[derive(Clone, Debug)]
 pub struct Fit {
     /// Passes over the training images: 20.
@@ -148,6 +150,8 @@ impl Fit {
     /// # Errors
     /// [`Error::Diverged`] if a loss or gradient is not finite: the weights then are those before that
     /// update, and the last checkpoint stays. [`Error::File`] if the checkpoint there is of another run.
+    /// [`Error::Config`] without an epoch or a whole batch to train on, or without validation images as
+    /// large as the window of SSIM.
     pub fn run(
         &self,
         trainer: &mut dyn Trainer,
@@ -156,6 +160,13 @@ impl Fit {
     ) -> Result<()> {
         if self.epochs == 0 {
             return Err(Error::config("epochs", "at least 1", 0));
+        }
+        if data.validation.is_empty() {
+            return Err(Error::config("validation", "at least one image", 0));
+        }
+        if data.validation.size() < SSIM_WINDOW {
+            let expected = format!("{SSIM_WINDOW} pixels a side or more, the window of SSIM");
+            return Err(Error::config("validation", expected, data.validation.size()));
         }
         let phase = trainer.phase();
         let key = Key::new(self.seed).fold_in_name(phase);
@@ -223,7 +234,8 @@ impl Fit {
                 }
             }
             let ssim = mean_validation(trainer, &validation, &self.device)?;
-            let improved = progress.best.is_none_or(|best| ssim > best);
+            // A rollout longer than those of training may explode: no score then, and never the best.
+            let improved = ssim.is_finite() && progress.best.is_none_or(|best| ssim > best);
             if improved {
                 best = trainer.weights().snapshot()?;
                 progress.best = Some(ssim);
