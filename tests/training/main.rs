@@ -1,0 +1,10 @@
+//! Training end to end: that it learns, resumes as if never stopped, and fails as it should.
+
+mod best;
+#[path = "../common/mod.rs"]
+mod common;
+mod custom;
+mod failures;
+mod learning;
+mod resume;
+mod setup;
