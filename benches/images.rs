@@ -1,0 +1,73 @@
+//! What is done to whole images: autoencoder, restoring, SSIM, and a training batch of either phase.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use candle_core::Device;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use lnca::data::{Batch, Corruption, Dataset};
+use lnca::metric::ssim;
+use lnca::random::Key;
+use lnca::train::{AutoencoderTrainerConfig, PoolTrainerConfig, Trainer};
+use lnca::{AutoencoderTrainer, Model, ModelConfig, PoolTrainer};
+
+/// Candle allocates every intermediate anew, and the system's allocator gives such blocks back each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const BATCH: usize = 8;
+
+/// A batch of dead leaves under noise, 32 pixels a side.
+fn batch() -> Batch {
+    let data = Dataset::dead_leaves(BATCH, 32, 1).unwrap();
+    let batches = data.training_batches(0, BATCH, Some((Corruption::NOISE, 0.5)), Key::new(1));
+    batches.unwrap().get(0, &Device::Cpu).unwrap()
+}
+
+fn images(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("8 images of 32x32");
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2))
+        .throughput(Throughput::Elements(BATCH as u64));
+    let batch = batch();
+    group.bench_function("ssim", |bencher| {
+        bencher.iter(|| ssim(black_box(&batch.corrupted), &batch.clean).unwrap());
+    });
+
+    let model = Model::new(ModelConfig::latent_nafca(), 1, &Device::Cpu).unwrap();
+    let (autoencoder, weights) = model.autoencoder().unwrap();
+    group.bench_function("autoencoder inference", |bencher| {
+        bencher.iter(|| {
+            let encoded = autoencoder.encode(black_box(&batch.corrupted), false).unwrap();
+            autoencoder.decode(&encoded.latent, &encoded.skip, false).unwrap()
+        });
+    });
+    // Both updates of a batch: 3 and 2 passes through encoder and decoder, with gradients.
+    let mut trainer = AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default());
+    group.bench_function("autoencoder training batch", |bencher| {
+        bencher.iter(|| trainer.learn(black_box(&batch), Key::new(1)).unwrap());
+    });
+
+    for config in [ModelConfig::latent_nafca(), ModelConfig::latent_vitca()] {
+        let model = Model::new(config, 1, &Device::Cpu).unwrap();
+        let name = model.card().config.name();
+        group.bench_function(format!("{name} restore, 64 steps"), |bencher| {
+            bencher.iter(|| model.restore(black_box(&batch.corrupted), Key::new(1)).unwrap());
+        });
+        // The mean of 8 to 32 steps, in each of the two updates of a batch.
+        let config = PoolTrainerConfig {
+            steps: 20..=20,
+            ..PoolTrainerConfig::default()
+        };
+        let mut trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), config).unwrap();
+        group.bench_function(format!("{name} training batch, 20 steps"), |bencher| {
+            bencher.iter(|| trainer.learn(black_box(&batch), Key::new(1)).unwrap());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, images);
+criterion_main!(benches);

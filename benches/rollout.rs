@@ -1,0 +1,114 @@
+//! Rollouts: inference and a training step, that is a rollout and its gradients, of every transition.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use candle_core::{DType, Device, Tensor};
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
+use lnca::random::Key;
+use lnca::{
+    CellLayout, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Result, Rollout, TransitionFn, Vitca,
+    VitcaConfig, Weights,
+};
+
+/// Candle allocates every intermediate anew, and the system's allocator gives such blocks back each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const STEPS: usize = 8;
+
+/// Cells in their seed state: of a flat image or latent, a single living cell where there is no input.
+fn cells(layout: CellLayout, (b, h, w): (usize, usize, usize)) -> Result<Tensor> {
+    if layout.input == 0 {
+        return layout.single_cell((b, h, w), DType::F32, &Device::Cpu);
+    }
+    let shape = (b, h, w, layout.input);
+    layout.seed(&Tensor::full(0.3f32, shape, &Device::Cpu)?)
+}
+
+fn bench<T>(
+    group: &mut BenchmarkGroup<WallTime>,
+    (name, fire_rate): (&str, f64),
+    (transition, weights): &(T, Weights),
+    size: (usize, usize, usize),
+) where
+    T: TransitionFn + Clone + 'static,
+{
+    let cells = cells(transition.layout(), size).unwrap();
+    let rollout = Rollout::new(STEPS)
+        .fire_rate(fire_rate)
+        .key(Key::new(1))
+        .training(true);
+    let (b, h, w) = size;
+    let id = format!("{name} {b}x{h}x{w}");
+    group.throughput(Throughput::Elements((STEPS * b * h * w) as u64));
+    let inference = rollout.clone().training(false).memory(Memory::Nothing);
+    group.bench_function(format!("{id} inference"), |bencher| {
+        bencher.iter(|| inference.run(transition, black_box(&cells)).unwrap());
+    });
+    for (what, memory) in [
+        ("training", Memory::Every(1)),
+        ("training, all kept", Memory::Everything),
+    ] {
+        let rollout = rollout.clone().memory(memory);
+        group.bench_function(format!("{id} {what}"), |bencher| {
+            bencher.iter(|| {
+                let last = rollout.run(transition, black_box(&cells)).unwrap();
+                let grads = last.sqr().unwrap().mean_all().unwrap().backward().unwrap();
+                assert!(weights.vars().iter().all(|(_, var)| grads.get(var).is_some()));
+                grads
+            });
+        });
+    }
+}
+
+fn weights() -> Weights {
+    Weights::new(1, DType::F32, &Device::Cpu)
+}
+
+fn growing() -> Result<(Growing, Weights)> {
+    let weights = weights();
+    Ok((
+        Growing::new(GrowingConfig::default(), weights.builder())?,
+        weights,
+    ))
+}
+
+fn vitca(config: VitcaConfig) -> Result<(Vitca, Weights)> {
+    let weights = weights();
+    Ok((Vitca::new(config, weights.builder())?, weights))
+}
+
+fn nafca() -> Result<(Nafca, Weights)> {
+    let weights = weights();
+    Ok((Nafca::new(NafcaConfig::default(), weights.builder())?, weights))
+}
+
+fn rollouts(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("rollout");
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2));
+    // Images of 32 and of 128 pixels are latents of 8 and of 32 cells a side.
+    let (small, large) = ((8, 8, 8), (1, 32, 32));
+    let nafca = nafca().unwrap();
+    bench(&mut group, ("nafca", 1.0), &nafca, small);
+    bench(&mut group, ("nafca", 1.0), &nafca, large);
+    let latent = vitca(VitcaConfig::latent()).unwrap();
+    bench(&mut group, ("latent vitca", 1.0), &latent, small);
+    bench(&mut group, ("latent vitca", 1.0), &latent, large);
+    bench(
+        &mut group,
+        ("vitca", 0.5),
+        &vitca(VitcaConfig::default()).unwrap(),
+        large,
+    );
+    bench(&mut group, ("growing", 0.5), &growing().unwrap(), (1, 64, 64));
+    group.finish();
+}
+
+criterion_group!(benches, rollouts);
+criterion_main!(benches);
