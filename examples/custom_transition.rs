@@ -91,7 +91,7 @@ fn run() -> Result<()> {
         curriculum: None,
     };
     let fit = Fit {
-        epochs: 8,
+        epochs: 12,
         ..Fit::default()
     };
     let mut trainer = PoolTrainer::new(restorer.clone(), &weights, config)?;

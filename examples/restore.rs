@@ -104,6 +104,9 @@ fn restore_file(model: &Model, tiling: &Tiling, input: &Path, output: &Path, dev
         .ok()
         .filter(|format| matches!(format, ImageFormat::Png | ImageFormat::Jpeg))
         .ok_or_else(|| format!("{}: expected a name that ends in .png or .jpg", output.display()))?;
+    if let Some(dir) = output.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(at(dir))?;
+    }
     let picture = Picture::read(input)?;
     let (height, width) = (picture.height, picture.width);
     let pixels = tiling.restore(model, &picture, device)?;

@@ -91,7 +91,8 @@ fn draw_losses<'a>(area: &Area<'a>, title: &str, series: &[Series]) -> Result<()
         .margin(14)
         .x_label_area_size(44)
         .y_label_area_size(72)
-        .build_cartesian_2d(0.0..batches as f64, (least..greatest * 2.0).log_scale())?;
+        // The space on the right is for the legend.
+        .build_cartesian_2d(0.0..batches as f64 * 1.2, (least..greatest * 2.0).log_scale())?;
     chart
         .configure_mesh()
         .x_desc("batch")
@@ -108,18 +109,27 @@ fn draw_losses<'a>(area: &Area<'a>, title: &str, series: &[Series]) -> Result<()
         } else {
             COLOURS[at % COLOURS.len()]
         };
-        let points = |values: &[f64]| -> Vec<(f64, f64)> {
-            let points = values
-                .iter()
-                .enumerate()
-                .map(|(batch, value)| (batch as f64 + 0.5, *value));
-            points.filter(|(_, value)| *value >= least).collect()
+        // Where a term is 0 its curve has a gap.
+        let pieces = |values: &[f64]| -> Vec<Vec<(f64, f64)>> {
+            let points: Vec<_> = (0..)
+                .map(|batch| f64::from(batch) + 0.5)
+                .zip(values.iter().copied())
+                .collect();
+            points
+                .split(|(_, value)| *value < least)
+                .map(<[_]>::to_vec)
+                .collect()
         };
         if window > 1 {
-            chart.draw_series(LineSeries::new(points(values), colour.mix(0.2)))?;
+            for piece in pieces(values) {
+                chart.draw_series(LineSeries::new(piece, colour.mix(0.2)))?;
+            }
+        }
+        for piece in pieces(means) {
+            chart.draw_series(LineSeries::new(piece, colour.stroke_width(2)))?;
         }
         chart
-            .draw_series(LineSeries::new(points(means), colour.stroke_width(2)))?
+            .draw_series(LineSeries::new([], colour))?
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(2)));
     }

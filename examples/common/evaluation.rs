@@ -5,7 +5,7 @@ use lnca::baseline::ClassicalFilter;
 use lnca::data::{Batches, Corruption, Dataset, Kind, LoadReport, OpenOptions};
 use lnca::random::Key;
 use lnca::{Model, Scores, evaluate};
-use serde_json::json;
+use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
 
@@ -88,10 +88,15 @@ pub fn open(
         skipped,
         ..
     } = &report;
-    let what = if data.is_paired() { "pairs" } else { "images" };
+    let what = match report.kind {
+        Kind::Folder => "files",
+        Kind::Cifar => "records",
+        _ => "pairs",
+    };
+    let dir = dir.display();
     eprintln!(
-        "{}: read {chosen} of {found} {what}, {images} images of {size}x{size}",
-        dir.display()
+        "{dir}: {chosen} of {found} {what} chosen, {} skipped, {images} images of {size}x{size}",
+        skipped.len()
     );
     if report.tiles.cut > 0 {
         let tiles = report.tiles;
@@ -109,6 +114,16 @@ pub fn open(
     Ok((data, report))
 }
 
+/// What `--eval` prints. JSON knows no infinity: an infinite PSNR is written as null.
+#[derive(Serialize)]
+struct Line {
+    task: &'static str,
+    model: &'static str,
+    #[serde(flatten)]
+    scores: Scores,
+    seconds: f64,
+}
+
 /// `--eval`: tests a saved model and prints one line of JSON.
 pub fn eval(task: &Task, args: &Args, path: &Path, dir: &Path) -> Result<()> {
     let device = args.device.open()?;
@@ -124,21 +139,16 @@ pub fn eval(task: &Task, args: &Args, path: &Path, dir: &Path) -> Result<()> {
     }
     let (data, _) = open(dir, args.kind.clone(), args.size, None, 0)?;
     let started = Instant::now();
-    let batches = test_batches(&data, task.corruption, args.batch)?;
+    let batches = test_batches(&data, task.corruption, args.settings().batch)?;
     let scores = scores("evaluation", &batches, &device, |images, first| {
         restore(&model, images, first)
     })?;
-    // JSON knows no infinity: serde writes null.
-    let line = json!({
-        "task": task.name,
-        "model": model.card().config.name(),
-        "images": scores.images,
-        "ssim": scores.ssim,
-        "psnr": scores.psnr,
-        "ssim_corrupted": scores.ssim_corrupted,
-        "psnr_corrupted": scores.psnr_corrupted,
-        "seconds": started.elapsed().as_secs_f64(),
-    });
-    println!("{line}");
+    let line = Line {
+        task: task.name,
+        model: model.card().config.name(),
+        scores,
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    println!("{}", serde_json::to_string(&line)?);
     Ok(())
 }

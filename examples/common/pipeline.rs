@@ -64,6 +64,10 @@ fn train(task: &Task, args: &Args) -> Result<()> {
         parts.validation.len(),
         test.len()
     );
+    if settings.batch > parts.train.len() {
+        let (batch, train) = (settings.batch, parts.train.len());
+        return Err(format!("`--batch` is {batch}, but there are only {train} images to train on").into());
+    }
     let training = TrainingData {
         train: parts.train,
         validation: parts.validation,
@@ -252,7 +256,9 @@ fn load(args: &Args, settings: &Settings) -> Result<(Dataset, Option<LoadReport>
 /// Splits by photograph, then keeps of each part its share of the `limit`: tiles are more than photographs.
 fn split(data: Dataset, limit: Option<usize>, seed: u64) -> Result<Split<Dataset>> {
     let images = limit.unwrap_or(data.len());
-    let parts = data.split(seed)?;
+    let parts = data
+        .split(seed)
+        .map_err(|error| format!("the images cannot be split into training, validation and test: {error}"))?;
     let seen = images * 4 / 5;
     let train = seen * 4 / 5;
     Ok(Split {

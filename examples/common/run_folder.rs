@@ -22,6 +22,7 @@ impl RunFolder {
     pub fn open(dir: PathBuf, settings: &Settings, resume: bool) -> Result<Self> {
         fs::create_dir_all(&dir).map_err(at(&dir))?;
         let folder = Self { dir };
+        folder.remove_partial_files()?;
         let path = folder.file("run.json");
         let found = match fs::read(&path) {
             Ok(bytes) => Some(serde_json::from_slice::<Value>(&bytes).map_err(at(&path))),
@@ -65,24 +66,41 @@ impl RunFolder {
         &self.dir
     }
 
+    /// Files that a kill kept from being finished.
+    fn remove_partial_files(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
+            let path = entry.map_err(at(&self.dir))?.path();
+            if path.extension().is_some_and(|ending| ending == "partial") {
+                fs::remove_file(&path).map_err(at(&path))?;
+            }
+        }
+        Ok(())
+    }
+
     fn compare(&self, found: &Value, wanted: &Value) -> Result<()> {
+        let value = |of: &Value| match of {
+            Value::Null => "not given".to_string(),
+            value => value.to_string(),
+        };
         let names = wanted
             .as_object()
             .into_iter()
             .flat_map(|settings| settings.keys());
-        for name in names {
-            let value = |of: &Value| match &of[name] {
-                Value::Null => "not given".to_string(),
-                value => value.to_string(),
-            };
-            if found[name] != wanted[name] {
-                let (now, then, dir) = (value(wanted), value(found), self.dir.display());
-                let advice = "resume with the same arguments, or leave --resume away to start anew";
-                return Err(
-                    format!("`--{name}` is {now}, but in the run in {dir} it was {then}: {advice}").into(),
-                );
-            }
+        let differ = names.filter(|name| found[*name] != wanted[*name]);
+        let differ: Vec<String> = differ
+            .map(|name| {
+                format!(
+                    "`--{name}` is {} and was {}",
+                    value(&wanted[name]),
+                    value(&found[name])
+                )
+            })
+            .collect();
+        if differ.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let (dir, differ) = (self.dir.display(), differ.join(", "));
+        let advice = "resume with the same arguments, or leave --resume away to start anew";
+        Err(format!("{dir} holds a run with other settings: {differ}; {advice}").into())
     }
 }
