@@ -1,7 +1,8 @@
 //! The autoencoder, with respect to images, latents, skip-connections and every weight.
 
 use candle_core::{DType, Device, Var};
-use lnca::autoencoder::Depth;
+use lnca::autoencoder::{Activation, AdjustedConv, Depth, Direction};
+use lnca::loss::{RestorationLoss, total};
 use lnca::{
     Autoencoder, AutoencoderConfig, LatentNca, Nafca, NafcaConfig, Restorer, Result, Rollout, Weights,
 };
@@ -56,6 +57,42 @@ fn down3_with_odd_latents() -> Result<()> {
     assert_autoencoder(config, [8, 8], true)
 }
 
+#[test]
+fn layers_of_odd_sizes_and_any_stride() -> Result<()> {
+    for (direction, stride) in [
+        (Direction::Down, 1),
+        (Direction::Down, 2),
+        (Direction::Down, 3),
+        (Direction::Up, 1),
+        (Direction::Up, 2),
+        (Direction::Up, 3),
+    ] {
+        for (h, w) in [(1, 5), (4, 3)] {
+            let weights = Weights::new(4, DType::F64, &Device::Cpu);
+            let resize = (direction, stride);
+            let layer = AdjustedConv::new((2, 3), resize, Activation::Swish, true, weights.builder())?;
+            randomise(&weights, 30, 0.3)?;
+            let x = Var::from_tensor(&normal(5, (2, h, w, 2), DType::F64))?;
+            let (rows, columns) = match direction {
+                Direction::Down => (h.div_ceil(stride), w.div_ceil(stride)),
+                Direction::Up => (h * stride, w * stride),
+            };
+            let shape = (2, rows, columns, 3);
+            let direction = normal(6, shape, DType::F64);
+            let mut inputs = learned(&weights);
+            inputs.push(("x".to_string(), x.clone()));
+            for training in [false, true] {
+                let what = format!("{resize:?} of {h}x{w}, training {training}");
+                assert_eq!(layer.forward(&x, training)?.dims4()?, shape, "{what}");
+                assert_gradients(&what, &inputs, || {
+                    Ok((layer.forward(&x, training)? * &direction)?.sum_all()?)
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The loss of a latent NCA reaches the transition through the decoder, and the autoencoder not at all.
 #[test]
 fn a_frozen_autoencoder_passes_gradients_on_and_takes_none() -> Result<()> {
@@ -87,7 +124,12 @@ fn a_frozen_autoencoder_passes_gradients_on_and_takes_none() -> Result<()> {
     let seed = nca.seed(&corrupted)?;
     let loss = || {
         let cells = nca.evolve(&seed, &Rollout::new(2))?;
-        lnca::loss::total(&nca.loss(&cells, &corrupted, &clean)?)
+        let restored = nca.readout(&cells, &corrupted)?;
+        let loss = RestorationLoss {
+            tv: 0.1,
+            ..RestorationLoss::default()
+        };
+        total(&loss.terms(&nca.layout(), &cells, (&restored, &clean), || nca.target(&clean))?)
     };
     assert_gradients("latent loss", &weights.vars(), loss)?;
     let grads = loss()?.backward()?;

@@ -3,6 +3,7 @@
 mod autoencoder;
 #[path = "../common/mod.rs"]
 mod common;
+mod layers;
 mod losses;
 mod memory;
 mod transitions;
