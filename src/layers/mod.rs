@@ -63,7 +63,14 @@ impl Linear {
     }
 
     /// A kernel `weight` that starts as `init` and a zero `bias`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it has no input or no output.
     pub fn with_init(input: usize, output: usize, init: Init, vb: VarBuilder) -> Result<Self> {
+        if input == 0 || output == 0 {
+            let found = format!("{input} in, {output} out at `{}`", vb.prefix());
+            return Err(Error::config("channels", "at least 1 in and 1 out", found));
+        }
         let weight = vb.get_with_hints((output, input), "weight", init)?;
         let bias = vb.get_with_hints(output, "bias", Init::Const(0.0))?;
         Ok(Self::new(weight, Some(bias)))

@@ -148,6 +148,44 @@ fn sizes_that_contradict_each_other() -> Result<()> {
 }
 
 #[test]
+fn layers_without_channels() -> Result<()> {
+    let weights = Weights::new(0, DType::F32, &Device::Cpu);
+    let vb = || weights.builder();
+    let none = CellLayout {
+        input: 3,
+        output: 0,
+        hidden: 0,
+    };
+    let config = VitcaConfig {
+        mlp_dim: 0,
+        ..VitcaConfig::default()
+    };
+    named(Vitca::new(config, vb().pp("a")));
+    let config = VitcaConfig {
+        layout: none,
+        ..VitcaConfig::default()
+    };
+    named(Vitca::new(config, vb().pp("b")));
+    let config = NafcaConfig {
+        layout: none,
+        ..NafcaConfig::default()
+    };
+    named(Nafca::new(config, vb().pp("c")));
+    let config = GrowingConfig {
+        hidden_dim: 0,
+        ..GrowingConfig::default()
+    };
+    named(Growing::new(config, vb().pp("d")));
+    let config = GrowingConfig {
+        layout: none,
+        alive: None,
+        ..GrowingConfig::default()
+    };
+    named(Growing::new(config, vb().pp("e")));
+    Ok(())
+}
+
+#[test]
 fn images_that_are_none() -> Result<()> {
     for model in models()? {
         for shape in [
