@@ -115,10 +115,18 @@ impl Model {
     /// # Errors
     /// [`Error::Config`] if the sizes contradict each other.
     pub fn new(config: ModelConfig, seed: u64, device: &Device) -> Result<Self> {
-        let transition_weights = Weights::new(seed, DType::F32, device);
+        let weights = || Weights::new(seed, DType::F32, device);
+        Self::with_weights(config, weights(), weights())
+    }
+
+    fn with_weights(
+        config: ModelConfig,
+        transition_weights: Weights,
+        autoencoder_weights: Weights,
+    ) -> Result<Self> {
         let vb = transition_weights.builder();
         let encoder = |config: &AutoencoderConfig| -> Result<(Autoencoder, Weights)> {
-            let weights = Weights::new(seed, DType::F32, device);
+            let weights = autoencoder_weights;
             Ok((Autoencoder::new(config.clone(), weights.builder())?, weights))
         };
         let (autoencoder, restorer): (_, Arc<dyn Restorer>) = match &config {
@@ -223,23 +231,31 @@ impl Model {
     /// A model from a file that [`Model::save`] made.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] if it cannot be read or is of another kind; [`Error::Weight`] if
-    /// its weights do not fit its sizes.
+    /// [`Error::Io`] or [`Error::File`] if it cannot be read, is of another kind or lacks a weight of the
+    /// size its card gives; [`Error::Weight`] if one is left over.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let (mut tensors, card): (_, ModelCard) = store::read(path.as_ref(), device)?;
         if card.model != 1 {
             let reason = format!("is of version {}, this library reads version 1", card.model);
             return Err(Error::file(path, reason));
         }
+        let transition = take_prefixed(&mut tensors, "transition.");
+        let autoencoder = take_prefixed(&mut tensors, "autoencoder.");
+        // Sizes are held against the tensors one by one: a damaged card may ask for more than there is
+        // memory for.
+        let given = |values: &Tensors| Weights::given(values.clone(), DType::F32, device);
+        let model = Self::with_weights(card.config.clone(), given(&transition), given(&autoencoder));
         let model = Self {
-            card: card.clone(),
-            ..Self::new(card.config, 0, device)?
+            card,
+            ..model.map_err(|error| match error {
+                Error::Candle(error) => Error::file(&path, error),
+                other => other,
+            })?
         };
-        model
-            .transition_weights
-            .load(&take_prefixed(&mut tensors, "transition."))?;
-        if let Some((_, weights)) = &model.autoencoder {
-            weights.load(&take_prefixed(&mut tensors, "autoencoder."))?;
+        model.transition_weights.load(&transition)?;
+        match &model.autoencoder {
+            Some((_, weights)) => weights.load(&autoencoder)?,
+            None => add_prefixed(&mut tensors, "autoencoder.", autoencoder),
         }
         match tensors.first_key_value() {
             None => Ok(model),

@@ -31,6 +31,7 @@ use crate::{Error, Result};
 #[derive(Clone)]
 pub struct Weights {
     vars: Arc<Mutex<BTreeMap<String, Var>>>,
+    given: Option<Arc<BTreeMap<String, Tensor>>>,
     key: Key,
     dtype: DType,
     device: Device,
@@ -41,9 +42,19 @@ impl Weights {
     pub fn new(seed: u64, dtype: DType, device: &Device) -> Self {
         Self {
             vars: Arc::default(),
+            given: None,
             key: Key::new(seed).fold_in_name("weights"),
             dtype,
             device: device.clone(),
+        }
+    }
+
+    /// No weights yet; those that a model asks for are taken from `values`, and one that is not there or
+    /// of another shape is an error, before anything of that size is allocated.
+    pub(crate) fn given(values: BTreeMap<String, Tensor>, dtype: DType, device: &Device) -> Self {
+        Self {
+            given: Some(Arc::new(values)),
+            ..Self::new(0, dtype, device)
         }
     }
 
@@ -119,8 +130,20 @@ impl SimpleBackend for Weights {
             }
             return Ok(var.as_tensor().clone());
         }
-        let values = initial_values(init, &shape, self.key.fold_in_name(name));
-        let var = Var::from_tensor(&Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)?;
+        let value = match &self.given {
+            Some(given) => match given.get(name) {
+                Some(value) if value.shape() == &shape => value.to_device(device)?,
+                found => candle_core::bail!(
+                    "weight `{name}`: expected shape {shape:?}, found {}",
+                    found.map_or("nothing".into(), |value| format!("shape {:?}", value.dims()))
+                ),
+            },
+            None => {
+                let values = initial_values(init, &shape, self.key.fold_in_name(name));
+                Tensor::from_vec(values, shape, device)?
+            }
+        };
+        let var = Var::from_tensor(&value.to_dtype(dtype)?)?;
         vars.insert(name.to_string(), var.clone());
         Ok(var.as_tensor().clone())
     }
