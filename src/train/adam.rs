@@ -98,7 +98,8 @@ impl Adam {
     /// One update by the gradients of a loss.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the norm of a gradient is not finite; then nothing was changed.
+    /// [`Error::Diverged`] if the norm of a gradient is not finite, [`Error::Config`] if no weight has one;
+    /// then nothing was changed.
     pub fn step(&mut self, grads: &GradStore) -> Result<()> {
         let mut used = Vec::with_capacity(self.vars.len());
         for (name, var) in &self.vars {
@@ -117,6 +118,10 @@ impl Adam {
                 false => grad.clone(),
             };
             used.push((name, var, grad));
+        }
+        if used.is_empty() && !self.vars.is_empty() {
+            let expected = "one that depends on a weight";
+            return Err(Error::config("loss", expected, "independent of all of them"));
         }
         let AdamConfig {
             beta1, beta2, eps, ..

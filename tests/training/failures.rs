@@ -219,3 +219,21 @@ fn memory_policies_train_alike() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_loss_without_a_gradient_is_an_error() -> Result<()> {
+    let model = Model::new(small_vitca(), 7, &Device::Cpu)?;
+    let config = PoolTrainerConfig::default();
+    let trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), config)?;
+    let batch = data(13, 12)?
+        .train
+        .training_batches(0, 4, None, Key::new(0))?
+        .get(0, &Device::Cpu)?;
+    // It would look like training and change nothing.
+    let error = trainer
+        .with_memory(Memory::Nothing)
+        .learn(&batch, Key::new(0))
+        .unwrap_err();
+    assert!(error.to_string().contains("weight"), "{error}");
+    Ok(())
+}
