@@ -18,6 +18,17 @@ pub struct CellLayout {
     pub hidden: usize,
 }
 
+/// What the output channels hold before the first step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputStart {
+    /// 0.5: the published seed of ViTCA and of the latent automata.
+    #[default]
+    Half,
+    /// The input: the automaton begins with what it was given and has to learn the difference only.
+    Input,
+}
+
 impl CellLayout {
     /// All channels of a cell.
     pub fn channels(&self) -> usize {
@@ -29,10 +40,12 @@ impl CellLayout {
         self.output + self.hidden
     }
 
-    /// Cells that hold `input` (`[B, H, W, input]`), with output 0.5 and hidden 0: `[B, H, W, C]`.
+    /// Cells that hold `input` (`[B, H, W, input]`), hidden channels 0: `[B, H, W, C]`.
     ///
-    /// This is the seed of ViTCA and of the latent automata.
-    pub fn seed(&self, input: &Tensor) -> Result<Tensor> {
+    /// # Errors
+    /// [`Error::Shape`] if `input` does not fit; [`Error::Config`] if the output is to start as the input
+    /// but has other channels.
+    pub fn seed(&self, input: &Tensor, start: OutputStart) -> Result<Tensor> {
         let &[b, h, w, channels] = input.dims() else {
             return Err(Error::shape("input", "[B, H, W, input]", input.dims()));
         };
@@ -40,7 +53,17 @@ impl CellLayout {
             let expected = format!("[B, H, W, {}]", self.input);
             return Err(Error::shape("input", expected, input.dims()));
         }
-        let output = Tensor::full(0.5f32, (b, h, w, self.output), input.device())?.to_dtype(input.dtype())?;
+        let output = match start {
+            OutputStart::Half => {
+                let half = Tensor::full(0.5f32, (b, h, w, self.output), input.device())?;
+                half.to_dtype(input.dtype())?
+            }
+            OutputStart::Input if self.output == self.input => input.clone(),
+            OutputStart::Input => {
+                let expected = format!("{}, the input channels, to start as the input", self.input);
+                return Err(Error::config("layout.output", expected, self.output));
+            }
+        };
         let hidden = Tensor::zeros((b, h, w, self.hidden), input.dtype(), input.device())?;
         Ok(Tensor::cat(&[input, &output, &hidden], 3)?)
     }

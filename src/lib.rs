@@ -15,6 +15,7 @@
 //! | images, corruptions, splits | [`data`] |
 //! | training with a pool, checkpoints, resuming | [`train`] |
 //! | the published models, to save and load | [`model`] |
+//! | how they are trained, as published or quicker | [`recipe`] |
 //!
 //! # The whole idea in one example
 //!
@@ -70,6 +71,7 @@ pub mod loss;
 pub mod metric;
 pub mod model;
 pub mod random;
+pub mod recipe;
 pub mod restorer;
 pub mod rollout;
 pub mod stencil;
@@ -79,10 +81,11 @@ pub mod transition;
 pub mod weights;
 
 pub use autoencoder::{Autoencoder, AutoencoderConfig};
-pub use cells::CellLayout;
+pub use cells::{CellLayout, OutputStart};
 pub use error::{Error, Result};
 pub use evaluate::{Scores, evaluate};
 pub use model::{Model, ModelCard, ModelConfig};
+pub use recipe::Recipe;
 pub use restorer::{LatentNca, PlainNca, Restorer};
 pub use rollout::{Memory, Rollout, Step};
 pub use stencil::{Padding, neighbourhood};
@@ -101,7 +104,7 @@ pub mod prelude {
     pub use crate::train::{Event, Trainer};
     pub use crate::{
         Autoencoder, AutoencoderTrainer, CellLayout, Fit, Growing, LatentNca, Memory, Model, ModelConfig,
-        Nafca, Padding, PlainNca, PoolTrainer, Restorer, Rollout, Step, TrainingData, TransitionFn, Vitca,
-        Weights, evaluate, neighbourhood,
+        Nafca, Padding, PlainNca, PoolTrainer, Recipe, Restorer, Rollout, Step, TrainingData, TransitionFn,
+        Vitca, Weights, evaluate, neighbourhood,
     };
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::autoencoder::{Autoencoder, AutoencoderConfig};
+use crate::cells::OutputStart;
 use crate::random::Key;
 use crate::restorer::{LatentNca, PlainNca, Restorer};
 use crate::rollout::Rollout;
@@ -14,7 +15,7 @@ use crate::store::{self, Tensors, add_prefixed, take_prefixed};
 use crate::train::PoolTrainerConfig;
 use crate::transition::{Nafca, NafcaConfig, Vitca, VitcaConfig};
 use crate::weights::Weights;
-use crate::{CellLayout, Error, Result};
+use crate::{CellLayout, Error, Result, TransitionFn};
 
 /// Which system, and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub enum ModelConfig {
         autoencoder: AutoencoderConfig,
         /// Sizes of the transition.
         transition: NafcaConfig,
+        /// What the output channels start as: 0.5.
+        #[serde(default)]
+        start: OutputStart,
     },
     /// An attention NCA in latent space.
     LatentVitca {
@@ -33,11 +37,17 @@ pub enum ModelConfig {
         autoencoder: AutoencoderConfig,
         /// Sizes of the transition.
         transition: VitcaConfig,
+        /// What the output channels start as: 0.5.
+        #[serde(default)]
+        start: OutputStart,
     },
     /// An attention NCA on pixels.
     Vitca {
         /// Sizes of the transition.
         transition: VitcaConfig,
+        /// What the output channels start as: 0.5.
+        #[serde(default)]
+        start: OutputStart,
     },
 }
 
@@ -47,6 +57,7 @@ impl ModelConfig {
         Self::LatentNafca {
             autoencoder: AutoencoderConfig::default(),
             transition: NafcaConfig::default(),
+            start: OutputStart::Half,
         }
     }
 
@@ -55,6 +66,7 @@ impl ModelConfig {
         Self::LatentVitca {
             autoencoder: AutoencoderConfig::default(),
             transition: VitcaConfig::latent(),
+            start: OutputStart::Half,
         }
     }
 
@@ -62,6 +74,7 @@ impl ModelConfig {
     pub fn vitca() -> Self {
         Self::Vitca {
             transition: VitcaConfig::default(),
+            start: OutputStart::Half,
         }
     }
 
@@ -106,7 +119,21 @@ pub struct Model {
     card: ModelCard,
     autoencoder: Option<(Autoencoder, Weights)>,
     restorer: Arc<dyn Restorer>,
+    tuned: Arc<dyn Restorer>,
     transition_weights: Weights,
+}
+
+/// A latent NCA as it is trained, and as it is fine-tuned with its decoder.
+fn latent<T: TransitionFn + Clone + 'static>(
+    autoencoder: &Autoencoder,
+    transition: T,
+    start: OutputStart,
+) -> Result<(Arc<dyn Restorer>, Arc<dyn Restorer>)> {
+    let nca = LatentNca::new(autoencoder, transition)?.with_start(start);
+    Ok((
+        Arc::new(nca.clone()),
+        Arc::new(nca.with_trained_decoder(autoencoder)),
+    ))
 }
 
 impl Model {
@@ -129,26 +156,29 @@ impl Model {
             let weights = autoencoder_weights;
             Ok((Autoencoder::new(config.clone(), weights.builder())?, weights))
         };
-        let (autoencoder, restorer): (_, Arc<dyn Restorer>) = match &config {
+        let (autoencoder, (restorer, tuned)) = match &config {
             ModelConfig::LatentNafca {
                 autoencoder,
                 transition,
+                start,
             } => {
                 let autoencoder = encoder(autoencoder)?;
-                let nca = LatentNca::new(&autoencoder.0, Nafca::new(transition.clone(), vb)?)?;
-                (Some(autoencoder), Arc::new(nca))
+                let ncas = latent(&autoencoder.0, Nafca::new(transition.clone(), vb)?, *start)?;
+                (Some(autoencoder), ncas)
             }
             ModelConfig::LatentVitca {
                 autoencoder,
                 transition,
+                start,
             } => {
                 let autoencoder = encoder(autoencoder)?;
-                let nca = LatentNca::new(&autoencoder.0, Vitca::new(transition.clone(), vb)?)?;
-                (Some(autoencoder), Arc::new(nca))
+                let ncas = latent(&autoencoder.0, Vitca::new(transition.clone(), vb)?, *start)?;
+                (Some(autoencoder), ncas)
             }
-            ModelConfig::Vitca { transition } => {
-                let nca = PlainNca::new(Vitca::new(transition.clone(), vb)?)?;
-                (None, Arc::new(nca))
+            ModelConfig::Vitca { transition, start } => {
+                let nca = PlainNca::new(Vitca::new(transition.clone(), vb)?)?.with_start(*start);
+                let nca: Arc<dyn Restorer> = Arc::new(nca);
+                (None, (nca.clone(), nca))
             }
         };
         let training = config.training();
@@ -164,6 +194,7 @@ impl Model {
             card,
             autoencoder,
             restorer,
+            tuned,
             transition_weights,
         })
     }
@@ -188,6 +219,18 @@ impl Model {
     /// The system, for training.
     pub fn restorer(&self) -> Arc<dyn Restorer> {
         self.restorer.clone()
+    }
+
+    /// The system with a decoder that learns along with the transition, and the weights of both, for
+    /// fine-tuning after the NCA was trained; for a plain model the same as for training.
+    pub fn tuning(&self) -> (Arc<dyn Restorer>, Weights) {
+        let mut parts = vec![("transition.", &self.transition_weights)];
+        parts.extend(
+            self.autoencoder
+                .iter()
+                .map(|(_, weights)| ("autoencoder.", weights)),
+        );
+        (self.tuned.clone(), Weights::union(&parts))
     }
 
     /// The channels of its cells.

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::autoencoder::Autoencoder;
+use crate::cells::OutputStart;
 use crate::rollout::{Memory, Rollout};
 use crate::{CellLayout, Error, Result, TransitionFn};
 
@@ -67,7 +68,9 @@ pub trait Restorer: Send + Sync {
 #[derive(Clone, Debug)]
 pub struct LatentNca<T> {
     autoencoder: Autoencoder,
+    decoder: Autoencoder,
     transition: T,
+    start: OutputStart,
 }
 
 impl<T: TransitionFn + Clone + 'static> LatentNca<T> {
@@ -86,10 +89,26 @@ impl<T: TransitionFn + Clone + 'static> LatentNca<T> {
                 ));
             }
         }
+        let autoencoder = autoencoder.frozen()?;
         Ok(Self {
-            autoencoder: autoencoder.frozen()?,
+            decoder: autoencoder.clone(),
+            autoencoder,
             transition,
+            start: OutputStart::Half,
         })
+    }
+
+    /// The same system with output channels that start as `start`.
+    pub fn with_start(mut self, start: OutputStart) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// The same system with a decoder whose weights get gradients too, to be trained along with the
+    /// transition; the encoder and all running statistics stay.
+    pub fn with_trained_decoder(mut self, autoencoder: &Autoencoder) -> Self {
+        self.decoder = autoencoder.clone();
+        self
     }
 
     /// Its autoencoder.
@@ -113,8 +132,8 @@ impl<T: TransitionFn + Clone + 'static> Restorer for LatentNca<T> {
     }
 
     fn seed(&self, images: &Tensor) -> Result<Tensor> {
-        self.layout()
-            .seed(&self.autoencoder.encode(images, false)?.latent)
+        let latent = self.autoencoder.encode(images, false)?.latent;
+        self.layout().seed(&latent, self.start)
     }
 
     fn evolve(&self, cells: &Tensor, rollout: &Rollout) -> Result<Tensor> {
@@ -123,8 +142,7 @@ impl<T: TransitionFn + Clone + 'static> Restorer for LatentNca<T> {
 
     fn readout(&self, cells: &Tensor, images: &Tensor) -> Result<Tensor> {
         let skip = self.autoencoder.skip(images, false)?;
-        self.autoencoder
-            .decode(&self.layout().output(cells)?, &skip, false)
+        self.decoder.decode(&self.layout().output(cells)?, &skip, false)
     }
 
     fn target(&self, clean: &Tensor) -> Result<Tensor> {
@@ -136,6 +154,7 @@ impl<T: TransitionFn + Clone + 'static> Restorer for LatentNca<T> {
 #[derive(Clone, Debug)]
 pub struct PlainNca<T> {
     transition: T,
+    start: OutputStart,
 }
 
 impl<T: TransitionFn + Clone + 'static> PlainNca<T> {
@@ -150,7 +169,16 @@ impl<T: TransitionFn + Clone + 'static> PlainNca<T> {
                 return Err(Error::config(name, "3, the channels of an RGB image", found));
             }
         }
-        Ok(Self { transition })
+        Ok(Self {
+            transition,
+            start: OutputStart::Half,
+        })
+    }
+
+    /// The same system with output channels that start as `start`.
+    pub fn with_start(mut self, start: OutputStart) -> Self {
+        self.start = start;
+        self
     }
 
     /// Its transition.
@@ -169,7 +197,7 @@ impl<T: TransitionFn + Clone + 'static> Restorer for PlainNca<T> {
     }
 
     fn seed(&self, images: &Tensor) -> Result<Tensor> {
-        self.layout().seed(images)
+        self.layout().seed(images, self.start)
     }
 
     fn evolve(&self, cells: &Tensor, rollout: &Rollout) -> Result<Tensor> {

@@ -58,6 +58,22 @@ impl Weights {
         }
     }
 
+    /// The weights of several parts as one, each name under the prefix of its part; they share the
+    /// variables. Nothing can be created here.
+    pub fn union(parts: &[(&str, &Weights)]) -> Self {
+        let (dtype, device) = match parts.first() {
+            Some((_, part)) => (part.dtype, part.device.clone()),
+            None => (DType::F32, Device::Cpu),
+        };
+        let all = Self::given(BTreeMap::new(), dtype, &device);
+        for (prefix, part) in parts {
+            let vars = part.vars().into_iter();
+            all.lock()
+                .extend(vars.map(|(name, var)| (format!("{prefix}{name}"), var)));
+        }
+        all
+    }
+
     /// A Candle `VarBuilder` that creates weights here, or hands out those that exist.
     pub fn builder(&self) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), self.dtype, self.device.clone())

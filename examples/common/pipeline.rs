@@ -6,7 +6,7 @@ use std::time::Instant;
 use candle_core::Device;
 use lnca::data::{Dataset, LoadReport, Split};
 use lnca::train::Trainer;
-use lnca::{AutoencoderTrainer, Fit, Model, PoolTrainer, TrainingData};
+use lnca::{AutoencoderTrainer, Fit, Model, Recipe, TrainingData};
 use serde::Serialize;
 use serde_json::json;
 
@@ -43,7 +43,11 @@ fn train(task: &Task, args: &Args) -> Result<()> {
     let mut seconds = BTreeMap::new();
     let settings = args.settings();
     let device = args.device.open()?;
-    let mut model = Model::new(args.config(), settings.seed, &device)?;
+    let recipe = match args.paper {
+        true => Recipe::paper(args.config()),
+        false => Recipe::quick(args.config()),
+    };
+    let mut model = Model::new(recipe.model.clone(), settings.seed, &device)?;
     check(&settings, &model)?;
 
     let (data, report) = load(args, &settings)?;
@@ -93,7 +97,7 @@ fn train(task: &Task, args: &Args) -> Result<()> {
     };
     // A latent model learns in two phases: the autoencoder first, then the automaton in its latent space.
     if let Some((autoencoder, weights)) = model.autoencoder() {
-        let mut trainer = AutoencoderTrainer::new(autoencoder, weights, Default::default());
+        let mut trainer = AutoencoderTrainer::new(autoencoder, weights, recipe.autoencoder.clone());
         run_phase(
             &fit("autoencoder", settings.ae_epochs),
             &mut trainer,
@@ -101,8 +105,11 @@ fn train(task: &Task, args: &Args) -> Result<()> {
             &mut log,
         )?;
     }
-    let nca = model.card().config.training();
-    let mut trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), nca)?;
+    let mut trainer = recipe.nca_trainer(&model)?;
+    let training = TrainingData {
+        curriculum: Some(recipe.curriculum(task.corruption)),
+        ..training
+    };
     run_phase(&fit("nca", settings.epochs), &mut trainer, &training, &mut log)?;
 
     let card = model.card_mut();
@@ -201,6 +208,7 @@ fn train(task: &Task, args: &Args) -> Result<()> {
         "images": counts,
         "data": report,
         "test_data": test_report,
+        "recipe": recipe,
         "model": model.card(),
         "parameters": {
             "transition": parameters(model.transition_weights()),

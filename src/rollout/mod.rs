@@ -29,11 +29,11 @@ pub enum Memory {
 ///
 /// ```
 /// # use candle_core::{DType, Device};
-/// # use lnca::{CellLayout, Nafca, NafcaConfig, Rollout, TransitionFn, Weights, random::Key};
+/// # use lnca::{Nafca, NafcaConfig, OutputStart, Rollout, TransitionFn, Weights, random::Key};
 /// # let weights = Weights::new(0, DType::F32, &Device::Cpu);
 /// # let transition = Nafca::new(NafcaConfig::default(), weights.builder())?;
 /// # let latent = candle_core::Tensor::zeros((1, 8, 8, 16), DType::F32, &Device::Cpu)?;
-/// let cells = transition.layout().seed(&latent)?;
+/// let cells = transition.layout().seed(&latent, OutputStart::Half)?;
 /// let rollout = Rollout::new(64).fire_rate(0.5).key(Key::new(42));
 /// let cells = rollout.run(&transition, &cells)?; // [1, 8, 8, 64]
 /// # Ok::<(), lnca::Error>(())

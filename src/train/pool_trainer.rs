@@ -90,6 +90,7 @@ pub struct PoolTrainer {
     adam: Adam,
     pool: Pool,
     memory: Memory,
+    phase: &'static str,
 }
 
 impl PoolTrainer {
@@ -112,7 +113,14 @@ impl PoolTrainer {
             restorer,
             config,
             memory: Memory::Every(1),
+            phase: "nca",
         })
+    }
+
+    /// Gives this training another name than `nca`, and with it other draws: for a second phase.
+    pub fn with_phase(mut self, phase: &'static str) -> Self {
+        self.phase = phase;
+        self
     }
 
     /// Sets what a rollout keeps for its backward pass; it changes no result.
@@ -192,7 +200,7 @@ enum Source<'a> {
 
 impl Trainer for PoolTrainer {
     fn phase(&self) -> &'static str {
-        "nca"
+        self.phase
     }
 
     fn settings(&self) -> serde_json::Value {

@@ -8,8 +8,8 @@ use lnca::random::Key;
 use lnca::train::{PoolTrainer, PoolTrainerConfig};
 use lnca::{
     Autoencoder, AutoencoderConfig, CellLayout, Error, Growing, GrowingConfig, LatentNca, Memory, Nafca,
-    NafcaConfig, Padding, PlainNca, Result, Rollout, Step, TransitionFn, Vitca, VitcaConfig, Weights,
-    neighbourhood,
+    NafcaConfig, OutputStart, Padding, PlainNca, Result, Rollout, Step, TransitionFn, Vitca, VitcaConfig,
+    Weights, neighbourhood,
 };
 
 use crate::restoring::models;
@@ -50,8 +50,11 @@ fn cells_that_do_not_fit_a_transition() -> Result<()> {
         assert_eq!(named(growing.perceive(&zeros(shape))), "cells");
         assert_eq!(named(LAYOUT.output(&zeros(shape))), "cells");
     }
-    assert_eq!(named(LAYOUT.seed(&zeros(&[1, 2, 2, 3]))), "input");
-    assert_eq!(named(LAYOUT.seed(&zeros(&[2, 2, 2]))), "input");
+    assert_eq!(
+        named(LAYOUT.seed(&zeros(&[1, 2, 2, 3]), OutputStart::Half)),
+        "input"
+    );
+    assert_eq!(named(LAYOUT.seed(&zeros(&[2, 2, 2]), OutputStart::Half)), "input");
     assert_eq!(
         named(LAYOUT.single_cell((1, 0, 2), DType::F32, &Device::Cpu)),
         "(batch, height, width)"

@@ -35,7 +35,7 @@ fn rollout() -> Result<[u64; 2]> {
     crate::common::randomise(&weights, 3, 0.1)?;
     let cells = transition
         .layout()
-        .seed(&normal(1, (4, 16, 16, 16), DType::F32))?;
+        .seed(&normal(1, (4, 16, 16, 16), DType::F32), lnca::OutputStart::Half)?;
     let rollout = Rollout::new(3).fire_rate(0.5).key(Key::new(9)).training(true);
     let last = rollout.run(&transition, &cells)?;
     let grads = last.sqr()?.sum_all()?.backward()?;

@@ -6,5 +6,6 @@ mod common;
 mod custom;
 mod failures;
 mod learning;
+mod recipes;
 mod resume;
 mod setup;

@@ -6,8 +6,8 @@ use candle_core::Device;
 use lnca::data::{Corruption, Dataset};
 use lnca::train::{AutoencoderTrainerConfig, PoolOrder, PoolTrainerConfig, Trainer};
 use lnca::{
-    AutoencoderConfig, AutoencoderTrainer, CellLayout, Fit, Model, ModelConfig, NafcaConfig, PoolTrainer,
-    Result, TrainingData, VitcaConfig,
+    AutoencoderConfig, AutoencoderTrainer, CellLayout, Fit, Model, ModelConfig, NafcaConfig, OutputStart,
+    PoolTrainer, Result, TrainingData, VitcaConfig,
 };
 
 /// `train` and four validation images of dead leaves under noise.
@@ -35,6 +35,7 @@ pub fn small_latent() -> ModelConfig {
             embed_dim: 8,
             ..NafcaConfig::default()
         },
+        start: OutputStart::Half,
     }
 }
 
@@ -51,6 +52,7 @@ pub fn small_vitca() -> ModelConfig {
             mlp_dim: 8,
             ..VitcaConfig::default()
         },
+        start: OutputStart::Half,
     }
 }
 

@@ -1,0 +1,98 @@
+//! Recipes: what each of them trains, what it leaves, and where it starts.
+
+use candle_core::Device;
+use lnca::data::Corruption;
+use lnca::random::Key;
+use lnca::store::Tensors;
+use lnca::{Fit, Model, ModelConfig, Recipe, Result, Rollout};
+
+use crate::common::values;
+use crate::setup::{data, small_latent, small_vitca};
+
+/// The names of the weights that differ between two snapshots, up to the first dot.
+fn changed(before: &Tensors, after: &Tensors) -> Result<Vec<String>> {
+    let mut layers = Vec::new();
+    for (name, tensor) in before {
+        if values(tensor) != values(&after[name]) {
+            layers.push(name.split('.').next().unwrap_or_default().to_string());
+        }
+    }
+    layers.dedup();
+    Ok(layers)
+}
+
+fn layers_trained(recipe: &Recipe) -> Result<Vec<String>> {
+    let model = Model::new(recipe.model.clone(), 3, &Device::Cpu)?;
+    let (_, autoencoder) = model.autoencoder().expect("a latent model");
+    let (before, transition) = (autoencoder.snapshot()?, model.transition_weights().snapshot()?);
+    let fit = Fit {
+        epochs: 1,
+        batch_size: 4,
+        ..Fit::default()
+    };
+    fit.run(&mut recipe.nca_trainer(&model)?, &data(8, 16)?, &mut |_| ())?;
+    assert!(!changed(&transition, &model.transition_weights().snapshot()?)?.is_empty());
+    changed(&before, &autoencoder.snapshot()?)
+}
+
+#[test]
+fn the_paper_leaves_the_autoencoder_and_the_quick_recipe_only_the_encoder() -> Result<()> {
+    assert_eq!(
+        layers_trained(&Recipe::paper(small_latent()))?,
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        layers_trained(&Recipe::quick(small_latent()))?,
+        ["dec1", "dec2", "mix"]
+    );
+    Ok(())
+}
+
+#[test]
+fn the_quick_recipe_starts_with_what_was_given() -> Result<()> {
+    let images = data(4, 16)?
+        .train
+        .evaluation_batches(4, None, Key::new(0))?
+        .get(0, &Device::Cpu)?
+        .clean;
+    for config in [small_latent(), ModelConfig::latent_vitca(), small_vitca()] {
+        let model = Model::new(Recipe::quick(config).model, 5, &Device::Cpu)?;
+        let expected = match model.autoencoder() {
+            Some((autoencoder, _)) => {
+                let encoded = autoencoder.encode(&images, false)?;
+                autoencoder.decode(&encoded.latent, &encoded.skip, false)?
+            }
+            None => images.clone(),
+        };
+        let restored = model.restorer().restore(&images, &Rollout::new(7))?;
+        assert_eq!(
+            values(&restored),
+            values(&expected),
+            "{}",
+            model.card().config.name()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_recipe_is_for_its_own_model() -> Result<()> {
+    let model = Model::new(small_latent(), 3, &Device::Cpu)?;
+    let error = Recipe::paper(small_vitca())
+        .nca_trainer(&model)
+        .err()
+        .expect("another model");
+    assert!(error.to_string().contains("model"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn the_quick_curriculum_ends_at_the_difficulty_of_the_test() {
+    let recipe = Recipe::quick(ModelConfig::latent_nafca());
+    for corruption in [Corruption::NOISE, Corruption::BLUR] {
+        let last = recipe.curriculum(corruption).difficulty(19, 20);
+        assert_eq!(last, corruption.test_difficulty());
+    }
+    let paper = Recipe::paper(ModelConfig::latent_nafca()).curriculum(Corruption::NOISE);
+    assert_eq!(paper.difficulty(19, 20), 0.75);
+}
