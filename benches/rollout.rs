@@ -9,8 +9,8 @@ use criterion::{
 };
 use lnca::random::Key;
 use lnca::{
-    CellLayout, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Result, Rollout, TransitionFn, Vitca,
-    VitcaConfig, Weights,
+    CellLayout, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, OutputStart, Result, Rollout,
+    TransitionFn, Vitca, VitcaConfig, Weights,
 };
 
 /// Candle allocates every intermediate anew, and the system's allocator gives such blocks back each time.
@@ -25,7 +25,7 @@ fn cells(layout: CellLayout, (b, h, w): (usize, usize, usize)) -> Result<Tensor>
         return layout.single_cell((b, h, w), DType::F32, &Device::Cpu);
     }
     let shape = (b, h, w, layout.input);
-    layout.seed(&Tensor::full(0.3f32, shape, &Device::Cpu)?)
+    layout.seed(&Tensor::full(0.3f32, shape, &Device::Cpu)?, OutputStart::Half)
 }
 
 fn bench<T>(

@@ -344,7 +344,7 @@ fn norm_row_gradient<T: WithDType + Float>(
     for i in 0..channels {
         let normal = (x[i] - mean) * scale;
         dx[i] = (grad[i] * weight[i] - h - normal * hn) * scale;
-        scales[i] = scales[i] + grad[i] * normal;
-        shifts[i] = shifts[i] + grad[i];
+        scales[i] += grad[i] * normal;
+        shifts[i] += grad[i];
     }
 }
