@@ -41,7 +41,7 @@ impl Recipe {
     ///
     /// The output channels start as the input and the head of the transition at zero, so that training
     /// begins with what was given rather than with grey; dropout is off; in latent models the decoder
-    /// learns along and LAT weighs 1 in place of 100; the corruption grows to the difficulty of the test
+    /// learns along, and LAT and OVER weigh a hundredth; the corruption grows to the difficulty of the test
     /// and not beyond; LatentViTCA, which 1e-2 throws off at the start, learns at 3e-3.
     pub fn quick(mut model: ModelConfig) -> Self {
         match &mut model {
@@ -60,6 +60,8 @@ impl Recipe {
             }
         }
         let latent = !matches!(model, ModelConfig::Vitca { .. });
+        // REC against everything else; the rest keeps its proportions, in which LAT outweighs OVER.
+        let scale = if latent { 0.01 } else { 1.0 };
         let paper = Self::paper(model);
         Self {
             nca: PoolTrainerConfig {
@@ -71,7 +73,9 @@ impl Recipe {
                     ..paper.nca.adam
                 },
                 loss: RestorationLoss {
-                    lat: if latent { 1.0 } else { 0.0 },
+                    lat: paper.nca.loss.lat * scale,
+                    over_out: paper.nca.loss.over_out * scale,
+                    over_hid: paper.nca.loss.over_hid * scale,
                     ..paper.nca.loss
                 },
                 ..paper.nca
