@@ -42,7 +42,8 @@ impl Recipe {
     /// The output channels start as the input and the head of the transition at zero, so that training
     /// begins with what was given rather than with grey; dropout is off; in latent models the decoder
     /// learns along, and LAT and OVER weigh a hundredth; the corruption grows to the difficulty of the test
-    /// and not beyond; LatentViTCA, which 1e-2 throws off at the start, learns at 3e-3.
+    /// and not beyond; the learning rate is at most 3e-3, since under these weights 1e-2 can throw the
+    /// rollout off.
     pub fn quick(mut model: ModelConfig) -> Self {
         match &mut model {
             ModelConfig::LatentNafca {
@@ -66,10 +67,7 @@ impl Recipe {
         Self {
             nca: PoolTrainerConfig {
                 adam: AdamConfig {
-                    learning_rate: match paper.model {
-                        ModelConfig::LatentVitca { .. } => 3e-3,
-                        _ => paper.nca.adam.learning_rate,
-                    },
+                    learning_rate: paper.nca.adam.learning_rate.min(3e-3),
                     ..paper.nca.adam
                 },
                 loss: RestorationLoss {
