@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use lnca::autoencoder::Depth;
 use lnca::model::{Model, ModelConfig};
 use lnca::random::Key;
-use lnca::{AutoencoderConfig, CellLayout, NafcaConfig, Result, VitcaConfig};
+use lnca::{AutoencoderConfig, CellLayout, NafcaConfig, OutputStart, Result, VitcaConfig};
 use proptest::prelude::*;
 
 use crate::common::{normal, randomise, values};
@@ -37,10 +37,12 @@ pub fn models() -> Result<Vec<Model>> {
                 embed_dim: 8,
                 ..NafcaConfig::default()
             },
+            start: OutputStart::Half,
         },
         ModelConfig::LatentVitca {
             autoencoder: autoencoder(Depth::Down3),
             transition: vitca(LATENT),
+            start: OutputStart::Input,
         },
         ModelConfig::Vitca {
             transition: vitca(CellLayout {
@@ -48,6 +50,7 @@ pub fn models() -> Result<Vec<Model>> {
                 output: 3,
                 hidden: 4,
             }),
+            start: OutputStart::Half,
         },
     ];
     let mut models = Vec::new();
