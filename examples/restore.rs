@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo run --release --example restore -- in.jpg out.png
 //! cargo run --release --example restore -- --model out/deblur/model.safetensors in.png out.png
-//! cargo run --release --example restore                  # a demonstration on a generated image
+//! cargo run --release --example restore                  # a demonstration on generated images
 //! ```
 
 mod common;
@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use clap::Parser;
 use common::args::{DeviceName, positive};
 use common::progress::bar;
-use common::sheet::{Label, Sheet, save_rgb, to_bytes};
+use common::sheet::{Label, Sheet, to_bytes};
 use common::{Result, at};
 use image::{DynamicImage, ImageFormat, ImageReader, RgbImage};
 use lnca::data::{Corruption, Picture, dead_leaves};
@@ -30,7 +30,8 @@ const SHIPPED_MODEL: &str = "models/denoise.safetensors";
 ///
 /// Grey images stay grey and transparency is kept as it is. Large images are restored in overlapping
 /// tiles, blended so that no seam shows: memory grows with the image alone, not with the automaton's
-/// states. Without arguments a generated image is corrupted and restored, into out/restore.
+/// states. Without arguments generated images are corrupted and restored, into
+/// out/restore/before_after.png.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -215,30 +216,48 @@ impl Cut {
     }
 }
 
-/// Corrupts a generated image as the model's task says, restores it and shows both.
+/// Corrupts generated images as the model's task says, restores them and shows both.
 fn demonstrate(model: &Model, tiling: &Tiling, device: &Device) -> Result<()> {
-    const SIDE: usize = 192;
+    const IMAGES: u64 = 6;
+    const SIDE: usize = 64;
     let corruption = match model.card().task.as_str() {
         "deblur" => Corruption::BLUR,
         _ => Corruption::NOISE,
     };
-    let clean = dead_leaves(SIDE, SIDE, Key::new(7));
-    let clean: Vec<f32> = clean.iter().map(|&value| f32::from(value) / 255.0).collect();
-    let clean = Tensor::from_vec(clean, (1, SIDE, SIDE, 3), &Device::Cpu)?;
-    let corrupted = corruption.apply(&clean, corruption.test_difficulty(), &[Key::new(8)])?;
-    // As a file would hold it.
-    let corrupted = Picture {
-        height: SIDE,
-        width: SIDE,
-        pixels: to_bytes(&corrupted)?,
+    let batch = |images: Vec<Vec<u8>>| -> Result<Tensor> {
+        let values: Vec<f32> = images
+            .concat()
+            .iter()
+            .map(|&value| f32::from(value) / 255.0)
+            .collect();
+        Ok(Tensor::from_vec(
+            values,
+            (images.len(), SIDE, SIDE, 3),
+            &Device::Cpu,
+        )?)
     };
-    let restored = tiling.restore(model, &corrupted, device)?;
-    let tensor = |pixels: &[u8]| -> Result<Tensor> {
-        let values: Vec<f32> = pixels.iter().map(|&value| f32::from(value) / 255.0).collect();
-        Ok(Tensor::from_vec(values, (1, SIDE, SIDE, 3), &Device::Cpu)?)
+    let key = Key::new(7);
+    let clean = batch(
+        (0..IMAGES)
+            .map(|i| dead_leaves(SIDE, SIDE, key.fold_in(i)))
+            .collect(),
+    )?;
+    let keys: Vec<Key> = (0..IMAGES).map(|i| key.fold_in(IMAGES + i)).collect();
+    let corrupted = corruption.apply(&clean, corruption.test_difficulty(), &keys)?;
+    let restore = |image: &[u8]| {
+        let picture = Picture {
+            height: SIDE,
+            width: SIDE,
+            pixels: image.to_vec(),
+        };
+        tiling.restore(model, &picture, device)
     };
-    let dir = Path::new("out/restore");
-    std::fs::create_dir_all(dir).map_err(at(dir))?;
+    let restored: Result<Vec<_>> = to_bytes(&corrupted)?
+        .chunks_exact(SIDE * SIDE * 3)
+        .map(restore)
+        .collect();
+    let restored = batch(restored?)?;
+
     let mut rows = vec![(
         Label {
             name: "clean".into(),
@@ -246,24 +265,26 @@ fn demonstrate(model: &Model, tiling: &Tiling, device: &Device) -> Result<()> {
         },
         clean.clone(),
     )];
-    for (name, pixels) in [("corrupted", &corrupted.pixels), ("restored", &restored)] {
-        save_rgb(&dir.join(name).with_extension("png"), pixels, SIDE, SIDE)?;
-        let image = tensor(pixels)?;
-        let score = ssim(&image, &clean)?.mean_all()?.to_scalar::<f64>()?;
+    for (name, images) in [("corrupted", corrupted), ("restored", restored)] {
+        let score = ssim(&images, &clean)?.mean_all()?.to_scalar::<f64>()?;
         println!("{name:>10}  SSIM {score:.4}");
         rows.push((
             Label {
                 name: name.into(),
                 note: format!("SSIM {score:.3}"),
             },
-            image,
+            images,
         ));
     }
-    let title = format!("{} with {}", model.card().task, model.card().config.name());
-    Sheet { title, rows }.save(&dir.join("before_after.png"))?;
-    println!(
-        "In {}: corrupted.png, restored.png, before_after.png",
-        dir.display()
+    let title = format!(
+        "{} with {}, {} steps",
+        model.card().task,
+        model.card().config.name(),
+        model.card().steps
     );
+    let path = Path::new("out/restore/before_after.png");
+    std::fs::create_dir_all("out/restore").map_err(at(path))?;
+    Sheet { title, rows }.save(path)?;
+    println!("{}", path.display());
     Ok(())
 }

@@ -105,6 +105,20 @@ fn train(task: &Task, args: &Args) -> Result<()> {
             &mut log,
         )?;
     }
+    // Measured here, because the decoder may learn along with the automaton.
+    let batches = test_batches(&test, task.corruption, settings.batch)?;
+    let mut alone = None;
+    if let Some((autoencoder, _)) = model.autoencoder() {
+        let scores = scores("autoencoder", &batches, &device, |images, _| {
+            let encoded = autoencoder.encode(images, false)?;
+            autoencoder.decode(&encoded.latent, &encoded.skip, false)
+        })?;
+        alone = Some(Row {
+            name: "autoencoder alone".into(),
+            ssim: scores.ssim,
+            psnr: scores.psnr,
+        });
+    }
     let mut trainer = recipe.nca_trainer(&model)?;
     let training = TrainingData {
         curriculum: Some(recipe.curriculum(task.corruption)),
@@ -122,7 +136,6 @@ fn train(task: &Task, args: &Args) -> Result<()> {
     let filter = best_filter(&training.validation, task.corruption, settings.batch)?;
     seconds.insert("choosing the filter", clock.elapsed().as_secs_f64());
     let clock = Instant::now();
-    let batches = test_batches(&test, task.corruption, settings.batch)?;
     let mut rows = Vec::new();
     let filtered = scores("filter", &batches, &Device::Cpu, |images, _| filter.apply(images))?;
     rows.push(Row {
@@ -135,17 +148,7 @@ fn train(task: &Task, args: &Args) -> Result<()> {
         ssim: filtered.ssim,
         psnr: filtered.psnr,
     });
-    if let Some((autoencoder, _)) = model.autoencoder() {
-        let alone = scores("autoencoder", &batches, &device, |images, _| {
-            let encoded = autoencoder.encode(images, false)?;
-            autoencoder.decode(&encoded.latent, &encoded.skip, false)
-        })?;
-        rows.push(Row {
-            name: "autoencoder alone".into(),
-            ssim: alone.ssim,
-            psnr: alone.psnr,
-        });
-    }
+    rows.extend(alone);
     let restored = scores("test", &batches, &device, |images, first| {
         restore(&model, images, first)
     })?;

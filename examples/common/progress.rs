@@ -39,7 +39,9 @@ impl TrainingProgress {
                 self.bar = bar(phase, batches).with_position(done as u64);
                 self.bar.reset_eta();
                 self.bar.enable_steady_tick(Duration::from_millis(500));
-                if done > 0 {
+                if done == batches {
+                    self.say(&format!("{phase:>12} is done already"));
+                } else if done > 0 {
                     self.say(&format!("{phase:>12} goes on after batch {done} of {batches}"));
                 }
             }

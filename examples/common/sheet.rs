@@ -1,7 +1,6 @@
 //! Contact sheets: rows of images with labels, enlarged so that pixels can be seen.
 
 use std::path::Path;
-use std::sync::Once;
 
 use candle_core::{DType, Device, Tensor};
 use image::ColorType;
@@ -134,30 +133,13 @@ impl Canvas {
 
     /// Writes it as a PNG.
     pub fn save(&self, path: &Path) -> Result<()> {
-        save_rgb(path, &self.pixels, self.width, self.height)
+        let (width, height) = (self.width as u32, self.height as u32);
+        Ok(image::save_buffer(path, &self.pixels, width, height, ColorType::Rgb8).map_err(at(path))?)
     }
-}
-
-/// Writes 8-bit RGB pixels as a PNG or JPEG, by the ending of the name.
-pub fn save_rgb(path: &Path, pixels: &[u8], width: usize, height: usize) -> Result<()> {
-    let saved = image::save_buffer(path, pixels, width as u32, height as u32, ColorType::Rgb8);
-    Ok(saved.map_err(at(path))?)
 }
 
 /// Gives plotters a typeface that is part of the program, so that pictures are the same everywhere.
 pub fn register_font() -> Result<()> {
-    static ONCE: Once = Once::new();
-    let mut valid = true;
-    ONCE.call_once(|| {
-        valid = register_font_bytes();
-    });
-    if valid {
-        Ok(())
-    } else {
-        Err("the typeface cannot be read".into())
-    }
-}
-
-fn register_font_bytes() -> bool {
-    plotters::style::register_font(FONT, FontStyle::Normal, dejavu::sans::regular()).is_ok()
+    plotters::style::register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
+        .map_err(|_| "the typeface cannot be read".into())
 }
