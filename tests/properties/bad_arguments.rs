@@ -1,5 +1,7 @@
 //! Wrong arguments give errors that name them, never a panic.
 
+use std::ops::RangeInclusive;
+
 use candle_core::{DType, Device, Tensor};
 use lnca::autoencoder::Depth;
 use lnca::loss::{dist, mae, masked_mse, mse, psnr_loss, total, total_variation};
@@ -80,7 +82,10 @@ fn settings_of_a_rollout() -> Result<()> {
     // Masks of another number type are fine, and no steps are too.
     run(Rollout::new(1).masks(vec![mask.to_dtype(DType::U8)?]))?;
     run(Rollout::new(0))?;
-    assert_eq!(named(Rollout::sampled(5..=4, Key::new(0))), "steps");
+    assert_eq!(
+        named(Rollout::sampled(RangeInclusive::new(5, 4), Key::new(0))),
+        "steps"
+    );
     Ok(())
 }
 
@@ -252,7 +257,7 @@ fn settings_of_a_pool_trainer() -> Result<()> {
     let config = PoolTrainerConfig::default;
     assert_eq!(
         trainer(PoolTrainerConfig {
-            steps: 9..=8,
+            steps: RangeInclusive::new(9, 8),
             ..config()
         }),
         "steps"
