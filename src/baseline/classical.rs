@@ -41,23 +41,20 @@ impl fmt::Display for ClassicalFilter {
 }
 
 impl ClassicalFilter {
-    /// The settings to choose from, on validation data, for undoing a corruption: smoothing for noise,
-    /// sharpening for blur.
+    /// The settings to choose from, on validation data, for undoing a corruption: smoothing, and for
+    /// blur also sharpening.
     pub fn candidates(corruption: &Corruption) -> Vec<Self> {
-        match corruption {
-            Corruption::Noise { .. } => {
-                let sigmas = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5];
-                let gaussians = sigmas.map(|sigma| Self::Gaussian { sigma });
-                let medians = [3, 5, 7].map(|window| Self::Median { window });
-                gaussians.into_iter().chain(medians).collect()
+        let sigmas = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5];
+        let gaussians = sigmas.map(|sigma| Self::Gaussian { sigma });
+        let medians = [3, 5, 7].map(|window| Self::Median { window });
+        let mut candidates: Vec<Self> = gaussians.into_iter().chain(medians).collect();
+        if let Corruption::Blur { .. } = corruption {
+            for sigma in [0.7, 1.0, 1.5, 2.0, 3.0] {
+                let amounts = [0.25, 0.5, 1.0, 1.5, 2.0, 3.0];
+                candidates.extend(amounts.map(|amount| Self::Unsharp { sigma, amount }));
             }
-            Corruption::Blur { .. } => [0.7, 1.0, 1.5, 2.0, 3.0]
-                .into_iter()
-                .flat_map(|sigma| {
-                    [0.25, 0.5, 1.0, 1.5, 2.0, 3.0].map(|amount| Self::Unsharp { sigma, amount })
-                })
-                .collect(),
         }
+        candidates
     }
 
     /// Filters every image of a batch, `[B, H, W, C]`, in parallel on the CPU. The result has the shape,
