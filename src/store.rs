@@ -44,7 +44,7 @@ pub fn write(path: &Path, tensors: &Tensors, description: &impl Serialize) -> Re
     })
 }
 
-/// Tensors and description of a file that [`write`] made.
+/// Tensors and description of a file that [`write()`] made.
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is not a safetensors file, has no
