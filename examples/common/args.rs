@@ -52,7 +52,7 @@ struct Schedule {
 const DEFAULTS: &str = "\
 DEFAULTS
   Without arguments a latent-nafca model is trained on 1000 generated images in batches of 4, 10 epochs
-  of autoencoder and 6 of NCA, which takes about two minutes on two CPU cores: enough to see it work,
+  of autoencoder and 6 of NCA, which takes under three minutes on two CPU cores: enough to see it work,
   too little for its best. This quick recipe starts the cells from their input and lets the decoder
   learn along with the automaton. The paper trains 20 epochs a phase in batches of 8 on whole data
   sets, with the decoder frozen: --paper does that, and takes hours on a CPU. The other models cost more: latent-vitca about twice
