@@ -52,6 +52,7 @@ impl Recipe {
                 *start = OutputStart::Input;
                 transition.zero_head = true;
                 transition.dropout = 0.0;
+                recipe.nca.adam.learning_rate = 5e-3;
                 recipe.nca.loss.lat = 1.0;
                 recipe.train_decoder = true;
             }

@@ -1,6 +1,6 @@
 //! What a cell sees: its 3x3 neighbourhood, and the padding at the border of the grid.
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -66,16 +66,38 @@ pub(crate) fn neighbours((h, w): (usize, usize), padding: Padding) -> Vec<Option
     near
 }
 
-/// The sum over each cell's neighbours of what they send to it: `[B, H, W, 9]` to `[B, H, W, 1]`.
+/// 3x3 filters applied to every channel: `x` (`[B, H, W, C]`) by `kernel` (`[C, filters, 9]`) to
+/// `[B, H, W, C * filters]`; channel `c * filters + f` is filter f of channel c, not flipped.
+pub(crate) fn depthwise(x: &Tensor, kernel: &Tensor, padding: Padding) -> Result<Tensor> {
+    let (_, h, w, _) = x.dims4()?;
+    let padded = pad(x, padding)?;
+    let filters = kernel.dim(1)?;
+    let mut features: Vec<Option<Tensor>> = vec![None; filters];
+    for n in 0..9 {
+        let near = padded.narrow(1, n / 3, h)?.narrow(2, n % 3, w)?;
+        for (f, feature) in features.iter_mut().enumerate() {
+            let tap = near.broadcast_mul(&kernel.narrow(1, f, 1)?.narrow(2, n, 1)?.flatten_all()?)?;
+            *feature = Some(match feature.take() {
+                Some(sum) => (sum + tap)?,
+                None => tap,
+            });
+        }
+    }
+    let features: Vec<Tensor> = features.into_iter().flatten().collect();
+    Ok(Tensor::stack(&features, D::Minus1)?.flatten_from(3)?)
+}
+
+/// The sum over each cell's neighbours of what they send to it: `[B, H, W, 9 C]` to `[B, H, W, C]`.
 ///
-/// With `taps[.., n]` a product of cell and the n-th column of a 3x3 kernel, this is a convolution to
-/// one channel: the cell at (y, x) adds tap n of the cell at (y, x) + offset n.
+/// Channel `n * C + c` of a cell is what it sends to channel c of the cell that has it as its n-th
+/// neighbour. With taps that are products of a cell and the columns of a 3x3 kernel, this is a convolution.
 pub(crate) fn sum_taps(taps: &Tensor, padding: Padding) -> Result<Tensor> {
-    let (b, h, w, _) = grid(taps)?;
+    let (b, h, w, channels) = grid(taps)?;
+    let c = channels / 9;
     let near = neighbours((h, w), padding).into_iter().enumerate();
     let index = near.map(|(n, cell)| cell.map(|cell| cell * 9 + n % 9)).collect();
-    let near = gather(&taps.reshape((b, h * w * 9, 1))?, index)?;
-    Ok(near.reshape((b, h, w, 9))?.sum_keepdim(3)?)
+    let near = gather(&taps.reshape((b, h * w * 9, c))?, index)?;
+    Ok(near.reshape((b, h, w, 9, c))?.sum(3)?)
 }
 
 /// Rows of `x` (`[B, N, C]`) picked by `index`, zeros where it is `None`: `[B, index.len(), C]`.

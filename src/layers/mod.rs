@@ -28,6 +28,26 @@ impl LayerNorm {
         })
     }
 
+    /// A layer from its scale and shift, both `[channels]`.
+    pub(crate) fn from_weights(weight: Tensor, bias: Tensor, eps: f64) -> Self {
+        Self { weight, bias, eps }
+    }
+
+    /// The scale, `[channels]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The shift, `[channels]`.
+    pub fn bias(&self) -> &Tensor {
+        &self.bias
+    }
+
+    /// What is added to the variance.
+    pub fn eps(&self) -> f64 {
+        self.eps
+    }
+
     /// Normalises `x` (`[.., channels]`).
     ///
     /// # Errors
@@ -119,6 +139,15 @@ pub(crate) fn scale_channels(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
     match rows::supported(x) {
         true => Ok(rows::mul_row(x, scale)?),
         false => Ok(x.broadcast_mul(scale)?),
+    }
+}
+
+/// `x` (`[.., C]`) with each channel shifted by its own element of `shift` (`[C]`).
+pub(crate) fn add_channels(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    last_axis(x, shift.elem_count())?;
+    match rows::supported(x) {
+        true => Ok(rows::add_row(x, shift)?),
+        false => Ok(x.broadcast_add(shift)?),
     }
 }
 

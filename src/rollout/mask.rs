@@ -1,13 +1,26 @@
 //! Random draws for cells, each a function of (key, stream, step, image, cell).
 
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
+use crate::Result;
 use crate::random::{Key, unit};
 
 /// The stream of update masks.
-pub(super) const FIRE: u32 = 0;
+pub(crate) const FIRE: u32 = 0;
 /// The first stream of dropout; a transition's sites follow.
-pub(super) const DROPOUT: u32 = 1;
+pub(crate) const DROPOUT: u32 = 1;
+
+/// Whether each cell fires under a given mask of zeros and ones, or `None` if it holds anything else.
+pub(super) fn fires(mask: &Tensor) -> Result<Option<Vec<bool>>> {
+    let values = mask.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    let fires = |value: f32| match value {
+        0.0 => Some(false),
+        1.0 => Some(true),
+        _ => None,
+    };
+    Ok(values.into_iter().map(fires).collect())
+}
 
 pub(super) struct Draws {
     pub key: Key,

@@ -1,7 +1,7 @@
 //! Rollouts: a transition applied many times, with update masks, an alive mask and a memory policy.
 
 mod checkpoint;
-mod mask;
+pub(crate) mod mask;
 
 use std::ops::{Range, RangeInclusive};
 
@@ -11,7 +11,7 @@ use rand::Rng;
 use crate::random::Key;
 use crate::stencil::{gather, neighbours};
 use crate::transition::AliveMask;
-use crate::{Error, Result, TransitionFn};
+use crate::{Error, Result, TransitionFn, engine};
 
 /// What is kept of a rollout for its backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,7 @@ pub struct Rollout {
     training: bool,
     memory: Memory,
     masks: Option<Vec<Tensor>>,
+    plain: bool,
 }
 
 impl Rollout {
@@ -60,6 +61,7 @@ impl Rollout {
             training: false,
             memory: Memory::Every(1),
             masks: None,
+            plain: false,
         }
     }
 
@@ -116,6 +118,13 @@ impl Rollout {
         self
     }
 
+    /// Plain Candle operations in place of the engine, which runs f32 cells on a CPU where the
+    /// transition has a program: to compare the two.
+    pub fn plain(mut self) -> Self {
+        self.plain = true;
+        self
+    }
+
     /// The number of steps.
     pub fn steps(&self) -> usize {
         self.steps
@@ -132,6 +141,9 @@ impl Rollout {
         T: TransitionFn + Clone + 'static,
     {
         self.check(transition, cells)?;
+        if let Some(cells) = self.fused(transition, cells, 0..self.steps)? {
+            return Ok(cells);
+        }
         let stretch = match self.memory {
             Memory::Everything => return self.advance(transition, cells, 0..self.steps),
             Memory::Nothing => return Ok(self.advance_detached(transition, cells, 0..self.steps)?.0),
@@ -156,10 +168,12 @@ impl Rollout {
         self.check(transition, cells)?;
         let mut cells = cells.clone();
         let step = |step: usize| {
-            cells = match self.memory {
-                Memory::Everything => self.advance(transition, &cells, step..step + 1)?,
-                Memory::Every(_) => checkpoint::stretch(transition, self, &cells, step..step + 1)?,
-                Memory::Nothing => self.advance_detached(transition, &cells, step..step + 1)?.0,
+            let steps = step..step + 1;
+            cells = match (self.fused(transition, &cells, steps.clone())?, self.memory) {
+                (Some(cells), _) => cells,
+                (None, Memory::Everything) => self.advance(transition, &cells, steps)?,
+                (None, Memory::Every(_)) => checkpoint::stretch(transition, self, &cells, steps)?,
+                (None, Memory::Nothing) => self.advance_detached(transition, &cells, steps)?.0,
             };
             Ok(cells.clone())
         };
@@ -184,6 +198,48 @@ impl Rollout {
             }
         }
         Ok(())
+    }
+
+    /// The cells after `steps` by the engine, if it can run them.
+    fn fused<T: TransitionFn>(
+        &self,
+        transition: &T,
+        cells: &Tensor,
+        steps: Range<usize>,
+    ) -> Result<Option<Tensor>> {
+        if self.plain || self.memory == Memory::Everything || steps.is_empty() {
+            return Ok(None);
+        }
+        let Some(program) = transition.program(cells)? else {
+            return Ok(None);
+        };
+        let masks = match &self.masks {
+            Some(masks) => masks
+                .iter()
+                .map(mask::fires)
+                .collect::<Result<Option<Vec<_>>>>()?,
+            None => None,
+        };
+        if !engine::supports(&program, cells) || masks.is_some() != self.masks.is_some() {
+            return Ok(None);
+        }
+        let task = engine::Task {
+            steps,
+            key: self.key,
+            first_image: self.first_image,
+            fire_rate: self.fire_rate,
+            masks,
+            training: self.training,
+            every: match self.memory {
+                Memory::Every(stretch) => stretch,
+                _ => 1,
+            },
+        };
+        let cells = match self.memory {
+            Memory::Nothing => engine::run(program.detached(), task, &cells.detach())?,
+            _ => engine::run(program, task, cells)?,
+        };
+        Ok(Some(cells))
     }
 
     fn advance<T: TransitionFn>(

@@ -1,13 +1,13 @@
 //! The transition of Growing NCA (Mordvintsev, Randazzo, Niklasson and Levin, Distill 2020).
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::{AliveMask, TransitionFn};
 use crate::layers::Linear;
-use crate::rollout::Step;
-use crate::stencil::{Padding, pad};
+use crate::program::{Function, Program, ProgramBuilder};
+use crate::stencil::{Padding, depthwise};
 use crate::{CellLayout, Error, Result};
 
 /// Sizes of a [`Growing`] transition; the defaults are the published ones.
@@ -92,25 +92,24 @@ impl Growing {
     /// Feature `3 c + k` is filter k of channel c, filters in the order identity, x-gradient and
     /// y-gradient, the gradients being Sobel filters divided by 8 and rotated by the angle.
     pub fn perceive(&self, cells: &Tensor) -> Result<Tensor> {
-        let (_, h, w) = self.config.layout.check(cells)?;
-        let padded = pad(cells, self.config.padding)?;
-        // A Sobel filter is a difference along one axis of a [1 2 1] smoothing along the other.
-        let smooth = |axis: usize, len: usize| -> Result<Tensor> {
-            let [a, b, c] = [0, 1, 2].map(|start| padded.narrow(axis, start, len));
-            Ok(((a? + (b? * 2.0)?)? + c?)?)
-        };
-        let difference = |smooth: Tensor, axis: usize, len: usize| -> Result<Tensor> {
-            Ok(((smooth.narrow(axis, 2, len)? - smooth.narrow(axis, 0, len)?)? / 8.0)?)
-        };
-        let x = difference(smooth(1, h)?, 2, w)?;
-        let y = difference(smooth(2, w)?, 1, h)?;
+        self.config.layout.check(cells)?;
+        let filters = self.filters(cells)?.reshape((1, 3, 9))?;
+        let channels = self.config.layout.channels();
+        let each = filters.broadcast_as((channels, 3, 9))?.contiguous()?;
+        depthwise(cells, &each, self.config.padding)
+    }
+
+    /// The filters of the perception, `[3, 3, 3]`.
+    fn filters(&self, like: &Tensor) -> Result<Tensor> {
         let (sin, cos) = self.config.angle.sin_cos();
-        let (x, y) = if self.config.angle == 0.0 {
-            (x, y)
-        } else {
-            (((&x * cos)? - (&y * sin)?)?, ((x * sin)? + (y * cos)?)?)
-        };
-        Ok(Tensor::stack(&[cells, &x, &y], D::Minus1)?.flatten_from(3)?)
+        let x = [-1.0, 0.0, 1.0, -2.0, 0.0, 2.0, -1.0, 0.0, 1.0];
+        let y = [-1.0, -2.0, -1.0, 0.0, 0.0, 0.0, 1.0, 2.0, 1.0];
+        let mut filters = vec![0f64; 9];
+        filters[4] = 1.0;
+        filters.extend(x.iter().zip(y).map(|(x, y)| (x * cos - y * sin) / 8.0));
+        filters.extend(x.iter().zip(y).map(|(x, y)| (x * sin + y * cos) / 8.0));
+        let filters = Tensor::from_vec(filters, (3, 3, 3), like.device())?;
+        Ok(filters.to_dtype(like.dtype())?)
     }
 }
 
@@ -119,9 +118,13 @@ impl TransitionFn for Growing {
         self.config.layout
     }
 
-    fn update(&self, cells: &Tensor, _: &Step) -> Result<Tensor> {
-        let hidden = self.hidden.forward(&self.perceive(cells)?)?.relu()?;
-        self.output.forward(&hidden)
+    fn program(&self, cells: &Tensor) -> Result<Option<Program>> {
+        let mut p = ProgramBuilder::new(self.config.layout);
+        let seen = p.stencil(p.cells(), &self.filters(cells)?, self.config.padding)?;
+        let hidden = p.layer(seen, &self.hidden)?;
+        let hidden = p.map(hidden, Function::Relu)?;
+        let update = p.layer(hidden, &self.output)?;
+        p.finish(update)?.with_alive_mask(self.config.alive).map(Some)
     }
 
     fn alive_mask(&self) -> Option<AliveMask> {

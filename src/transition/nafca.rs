@@ -1,13 +1,13 @@
 //! NAFCA: an attention-free transition after NAFNet, the core of LatentNAFCA.
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
-use crate::layers::{LayerNorm, Linear, scale_channels};
-use crate::rollout::Step;
-use crate::stencil::{Padding, sum_taps};
+use crate::layers::{LayerNorm, Linear};
+use crate::program::{Program, ProgramBuilder};
+use crate::stencil::Padding;
 use crate::weights::glorot_uniform;
 use crate::{CellLayout, Error, Result};
 
@@ -160,29 +160,34 @@ impl Nafca {
     }
 }
 
-/// The simple gate of NAFNet: the first half of the channels times the second.
-fn gate(x: &Tensor) -> Result<Tensor> {
-    let half = x.dim(D::Minus1)? / 2;
-    Ok((x.narrow(D::Minus1, 0, half)? * x.narrow(D::Minus1, half, half)?)?)
-}
-
 impl TransitionFn for Nafca {
     fn layout(&self) -> CellLayout {
         self.config.layout
     }
 
-    fn update(&self, cells: &Tensor, step: &Step) -> Result<Tensor> {
-        self.config.layout.check(cells)?;
-        let gated = gate(&self.widen()?.forward(&self.norm1.forward(cells)?)?)?;
-        let kernel = self.attention_weight.reshape((self.config.embed_dim, 9))?;
-        let taps = gated.broadcast_matmul(&kernel)?;
-        let attention = sum_taps(&taps, self.config.padding)?.broadcast_add(&self.attention_bias)?;
-        let seen = self.conv3.forward(&gated.broadcast_mul(&attention)?)?;
-        let seen = step.dropout(&seen, self.config.dropout, 0)?;
-        let cells = (cells + scale_channels(&seen, &self.beta)?)?;
-        let inner = gate(&self.conv4.forward(&self.norm2.forward(&cells)?)?)?;
-        let inner = step.dropout(&self.conv5.forward(&inner)?, self.config.dropout, 1)?;
-        let cells = (cells + scale_channels(&inner, &self.gamma)?)?;
-        self.conv_out.forward(&self.norm3.forward(&cells)?)
+    fn program(&self, _: &Tensor) -> Result<Option<Program>> {
+        let NafcaConfig { dropout, padding, .. } = self.config;
+        let mut p = ProgramBuilder::new(self.config.layout);
+        let cells = p.cells();
+        let normal = p.norm(cells, &self.norm1)?;
+        let wide = p.layer(normal, &self.widen()?)?;
+        let gated = p.gate(wide)?;
+        let (kernel, bias) = (&self.attention_weight, &self.attention_bias);
+        let attention = p.convolution(gated, kernel, Some(bias), padding)?;
+        let attended = p.mul(gated, attention)?;
+        let seen = p.layer(attended, &self.conv3)?;
+        let seen = p.dropout(seen, dropout)?;
+        let seen = p.affine(seen, Some(&self.beta), None)?;
+        let cells = p.add(cells, seen)?;
+        let normal = p.norm(cells, &self.norm2)?;
+        let wide = p.layer(normal, &self.conv4)?;
+        let gated = p.gate(wide)?;
+        let inner = p.layer(gated, &self.conv5)?;
+        let inner = p.dropout(inner, dropout)?;
+        let inner = p.affine(inner, Some(&self.gamma), None)?;
+        let cells = p.add(cells, inner)?;
+        let normal = p.norm(cells, &self.norm3)?;
+        let update = p.layer(normal, &self.conv_out)?;
+        p.finish(update).map(Some)
     }
 }

@@ -7,9 +7,9 @@ use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
-use crate::layers::{LayerNorm, Linear, gelu};
-use crate::rollout::Step;
-use crate::stencil::{Padding, gather, neighbours};
+use crate::layers::{LayerNorm, Linear};
+use crate::program::{Function, Program, ProgramBuilder, Value};
+use crate::stencil::Padding;
 use crate::weights::glorot_uniform;
 use crate::{CellLayout, Error, Result};
 
@@ -171,42 +171,21 @@ impl Vitca {
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor, config: &VitcaConfig) -> Result<Tensor> {
-        let attended = self.attend(&self.attn_norm.forward(x)?, config)?;
-        let attended = match &self.proj {
-            Some(proj) => proj.forward(&attended)?,
-            None => attended,
-        };
-        let x = (x + attended)?;
-        let inner = gelu(&self.mlp1.forward(&self.mlp_norm.forward(&x)?)?)?;
-        Ok((x + self.mlp2.forward(&inner)?)?)
-    }
-
-    /// Attention of each cell over the nine cells around it. Beyond a zero-padded border key and
-    /// value are 0: such a neighbour keeps its share of the softmax and adds nothing.
-    fn attend(&self, y: &Tensor, config: &VitcaConfig) -> Result<Tensor> {
-        let (b, h, w, e) = y.dims4()?;
-        let (heads, d) = (config.heads, e / config.heads);
-        let qkv = self.qkv.forward(y)?;
-        let q = (qkv.narrow(3, 0, e)? / (d as f64).sqrt())?.reshape((b * h * w * heads, d, 1))?;
-        // One row for each (cell, q | k | v, head), so that neighbours are gathered head by head.
-        let rows = qkv.reshape((b, h * w * 3 * heads, d))?;
-        let near = |part: usize| -> Result<Tensor> {
-            let near = neighbours((h, w), config.padding);
-            let mut index = Vec::with_capacity(near.len() * heads);
-            for near in near.chunks_exact(9) {
-                for head in 0..heads {
-                    index.extend(
-                        near.iter()
-                            .map(|cell| cell.map(|cell| (cell * 3 + part) * heads + head)),
-                    );
-                }
-            }
-            Ok(gather(&rows, index)?.reshape((b * h * w * heads, 9, d))?)
-        };
-        let logits = near(1)?.matmul(&q)?.squeeze(2)?;
-        let shares = candle_nn::ops::softmax(&logits, 1)?.unsqueeze(1)?;
-        Ok(shares.matmul(&near(2)?)?.reshape((b, h, w, e))?)
+    fn extend(&self, p: &mut ProgramBuilder, x: Value, config: &VitcaConfig) -> Result<Value> {
+        let normal = p.norm(x, &self.attn_norm)?;
+        let qkv = p.layer(normal, &self.qkv)?;
+        let e = config.embed_dim;
+        let (q, k, v) = (p.slice(qkv, 0, e)?, p.slice(qkv, e, e)?, p.slice(qkv, 2 * e, e)?);
+        let mut attended = p.attention(q, k, v, config.heads, config.padding)?;
+        if let Some(proj) = &self.proj {
+            attended = p.layer(attended, proj)?;
+        }
+        let x = p.add(x, attended)?;
+        let normal = p.norm(x, &self.mlp_norm)?;
+        let inner = p.layer(normal, &self.mlp1)?;
+        let inner = p.map(inner, Function::Gelu)?;
+        let inner = p.layer(inner, &self.mlp2)?;
+        p.add(x, inner)
     }
 }
 
@@ -215,14 +194,18 @@ impl TransitionFn for Vitca {
         self.config.layout
     }
 
-    fn update(&self, cells: &Tensor, _: &Step) -> Result<Tensor> {
+    fn program(&self, cells: &Tensor) -> Result<Option<Program>> {
         let (_, h, w) = self.config.layout.check(cells)?;
-        let embedded = self.embed.forward(cells)?;
-        let mut x = embedded.broadcast_add(&self.positions((h, w), &embedded)?)?;
+        let mut p = ProgramBuilder::new(self.config.layout);
+        let embedded = p.layer(p.cells(), &self.embed)?;
+        let positions = p.constant(&self.positions((h, w), cells)?)?;
+        let mut x = p.add(embedded, positions)?;
         for block in &self.blocks {
-            x = block.forward(&x, &self.config)?;
+            x = block.extend(&mut p, x, &self.config)?;
         }
-        self.head.forward(&self.head_norm.forward(&x)?)
+        let normal = p.norm(x, &self.head_norm)?;
+        let update = p.layer(normal, &self.head)?;
+        p.finish(update).map(Some)
     }
 }
 

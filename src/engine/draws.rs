@@ -1,0 +1,60 @@
+//! Update masks and dropout, from the same counters as everywhere.
+
+use crate::random::unit;
+use crate::rollout::mask::{DROPOUT, FIRE};
+
+use super::Task;
+
+/// Which lanes of a group fire in a step; `None` where all do.
+pub(super) fn fired(
+    task: &Task,
+    step: usize,
+    first: usize,
+    images: usize,
+    lanes: usize,
+) -> Option<Vec<bool>> {
+    let cells = lanes / images;
+    let mut fires = vec![false; lanes];
+    if let Some(masks) = &task.masks {
+        let mask = &masks[step];
+        for (lane, fires) in fires.iter_mut().enumerate() {
+            *fires = mask[(first + lane % images) * cells + lane / images];
+        }
+        return Some(fires);
+    }
+    if task.fire_rate >= 1.0 {
+        return None;
+    }
+    let rate = task.fire_rate as f32;
+    for image in 0..images {
+        let number = (task.first_image + first + image) as u32;
+        for block in 0..cells.div_ceil(4) {
+            let words = task.key.words([block as u32, number, step as u32, FIRE]);
+            for (word, cell) in words.into_iter().zip(4 * block..cells) {
+                fires[cell * images + image] = unit(word) < rate;
+            }
+        }
+    }
+    Some(fires)
+}
+
+/// Calls `f` with each channel's factor at one cell.
+pub(super) fn dropout(
+    task: &Task,
+    (step, image, cell): (usize, usize, usize),
+    (rate, site): (f64, u32),
+    channels: usize,
+    mut f: impl FnMut(usize, f32),
+) {
+    let (rate, kept) = (rate as f32, (1.0 / (1.0 - rate)) as f32);
+    let image = (task.first_image + image) as u32;
+    let (first, end) = (cell * channels, (cell + 1) * channels);
+    for block in first / 4..end.div_ceil(4) {
+        let words = task.key.words([block as u32, image, step as u32, DROPOUT + site]);
+        for (word, element) in words.into_iter().zip(4 * block..) {
+            if (first..end).contains(&element) {
+                f(element - first, if unit(word) < rate { 0.0 } else { kept });
+            }
+        }
+    }
+}

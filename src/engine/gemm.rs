@@ -1,0 +1,191 @@
+//! One matrix product for everything: `C = A B` or `C += A B`, with `B` and `C` along the lanes.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::LANES;
+
+/// `c[m, n] = sum over k of a[m, k] b[k, n]`, on top of what is there if `add`.
+///
+/// Element (i, j) of a matrix lies at `i * row + j` (of `a`: `i * a_row + j * a_column`). Rows of `b` and
+/// `c` are read and written in whole vectors, that is up to `n` rounded up to [`LANES`].
+pub(super) struct Gemm<'a> {
+    pub a: &'a [f32],
+    pub a_row: usize,
+    pub a_column: usize,
+    pub b: &'a [f32],
+    pub b_row: usize,
+    pub c: &'a mut [f32],
+    pub c_row: usize,
+    pub size: [usize; 3],
+    pub add: bool,
+}
+
+impl Gemm<'_> {
+    pub fn run(self, arch: Arch) {
+        let [m, k, n] = self.size;
+        if m == 0 || n == 0 {
+            return;
+        }
+        let wide = n.next_multiple_of(LANES);
+        // These hold for every caller; the kernels below rest on them.
+        assert!((m - 1) * self.c_row + wide <= self.c.len(), "c is too short");
+        if k > 0 {
+            assert!((k - 1) * self.b_row + wide <= self.b.len(), "b is too short");
+            let last = (m - 1) * self.a_row + (k - 1) * self.a_column;
+            assert!(last < self.a.len(), "a is too short");
+        }
+        arch.dispatch(self);
+    }
+}
+
+impl WithSimd for Gemm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let vectors = self.size[2].next_multiple_of(LANES) / S::F32_LANES;
+        let mut vector = 0;
+        while vector < vectors {
+            // Blocks of three vectors, and no block of one where two of two will do.
+            let width = match vectors - vector {
+                1 => 1,
+                2 | 4 => 2,
+                _ => 3,
+            };
+            match width {
+                1 => self.columns::<S, 1>(simd, vector),
+                2 => self.columns::<S, 2>(simd, vector),
+                _ => self.columns::<S, 3>(simd, vector),
+            }
+            vector += width;
+        }
+    }
+}
+
+impl Gemm<'_> {
+    #[inline(always)]
+    fn columns<S: Simd, const N: usize>(&mut self, simd: S, vector: usize) {
+        let m = self.size[0];
+        let mut row = 0;
+        // As many accumulators as registers allow: 24 of 32, or 12 of 16.
+        if S::REGISTER_COUNT >= 32 {
+            while m - row >= 8 {
+                self.block::<S, 8, N>(simd, row, vector);
+                row += 8;
+            }
+        }
+        while m - row >= 4 {
+            self.block::<S, 4, N>(simd, row, vector);
+            row += 4;
+        }
+        while m - row >= 2 {
+            self.block::<S, 2, N>(simd, row, vector);
+            row += 2;
+        }
+        if row < m {
+            self.block::<S, 1, N>(simd, row, vector);
+        }
+    }
+
+    /// Rows `row..row + M` of `N` vectors of the result.
+    #[inline(always)]
+    fn block<S: Simd, const M: usize, const N: usize>(&mut self, simd: S, row: usize, vector: usize) {
+        let k = self.size[1];
+        let at = vector * S::F32_LANES;
+        let mut sums = [[simd.splat_f32s(0.0); N]; M];
+        // SAFETY: `run` has checked that all rows of the three matrices, whole vectors wide, lie within
+        // their slices; `row + M` and `vector + N` are at most their numbers. `c` is borrowed mutably, so it
+        // overlaps neither `a` nor `b`. Vectors are read and written unaligned.
+        unsafe {
+            let mut a = self.a.as_ptr().add(row * self.a_row);
+            let mut b = self.b.as_ptr().add(at);
+            let c = self.c.as_mut_ptr().add(row * self.c_row + at);
+            for _ in 0..k {
+                let mut near = [simd.splat_f32s(0.0); N];
+                let mut j = 0;
+                while j < N {
+                    near[j] = b.add(j * S::F32_LANES).cast::<S::f32s>().read_unaligned();
+                    j += 1;
+                }
+                let mut i = 0;
+                while i < M {
+                    let factor = simd.splat_f32s(*a.add(i * self.a_row));
+                    let mut j = 0;
+                    while j < N {
+                        sums[i][j] = simd.mul_add_e_f32s(factor, near[j], sums[i][j]);
+                        j += 1;
+                    }
+                    i += 1;
+                }
+                a = a.wrapping_add(self.a_column);
+                b = b.wrapping_add(self.b_row);
+            }
+            let mut i = 0;
+            while i < M {
+                let mut j = 0;
+                while j < N {
+                    let to = c.add(i * self.c_row + j * S::F32_LANES).cast::<S::f32s>();
+                    let sum = match self.add {
+                        true => simd.add_f32s(to.read_unaligned(), sums[i][j]),
+                        false => sums[i][j],
+                    };
+                    to.write_unaligned(sum);
+                    j += 1;
+                }
+                i += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_three_loops_at_odd_sizes() {
+        let mut seed = 1u32;
+        let mut next = || {
+            seed = seed.wrapping_mul(1664525).wrapping_add(1013904223);
+            (seed >> 8) as f32 / 8388608.0 - 1.0
+        };
+        for (m, k, n) in [
+            (1, 1, 1),
+            (9, 3, 17),
+            (16, 5, 64),
+            (7, 38, 33),
+            (3, 0, 5),
+            (23, 48, 100),
+        ] {
+            let (b_row, c_row) = (n.next_multiple_of(LANES) + 16, n.next_multiple_of(LANES));
+            let a: Vec<f32> = (0..m * k).map(|_| next()).collect();
+            let b: Vec<f32> = (0..k * b_row).map(|_| next()).collect();
+            for transposed in [false, true] {
+                for arch in [Arch::Scalar, Arch::new()] {
+                    let (a_row, a_column) = if transposed { (1, m) } else { (k, 1) };
+                    let mut c = vec![0.5; m * c_row];
+                    let gemm = Gemm {
+                        a: &a,
+                        a_row,
+                        a_column,
+                        b: &b,
+                        b_row,
+                        c: &mut c,
+                        c_row,
+                        size: [m, k, n],
+                        add: true,
+                    };
+                    gemm.run(arch);
+                    for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                        let products = (0..k).map(|p| a[i * a_row + p * a_column] * b[p * b_row + j]);
+                        let expected = 0.5 + products.sum::<f32>();
+                        assert!(
+                            (c[i * c_row + j] - expected).abs() < 1e-4,
+                            "{m} {k} {n} at {i} {j}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

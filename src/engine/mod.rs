@@ -1,0 +1,494 @@
+//! The CPU engine: rollouts of cell programs, fused, forwards and backwards.
+//!
+//! A rollout is one operation in Candle's graph. Inside, channels are planes and cells are lanes, so
+//! that every operation of a program is a loop over vectors of cells and needs no shuffling. A grid is
+//! cut into bands of rows whose values stay in the cache through a whole step; small images share a
+//! group of lanes. What the fire rate or death leaves alone is left out: the lanes that fire are moved
+//! together before the first operation that no neighbour looks at. The backward pass recomputes a
+//! band's values from the state before the step, so only states are kept.
+//!
+//! Groups, bands and the order of all sums depend on sizes alone: the bits are the same on any number
+//! of threads.
+
+mod draws;
+mod gemm;
+mod kernels;
+mod near;
+mod plan;
+mod run;
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::Result;
+use crate::program::{Op, Program};
+use crate::random::Key;
+
+use plan::{Plan, Work};
+use run::{Scratch, Shared, StepOf};
+
+/// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
+const LANES: usize = 16;
+
+/// What is to be done: the steps of a rollout with its draws.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    pub steps: Range<usize>,
+    pub key: Key,
+    pub first_image: usize,
+    pub fire_rate: f64,
+    /// For each step, whether each cell fires, `[B, H, W]`.
+    pub masks: Option<Vec<Vec<bool>>>,
+    pub training: bool,
+    /// A state is kept for the backward pass before every so many steps.
+    pub every: usize,
+}
+
+/// Whether the engine can run `program` on `cells`.
+pub(crate) fn supports(program: &Program, cells: &Tensor) -> bool {
+    let ours = |tensor: &Tensor| tensor.device().is_cpu() && tensor.dtype() == DType::F32;
+    let fits = |op: &Op| match op {
+        Op::Constant(table) => table.dims()[..2] == cells.dims()[1..3] && table.device().is_cpu(),
+        _ => true,
+    };
+    ours(cells) && program.params.iter().all(ours) && program.nodes.iter().all(|node| fits(&node.op))
+}
+
+/// The cells after the steps of `task`, differentiable with respect to `cells` and all weights.
+pub(crate) fn run(program: Program, task: Task, cells: &Tensor) -> Result<Tensor> {
+    let trained: Vec<bool> = program.params.iter().map(Tensor::track_op).collect();
+    let differentiable = cells.track_op() || trained.contains(&true);
+    // An operation has few inputs, so all weights travel as one; the gradient of each finds its way
+    // back through the concatenation.
+    let flat = program.params.iter().map(Tensor::flatten_all);
+    let flat = flat.collect::<candle_core::Result<Vec<_>>>()?;
+    let packed = match flat.is_empty() {
+        true => Tensor::zeros(1, DType::F32, cells.device())?,
+        false => Tensor::cat(&flat, 0)?,
+    };
+    let mut offsets = vec![];
+    let mut end = 0;
+    for param in &program.params {
+        offsets.push(end);
+        end += param.elem_count();
+    }
+    let op = FusedRollout {
+        program,
+        task,
+        offsets,
+        trained,
+        differentiable,
+        saved: Mutex::default(),
+    };
+    Ok(cells.contiguous()?.apply_op2(&packed.contiguous()?, op)?)
+}
+
+/// What the backward pass of a group needs.
+#[derive(Default)]
+struct Saved {
+    /// States before every `every`-th step.
+    states: Vec<Vec<f32>>,
+    /// Which lanes stayed alive in each step, where the program has such a rule.
+    alive: Vec<Vec<bool>>,
+}
+
+struct FusedRollout {
+    program: Program,
+    task: Task,
+    offsets: Vec<usize>,
+    trained: Vec<bool>,
+    differentiable: bool,
+    saved: Mutex<Vec<Saved>>,
+}
+
+/// A group of images and how the program runs on it.
+struct Group<'a> {
+    shared: &'a Shared<'a>,
+    plan: &'a Plan,
+    tables: &'a [Option<Vec<f32>>],
+    images: Range<usize>,
+    /// Its place among the groups.
+    number: usize,
+    /// Whether strips of the grid run on threads of their own.
+    parallel: bool,
+}
+
+impl FusedRollout {
+    /// Calls `f` for each group of images, in parallel, with its plan.
+    fn groups<R: Send>(&self, params: &[f32], shape: &[usize], f: impl Fn(&Group<'_>) -> R + Sync) -> Vec<R> {
+        let &[batch, height, width, _] = shape else {
+            return vec![];
+        };
+        let shared = Shared {
+            program: &self.program,
+            task: &self.task,
+            params,
+            offsets: &self.offsets,
+            trained: &self.trained,
+        };
+        // Enough images for rows of two vectors and grids of eight, but not so many that a batch
+        // makes a single group.
+        let wanted = (2 * LANES)
+            .div_ceil(width)
+            .max((8 * LANES).div_ceil(width * height));
+        let size = wanted.min(batch.div_ceil(2)).max(1);
+        let sparse = self.task.fire_rate < 1.0 || self.task.masks.is_some() || self.program.alive.is_some();
+        let plan = |images: usize| {
+            let flow = self.flow();
+            let plan = Plan::new(
+                &self.program,
+                (height, width),
+                images,
+                sparse,
+                &flow,
+                self.differentiable,
+            );
+            let tables = tables(&plan);
+            (plan, tables)
+        };
+        let (full, rest) = (plan(size), (batch % size > 0).then(|| plan(batch % size)));
+        let ranges: Vec<Range<usize>> = (0..batch)
+            .step_by(size)
+            .map(|start| start..batch.min(start + size))
+            .collect();
+        let parallel = ranges.len() < rayon::current_num_threads();
+        let ranges = ranges.into_par_iter().enumerate();
+        ranges
+            .map(|(number, images)| {
+                let (plan, tables) = match &rest {
+                    Some(rest) if images.len() < size => rest,
+                    _ => &full,
+                };
+                f(&Group {
+                    shared: &shared,
+                    plan,
+                    tables,
+                    images,
+                    number,
+                    parallel,
+                })
+            })
+            .collect()
+    }
+
+    /// Through which nodes of the program gradients flow.
+    fn flow(&self) -> Vec<bool> {
+        let mut flow: Vec<bool> = vec![];
+        for node in &self.program.nodes {
+            let trains = |param: &usize| self.trained[*param];
+            let own = match &node.op {
+                Op::Cells => true,
+                Op::Linear { weight, bias, .. } => trains(weight) || bias.as_ref().is_some_and(trains),
+                Op::Depthwise { kernel, .. } => trains(kernel),
+                Op::LayerNorm { weight, bias, .. } => trains(weight) || trains(bias),
+                Op::Affine { scale, shift, .. } => [scale, shift].into_iter().flatten().any(trains),
+                _ => false,
+            };
+            let inherited = node.op.inputs().into_iter().any(|x| flow[x]);
+            flow.push(own || inherited);
+        }
+        flow
+    }
+
+    fn forward(&self, cells: &[f32], params: &[f32], shape: &[usize]) -> Vec<f32> {
+        let groups = self.groups(params, shape, |group| {
+            let mut runner = Runner::new(group);
+            let mut state = group.gather(cells);
+            let mut saved = Saved::default();
+            for step in self.task.steps.clone() {
+                if self.differentiable && (step - self.task.steps.start).is_multiple_of(self.task.every) {
+                    saved.states.push(state.clone());
+                }
+                let alive = runner.step(step, &mut state);
+                if self.differentiable {
+                    saved.alive.extend(alive);
+                }
+            }
+            let mut out = vec![0f32; group.images.len() * shape[1..].iter().product::<usize>()];
+            group.scatter(&state, &mut out);
+            (out, saved)
+        });
+        let (outs, saved): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = saved;
+        outs.concat()
+    }
+
+    /// The gradients of the first cells and of the weights.
+    fn backward(&self, grad: &[f32], params: &[f32], shape: &[usize]) -> (Vec<f32>, Vec<f32>) {
+        let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let saved: &[Saved] = &saved;
+        let size = params.len();
+        let each = self.groups(params, shape, |group| {
+            let mut runner = Runner::new(group);
+            let mut grad = group.gather(grad);
+            let saved = &saved[group.number];
+            let mut weights = vec![vec![0f32; size]; group.plan.strips.len()];
+            let start = self.task.steps.start;
+            for (n, first) in saved.states.iter().enumerate().rev() {
+                let from = start + n * self.task.every;
+                let steps = from..self.task.steps.end.min(from + self.task.every);
+                let mut states = vec![];
+                let mut state = first.clone();
+                for step in from + 1..steps.end {
+                    let mut next = state.clone();
+                    runner.step(step - 1, &mut next);
+                    states.push(std::mem::replace(&mut state, next));
+                }
+                states.push(state);
+                for (step, state) in steps.zip(states).rev() {
+                    let alive = saved.alive.get(step - start);
+                    runner.step_back(step, &state, alive, &mut grad, &mut weights);
+                }
+            }
+            let mut out = vec![0f32; group.images.len() * shape[1..].iter().product::<usize>()];
+            group.scatter(&grad, &mut out);
+            (out, weights)
+        });
+        let mut sum = vec![0f32; size];
+        let mut cells = vec![];
+        for (out, strips) in each {
+            cells.extend(out);
+            for strip in strips {
+                sum.iter_mut().zip(strip).for_each(|(sum, part)| *sum += part);
+            }
+        }
+        (cells, sum)
+    }
+}
+
+/// The constants of a plan's program on all lanes.
+fn tables(plan: &Plan) -> Vec<Option<Vec<f32>>> {
+    let table = |work: &Work| match work {
+        Work::Op(Op::Constant(table)) => {
+            let width = table.dims()[2];
+            let values = table
+                .to_dtype(DType::F32)
+                .and_then(|t| t.flatten_all()?.to_vec1::<f32>());
+            let (values, stride) = (values.unwrap_or_default(), plan.grid_stride());
+            let mut planes = vec![0f32; width * stride];
+            for (cell, values) in values.chunks_exact(width).enumerate() {
+                for (c, &value) in values.iter().enumerate() {
+                    planes[c * stride + cell * plan.images..][..plan.images].fill(value);
+                }
+            }
+            Some(planes)
+        }
+        _ => None,
+    };
+    plan.nodes.iter().map(|node| table(&node.work)).collect()
+}
+
+impl Group<'_> {
+    /// Planes of the group's cells, `[B, H, W, C]`.
+    fn gather(&self, cells: &[f32]) -> Vec<f32> {
+        let plan = self.plan;
+        let channels = self.shared.program.layout.channels();
+        let (stride, images) = (plan.grid_stride(), plan.images);
+        let size = plan.height * plan.columns * channels;
+        let mut planes = vec![0f32; channels * stride + LANES];
+        for (i, image) in self.images.clone().enumerate() {
+            let cells = cells[image * size..][..size].chunks_exact(channels);
+            for (at, cell) in cells.enumerate() {
+                for (c, &value) in cell.iter().enumerate() {
+                    planes[c * stride + at * images + i] = value;
+                }
+            }
+        }
+        planes
+    }
+
+    /// The way back, to this group's images alone.
+    fn scatter(&self, planes: &[f32], cells: &mut [f32]) {
+        let plan = self.plan;
+        let channels = self.shared.program.layout.channels();
+        let (stride, images) = (plan.grid_stride(), plan.images);
+        for (i, image) in cells
+            .chunks_exact_mut(plan.height * plan.columns * channels)
+            .enumerate()
+        {
+            for (at, cell) in image.chunks_exact_mut(channels).enumerate() {
+                for (c, value) in cell.iter_mut().enumerate() {
+                    *value = planes[c * stride + at * images + i];
+                }
+            }
+        }
+    }
+}
+
+/// A group with its working memory: one for each strip that runs at the same time.
+struct Runner<'a> {
+    group: &'a Group<'a>,
+    scratch: Vec<Scratch>,
+    next: Vec<f32>,
+}
+
+impl<'a> Runner<'a> {
+    fn new(group: &'a Group<'a>) -> Self {
+        let strips = match group.parallel {
+            true => group.plan.strips.len(),
+            false => 1,
+        };
+        Self {
+            group,
+            scratch: (0..strips).map(|_| Scratch::default()).collect(),
+            next: vec![],
+        }
+    }
+
+    fn at(&self, step: usize) -> StepOf<'a> {
+        StepOf {
+            shared: self.group.shared,
+            plan: self.group.plan,
+            tables: self.group.tables,
+            first: self.group.images.start,
+            step,
+        }
+    }
+
+    /// One step; which lanes stayed alive, where the program has such a rule.
+    fn step(&mut self, step: usize, state: &mut Vec<f32>) -> Option<Vec<bool>> {
+        let of = self.at(step);
+        let plan = self.group.plan;
+        let firing = of.firing(state);
+        let mut next = std::mem::take(&mut self.next);
+        next.resize(state.len(), 0.0);
+        if self.scratch.len() == 1 {
+            let write = |c: usize, start: usize, line: &[f32]| {
+                next[c * plan.grid_stride() + start..][..line.len()].copy_from_slice(line);
+            };
+            of.forward(&mut self.scratch[0], state, &firing, &plan.bands, write);
+        } else {
+            let strips = plan.strips.par_iter().zip(&mut self.scratch);
+            let lines: Vec<Vec<(usize, Vec<f32>)>> = strips
+                .map(|(bands, scratch)| {
+                    let mut lines = vec![];
+                    let write = |c: usize, start: usize, line: &[f32]| {
+                        lines.push((c * plan.grid_stride() + start, line.to_vec()));
+                    };
+                    of.forward(scratch, state, &firing, &plan.bands[bands.clone()], write);
+                    lines
+                })
+                .collect();
+            for (at, line) in lines.into_iter().flatten() {
+                next[at..][..line.len()].copy_from_slice(&line);
+            }
+        }
+        let alive = of.bury(state, &mut next);
+        self.next = std::mem::replace(state, next);
+        alive
+    }
+
+    /// Turns the gradient of the state after a step into that of `state`, the one before it.
+    fn step_back(
+        &mut self,
+        step: usize,
+        state: &[f32],
+        alive: Option<&Vec<bool>>,
+        grad: &mut [f32],
+        weights: &mut [Vec<f32>],
+    ) {
+        let of = self.at(step);
+        let plan = self.group.plan;
+        let (row, stride) = (plan.row(), plan.grid_stride());
+        let channels = self.group.shared.program.layout.channels();
+        if let Some(alive) = alive {
+            for channel in grad[..channels * stride].chunks_exact_mut(stride) {
+                channel.iter_mut().zip(alive).for_each(|(g, &alive)| {
+                    if !alive {
+                        *g = 0.0;
+                    }
+                });
+            }
+        }
+        let firing = of.firing(state);
+        // Each strip adds up what flows to its rows and those around it, apart from the others.
+        let strip = |bands: &Range<usize>, scratch: &mut Scratch, weights: &mut Vec<f32>| {
+            let bands = &plan.bands[bands.clone()];
+            let (first, last) = (
+                plan.span(plan.reach, &bands[0]),
+                plan.span(plan.reach, &bands[bands.len() - 1]),
+            );
+            let rows = (last.0 + last.1 as isize - first.0) as usize;
+            let mut flow = vec![0f32; channels * rows * row];
+            let cells = |c: usize, start: isize, lanes: &[f32]| {
+                let at = (c * rows + (start - first.0) as usize) * row;
+                let to = flow[at..][..lanes.len()].iter_mut();
+                to.zip(lanes).for_each(|(to, x)| *to += x);
+            };
+            of.backward(scratch, state, &firing, bands, grad, cells, weights);
+            (first.0, rows, flow)
+        };
+        let parts: Vec<(isize, usize, Vec<f32>)> = match &mut self.scratch[..] {
+            [scratch] => {
+                let strips = plan.strips.iter().zip(weights);
+                strips
+                    .map(|(bands, weights)| strip(bands, scratch, weights))
+                    .collect()
+            }
+            scratch => {
+                let strips = plan.strips.par_iter().zip(scratch).zip(weights);
+                strips
+                    .map(|((bands, scratch), weights)| strip(bands, scratch, weights))
+                    .collect()
+            }
+        };
+        for (start, rows, flow) in parts {
+            for (c, flow) in flow.chunks_exact(rows * row).enumerate() {
+                for (r, flow) in flow.chunks_exact(row).enumerate() {
+                    let at = (start + r as isize).rem_euclid(plan.height as isize) as usize;
+                    let to = grad[c * stride + at * row..][..row].iter_mut();
+                    to.zip(flow).for_each(|(to, x)| *to += x);
+                }
+            }
+        }
+    }
+}
+
+/// The values of contiguous f32 storage.
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        _ => candle_core::bail!("the engine works on contiguous f32 values"),
+    }
+}
+
+impl CustomOp2 for FusedRollout {
+    fn name(&self) -> &'static str {
+        "fused-rollout"
+    }
+
+    fn cpu_fwd(
+        &self,
+        cells: &CpuStorage,
+        cells_layout: &Layout,
+        params: &CpuStorage,
+        params_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let shape = cells_layout.shape();
+        let out = self.forward(
+            values(cells, cells_layout)?,
+            values(params, params_layout)?,
+            shape.dims(),
+        );
+        Ok((CpuStorage::F32(out), shape.clone()))
+    }
+
+    fn bwd(
+        &self,
+        cells: &Tensor,
+        params: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?.flatten_all()?.to_vec1::<f32>()?;
+        let packed = params.flatten_all()?.to_vec1::<f32>()?;
+        let (first, weights) = self.backward(&grad, &packed, cells.dims());
+        Ok((
+            Some(Tensor::from_vec(first, cells.shape(), cells.device())?),
+            Some(Tensor::from_vec(weights, params.shape(), params.device())?),
+        ))
+    }
+}

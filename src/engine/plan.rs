@@ -1,0 +1,300 @@
+//! How a program is run on a grid: which values are computed on which rows and lanes, in what order.
+
+use std::ops::Range;
+
+use crate::program::{Op, Program};
+use crate::stencil::Padding;
+
+use super::LANES;
+
+/// What a node of a plan does.
+#[derive(Clone, Debug)]
+pub(super) enum Work {
+    /// An operation of the program, its inputs renumbered.
+    Op(Op),
+    /// The lanes of input `x` that fire, one after the other.
+    Compress { x: usize },
+}
+
+/// Where the lanes of a value lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Domain {
+    /// All lanes of the rows of a band and of so many rows on either side.
+    Rows(usize),
+    /// The lanes of a band that fire.
+    Fired,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Planned {
+    pub work: Work,
+    pub width: usize,
+    pub domain: Domain,
+    /// The node in whose buffer this value lies, and from which channel: itself unless it is a slice.
+    pub root: usize,
+    pub channel: usize,
+    /// Whether a gradient flows through it.
+    pub differentiable: bool,
+    /// Whether it is the last to read the buffers of these roots.
+    pub last_use_of: Vec<usize>,
+}
+
+/// A program on grids of one size, for a group of images side by side in the lanes.
+///
+/// Lanes are numbered `(row * columns + column) * images + image`: the lanes of small images lie
+/// together, so that even an 8x8 grid fills vectors.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub nodes: Vec<Planned>,
+    pub update: usize,
+    pub height: usize,
+    pub columns: usize,
+    pub images: usize,
+    pub bands: Vec<Range<usize>>,
+    /// Ranges of bands whose gradients are summed apart, however many threads there are.
+    pub strips: Vec<Range<usize>>,
+    /// Most rows that lie beyond a band and are needed by it.
+    pub reach: usize,
+    /// Whether only the lanes that fire are computed where that is possible.
+    pub sparse: bool,
+    wraps: bool,
+    band_rows: usize,
+}
+
+/// Floats that the values of a band may take: half of the second-level cache of most processors.
+const BAND_FLOATS: usize = 1 << 18;
+/// Most parts of a grid whose gradients are summed apart.
+const STRIPS: usize = 8;
+
+impl Plan {
+    pub fn new(
+        program: &Program,
+        (height, columns): (usize, usize),
+        images: usize,
+        sparse: bool,
+        differentiable: &[bool],
+        training: bool,
+    ) -> Self {
+        let mut plan = Self {
+            nodes: vec![],
+            update: 0,
+            height,
+            columns,
+            images,
+            bands: vec![],
+            strips: vec![],
+            reach: 0,
+            sparse,
+            wraps: program
+                .nodes
+                .iter()
+                .any(|node| node.op.padding() == Some(Padding::Circular)),
+            band_rows: height,
+        };
+        plan.lower(program, differentiable);
+        plan.find_reach();
+        plan.find_last_uses();
+        plan.cut(training);
+        plan
+    }
+
+    /// Lanes of a row.
+    pub fn row(&self) -> usize {
+        self.columns * self.images
+    }
+
+    /// Distance of the channels of a whole grid.
+    pub fn grid_stride(&self) -> usize {
+        padded(self.height * self.row())
+    }
+
+    /// Distance of the channels of a node's buffer.
+    pub fn stride(&self, node: usize) -> usize {
+        let rows = match self.nodes[node].domain {
+            Domain::Rows(reach) if self.bands.len() > 1 => self.band_rows + 2 * reach,
+            _ => self.band_rows,
+        };
+        padded(rows * self.row())
+    }
+
+    /// First row and number of rows of a value around a band.
+    pub fn span(&self, reach: usize, band: &Range<usize>) -> (isize, usize) {
+        if self.bands.len() == 1 {
+            return (0, self.height);
+        }
+        let (mut start, mut end) = (
+            band.start as isize - reach as isize,
+            band.end as isize + reach as isize,
+        );
+        if !self.wraps {
+            (start, end) = (start.max(0), end.min(self.height as isize));
+        }
+        (start, (end - start) as usize)
+    }
+
+    /// The nodes in the order of the program, with the compressions that they need.
+    fn lower(&mut self, program: &Program, differentiable: &[bool]) {
+        let count = program.nodes.len();
+        // A value is needed on all lanes if a neighbour looks at it, or a value that is itself.
+        let mut dense = vec![!self.sparse; count];
+        for (n, node) in program.nodes.iter().enumerate().rev() {
+            let all = dense[n] || node.op.padding().is_some();
+            for x in node.op.inputs() {
+                dense[x] |= all;
+            }
+        }
+        let mut numbers: Vec<usize> = Vec::with_capacity(count);
+        let mut compressed: Vec<Option<usize>> = vec![None; count];
+        for (n, node) in program.nodes.iter().enumerate() {
+            let mut op = node.op.clone();
+            let is_dense = match &op {
+                Op::Cells | Op::Constant(_) => true,
+                Op::Slice { x, .. } => self.nodes[numbers[*x]].domain != Domain::Fired,
+                op => dense[n] || op.padding().is_some(),
+            };
+            let domain = if is_dense { Domain::Rows(0) } else { Domain::Fired };
+            op.renumber(|x| {
+                let input = numbers[x];
+                if is_dense || self.nodes[input].domain == Domain::Fired {
+                    return input;
+                }
+                *compressed[x].get_or_insert_with(|| self.compress(input))
+            });
+            let through = differentiable[n];
+            let (root, channel) = match &op {
+                Op::Slice { x, start } => (self.nodes[*x].root, self.nodes[*x].channel + start),
+                _ => (self.nodes.len(), 0),
+            };
+            self.push(Work::Op(op), node.width, domain, (root, channel), through);
+            numbers.push(self.nodes.len() - 1);
+        }
+        self.update = numbers[program.update];
+        if self.sparse && self.nodes[self.update].domain != Domain::Fired {
+            self.update = self.compress(self.update);
+        }
+    }
+
+    fn compress(&mut self, x: usize) -> usize {
+        let (width, through) = (self.nodes[x].width, self.nodes[x].differentiable);
+        let root = (self.nodes.len(), 0);
+        self.push(Work::Compress { x }, width, Domain::Fired, root, through);
+        self.nodes.len() - 1
+    }
+
+    fn push(
+        &mut self,
+        work: Work,
+        width: usize,
+        domain: Domain,
+        (root, channel): (usize, usize),
+        differentiable: bool,
+    ) {
+        self.nodes.push(Planned {
+            work,
+            width,
+            domain,
+            root,
+            channel,
+            differentiable,
+            last_use_of: vec![],
+        });
+    }
+
+    /// How far around a band each value is needed.
+    fn find_reach(&mut self) {
+        for n in (0..self.nodes.len()).rev() {
+            let own = match self.nodes[n].domain {
+                Domain::Rows(reach) => reach,
+                Domain::Fired => 0,
+            };
+            for x in self.nodes[n].inputs() {
+                let hop = match &self.nodes[n].work {
+                    Work::Op(op) => usize::from(op.looks_around(x)),
+                    Work::Compress { .. } => 0,
+                };
+                for x in [x, self.nodes[x].root] {
+                    if let Domain::Rows(reach) = &mut self.nodes[x].domain {
+                        *reach = (*reach).max(own + hop);
+                    }
+                }
+            }
+        }
+        for n in 0..self.nodes.len() {
+            self.nodes[n].domain = self.nodes[self.nodes[n].root].domain;
+        }
+        if let Domain::Rows(reach) = self.nodes[0].domain {
+            self.reach = reach;
+        }
+    }
+
+    fn find_last_uses(&mut self) {
+        let mut last: Vec<usize> = (0..self.nodes.len()).collect();
+        for n in 0..self.nodes.len() {
+            for x in self.nodes[n].inputs() {
+                last[self.nodes[x].root] = n;
+            }
+        }
+        last[self.nodes[self.update].root] = usize::MAX;
+        for (root, &n) in last.iter().enumerate() {
+            if self.nodes[root].root == root && n != usize::MAX {
+                self.nodes[n].last_use_of.push(root);
+            }
+        }
+    }
+
+    /// Cuts the grid into bands of rows whose values stay in the cache.
+    fn cut(&mut self, training: bool) {
+        let channels = match training {
+            // The backward pass needs all values and some of their gradients.
+            true => self.nodes.iter().map(|node| node.width).sum(),
+            false => self.most_alive(),
+        };
+        let floats: usize = channels * self.row();
+        let rows = (BAND_FLOATS / floats.max(1)).saturating_sub(2 * self.reach);
+        // Halos are computed twice, so a band has to be larger than they are.
+        let rows = rows.max(4 * self.reach).max(LANES.div_ceil(self.row()));
+        let bands = self.height.div_ceil(rows.clamp(1, self.height));
+        self.band_rows = self.height.div_ceil(bands);
+        self.bands = (0..self.height)
+            .step_by(self.band_rows)
+            .map(|start| start..self.height.min(start + self.band_rows))
+            .collect();
+        let each = self.bands.len().div_ceil(STRIPS);
+        self.strips = (0..self.bands.len())
+            .step_by(each)
+            .map(|start| start..self.bands.len().min(start + each))
+            .collect();
+    }
+
+    /// The most channels whose values are needed at the same time.
+    fn most_alive(&self) -> usize {
+        let (mut now, mut most) = (0, 0);
+        for (n, node) in self.nodes.iter().enumerate() {
+            if node.root == n {
+                now += node.width;
+            }
+            most = most.max(now);
+            now -= node
+                .last_use_of
+                .iter()
+                .map(|&root| self.nodes[root].width)
+                .sum::<usize>();
+        }
+        most
+    }
+}
+
+impl Planned {
+    pub fn inputs(&self) -> Vec<usize> {
+        match &self.work {
+            Work::Op(op) => op.inputs(),
+            Work::Compress { x } => vec![*x],
+        }
+    }
+}
+
+/// A distance of channels with room for whole vectors, that spreads channels over the sets of a cache.
+fn padded(lanes: usize) -> usize {
+    let lines = (lanes + LANES).div_ceil(LANES);
+    (lines | 1) * LANES
+}

@@ -1,0 +1,946 @@
+//! A plan at work: steps of a group of images, forwards and backwards.
+
+use std::ops::Range;
+
+use crate::program::{Op, Program};
+use crate::transition::AliveMask;
+
+use super::draws::{dropout, fired};
+use super::gemm::Gemm;
+use super::kernels::{self, View, ViewMut, arch};
+use super::near::{self, Attention, AttentionBack, Hop, Spread, Tap};
+use super::plan::{Domain, Plan, Work};
+use super::{LANES, Task};
+
+/// Everything that all groups of a rollout share.
+pub(super) struct Shared<'a> {
+    pub program: &'a Program,
+    pub task: &'a Task,
+    /// All weights, one after the other, and where each begins.
+    pub params: &'a [f32],
+    pub offsets: &'a [usize],
+    /// Which weights get a gradient.
+    pub trained: &'a [bool],
+}
+
+impl<'a> Shared<'a> {
+    fn range(&self, param: usize) -> Range<usize> {
+        let start = self.offsets[param];
+        start..start + self.program.params[param].elem_count()
+    }
+
+    fn param(&self, param: usize) -> &'a [f32] {
+        &self.params[self.range(param)]
+    }
+}
+
+/// Working memory of a thread, allocated once a rollout.
+#[derive(Default)]
+pub(super) struct Scratch {
+    values: Vec<Option<Vec<f32>>>,
+    grads: Vec<Option<Vec<f32>>>,
+    /// Nine shares a head of each attention, for the way back.
+    shares: Vec<Vec<f32>>,
+    free: Vec<Vec<f32>>,
+    near: Spread,
+    far: Spread,
+    turned: Vec<f32>,
+    wide: Vec<f32>,
+}
+
+impl Scratch {
+    fn take(&mut self, len: usize) -> Vec<f32> {
+        let mut buffer = self.free.pop().unwrap_or_default();
+        if buffer.len() < len {
+            buffer.resize(len, 0.0);
+        }
+        buffer
+    }
+
+    /// Gives all buffers of the last band back.
+    fn clear(&mut self, nodes: usize) {
+        let used = self.values.drain(..).chain(self.grads.drain(..));
+        self.free.extend(used.flatten());
+        self.values.resize(nodes, None);
+        self.grads.resize(nodes, None);
+        self.shares.resize(nodes, vec![]);
+    }
+}
+
+fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    buffer
+}
+
+/// One step of a group.
+pub(super) struct StepOf<'a> {
+    pub shared: &'a Shared<'a>,
+    pub plan: &'a Plan,
+    /// Constants of the program on all lanes, by node of the plan.
+    pub tables: &'a [Option<Vec<f32>>],
+    /// Number of the group's first image in the batch.
+    pub first: usize,
+    pub step: usize,
+}
+
+/// The lanes of a step that fire and are alive before it; `None` where all do.
+pub(super) type Firing = Option<Vec<bool>>;
+
+/// A band and its lanes that fire, counted from the band's first.
+struct Band<'a> {
+    rows: &'a Range<usize>,
+    index: Option<Vec<u32>>,
+}
+
+impl StepOf<'_> {
+    /// Which lanes take their update.
+    pub fn firing(&self, state: &[f32]) -> Firing {
+        let plan = self.plan;
+        let lanes = plan.height * plan.row();
+        let mut firing = fired(self.shared.task, self.step, self.first, plan.images, lanes);
+        if let Some(rule) = &self.shared.program.alive {
+            let alive = self.alive(rule, state);
+            match &mut firing {
+                Some(firing) => firing.iter_mut().zip(alive).for_each(|(f, a)| *f &= a),
+                None => firing = Some(alive),
+            }
+        }
+        firing
+    }
+
+    /// Which lanes have a living neighbour.
+    fn alive(&self, rule: &AliveMask, state: &[f32]) -> Vec<bool> {
+        let plan = self.plan;
+        let (row, images) = (plan.row(), plan.images);
+        let channel = &state[rule.channel * plan.grid_stride()..][..plan.height * row];
+        let threshold = rule.threshold as f32;
+        let above: Vec<u8> = channel.iter().map(|&x| u8::from(x > threshold)).collect();
+        // First along rows, then along columns.
+        let mut wide = above.clone();
+        for (above, wide) in above.chunks_exact(row).zip(wide.chunks_exact_mut(row)) {
+            let inner = row - images;
+            wide[images..]
+                .iter_mut()
+                .zip(&above[..inner])
+                .for_each(|(w, a)| *w |= a);
+            wide[..inner]
+                .iter_mut()
+                .zip(&above[images..])
+                .for_each(|(w, a)| *w |= a);
+            if rule.padding == crate::Padding::Circular {
+                wide[..images]
+                    .iter_mut()
+                    .zip(&above[inner..])
+                    .for_each(|(w, a)| *w |= a);
+                wide[inner..]
+                    .iter_mut()
+                    .zip(&above[..images])
+                    .for_each(|(w, a)| *w |= a);
+            }
+        }
+        let mut alive = wide.clone();
+        for (y, alive) in alive.chunks_exact_mut(row).enumerate() {
+            for dy in [-1, 1] {
+                if let Some(near) = rule.padding.coordinate(y, dy, plan.height) {
+                    let near = &wide[near * row..][..row];
+                    alive.iter_mut().zip(near).for_each(|(a, w)| *a |= w);
+                }
+            }
+        }
+        alive.into_iter().map(|a| a != 0).collect()
+    }
+
+    /// Writes the bands of a strip of the next state: `next` holds the strip's rows of each channel.
+    pub fn forward(
+        &self,
+        scratch: &mut Scratch,
+        state: &[f32],
+        firing: &Firing,
+        bands: &[Range<usize>],
+        mut write: impl FnMut(usize, usize, &[f32]),
+    ) {
+        let plan = self.plan;
+        let (row, layout) = (plan.row(), self.shared.program.layout);
+        let mut line = vec![];
+        for rows in bands {
+            let band = self.band(rows, firing);
+            let lanes = rows.len() * row;
+            let fires = band.index.as_ref().is_none_or(|index| !index.is_empty());
+            if fires {
+                self.evaluate(scratch, state, &band, false);
+            }
+            let start = rows.start * row;
+            for c in 0..layout.channels() {
+                let old = &state[c * plan.grid_stride() + start..][..lanes];
+                if c < layout.input || !fires {
+                    write(c, start, old);
+                    continue;
+                }
+                line.clear();
+                line.extend_from_slice(old);
+                let update = self
+                    .view(scratch, plan.update, 0)
+                    .row(c - layout.input, band.lanes(row));
+                match &band.index {
+                    None => line.iter_mut().zip(update).for_each(|(x, u)| *x += u),
+                    Some(index) => {
+                        for (&i, u) in index.iter().zip(update) {
+                            line[i as usize] += u;
+                        }
+                    }
+                }
+                write(c, start, &line);
+            }
+            if fires {
+                scratch.clear(plan.nodes.len());
+            }
+        }
+    }
+
+    /// Which lanes stay alive after the step, given the cells with their updates; dead cells become 0.
+    pub fn bury(&self, state: &[f32], next: &mut [f32]) -> Option<Vec<bool>> {
+        let rule = self.shared.program.alive.as_ref()?;
+        let mut alive = self.alive(rule, state);
+        let after = self.alive(rule, next);
+        alive.iter_mut().zip(after).for_each(|(a, b)| *a &= b);
+        let stride = self.plan.grid_stride();
+        for channel in next.chunks_exact_mut(stride) {
+            channel.iter_mut().zip(&alive).for_each(|(x, &alive)| {
+                if !alive {
+                    *x = 0.0;
+                }
+            });
+        }
+        Some(alive)
+    }
+
+    /// Adds the gradients of a strip: `grad` is that of the next state, already 0 where cells died;
+    /// `cells` gets what flows to the state through the update, `weights` those of the weights.
+    pub fn backward(
+        &self,
+        scratch: &mut Scratch,
+        state: &[f32],
+        firing: &Firing,
+        bands: &[Range<usize>],
+        grad: &[f32],
+        mut cells: impl FnMut(usize, isize, &[f32]),
+        weights: &mut [f32],
+    ) {
+        let plan = self.plan;
+        let (row, layout) = (plan.row(), self.shared.program.layout);
+        for rows in bands {
+            let band = self.band(rows, firing);
+            if band.index.as_ref().is_some_and(Vec::is_empty) {
+                continue;
+            }
+            self.evaluate(scratch, state, &band, true);
+            let stride = plan.stride(plan.update);
+            let root = plan.nodes[plan.update].root;
+            let mut seed = self.zeroed(scratch, root);
+            for c in 0..layout.update_channels() {
+                let from = &grad[(c + layout.input) * plan.grid_stride() + rows.start * row..];
+                let from = &from[..rows.len() * row];
+                let at = (plan.nodes[plan.update].channel + c) * stride + self.start(plan.update, 0, &band);
+                let to = &mut seed[at..][..band.lanes(row)];
+                match &band.index {
+                    None => to.copy_from_slice(from),
+                    Some(index) => to
+                        .iter_mut()
+                        .zip(index)
+                        .for_each(|(to, &i)| *to = from[i as usize]),
+                }
+            }
+            scratch.grads[root] = Some(seed);
+            for n in (0..plan.nodes.len()).rev() {
+                let node = &plan.nodes[n];
+                if node.root != n || !node.differentiable {
+                    continue;
+                }
+                if n == 0 {
+                    break;
+                }
+                if let Some(grad) = scratch.grads[n].take() {
+                    self.back(scratch, n, &grad, &band, weights);
+                    scratch.free.push(grad);
+                }
+            }
+            if let Some(grad) = scratch.grads[0].take() {
+                let Domain::Rows(reach) = plan.nodes[0].domain else {
+                    continue;
+                };
+                let (start, count) = plan.span(reach, rows);
+                for c in 0..layout.channels() {
+                    cells(c, start, &grad[c * plan.stride(0)..][..count * row]);
+                }
+                scratch.free.push(grad);
+            }
+            scratch.clear(plan.nodes.len());
+        }
+    }
+
+    fn band<'b>(&self, rows: &'b Range<usize>, firing: &Firing) -> Band<'b> {
+        let row = self.plan.row();
+        let index = firing.as_ref().map(|firing| {
+            let firing = &firing[rows.start * row..rows.end * row];
+            let fires = firing.iter().enumerate().filter(|(_, fires)| **fires);
+            fires.map(|(i, _)| i as u32).collect()
+        });
+        Band { rows, index }
+    }
+
+    /// A value from its `start`-th lane.
+    fn view<'b>(&self, scratch: &'b Scratch, node: usize, start: usize) -> View<'b> {
+        let planned = &self.plan.nodes[node];
+        let stride = self.plan.stride(planned.root);
+        let buffer = scratch.values[planned.root].as_deref().unwrap_or_default();
+        View {
+            data: &buffer[planned.channel * stride + start..],
+            stride,
+        }
+    }
+
+    fn zeroed(&self, scratch: &mut Scratch, root: usize) -> Vec<f32> {
+        let len = self.plan.nodes[root].width * self.plan.stride(root);
+        let mut buffer = scratch.take(len + LANES);
+        buffer[..len].fill(0.0);
+        buffer
+    }
+
+    /// The lane of input `x` at which the lanes of a value of `reach` rows around the band begin.
+    fn start(&self, x: usize, reach: usize, band: &Band<'_>) -> usize {
+        match self.plan.nodes[x].domain {
+            Domain::Fired => 0,
+            Domain::Rows(own) => {
+                let (there, _) = self.plan.span(own, band.rows);
+                let (here, _) = self.plan.span(reach, band.rows);
+                (here - there) as usize * self.plan.row()
+            }
+        }
+    }
+
+    /// Number of lanes of a node, and the rows around the band that it covers.
+    fn lanes(&self, node: usize, band: &Band<'_>) -> (usize, usize) {
+        match self.plan.nodes[node].domain {
+            Domain::Fired => (band.lanes(self.plan.row()), 0),
+            Domain::Rows(reach) => (self.plan.span(reach, band.rows).1 * self.plan.row(), reach),
+        }
+    }
+
+    /// The rows of `node` that look at those of `x`.
+    fn hop(&self, node: usize, x: usize, band: &Band<'_>, padding: crate::Padding) -> Hop {
+        let span = |node: usize| match self.plan.nodes[node].domain {
+            Domain::Rows(reach) => self.plan.span(reach, band.rows),
+            Domain::Fired => (0, 0),
+        };
+        Hop {
+            to: span(node),
+            from: span(x),
+            height: self.plan.height,
+            padding,
+        }
+    }
+
+    /// All values of a band.
+    fn evaluate(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, keep: bool) {
+        let plan = self.plan;
+        scratch.clear(plan.nodes.len());
+        for (n, node) in plan.nodes.iter().enumerate() {
+            if node.root == n {
+                let mut out = scratch.take(node.width * plan.stride(n) + LANES);
+                let stride = plan.stride(n);
+                let y = ViewMut {
+                    data: &mut out,
+                    stride,
+                };
+                self.compute(scratch, state, n, band, y, keep);
+                scratch.values[n] = Some(out);
+            }
+            if !keep {
+                for &root in &node.last_use_of {
+                    let done = scratch.values[root].take();
+                    scratch.free.extend(done);
+                }
+            }
+        }
+    }
+
+    fn compute(
+        &self,
+        scratch: &mut Scratch,
+        state: &[f32],
+        n: usize,
+        band: &Band<'_>,
+        y: ViewMut<'_>,
+        keep: bool,
+    ) {
+        let (plan, shared) = (self.plan, self.shared);
+        let width = plan.nodes[n].width;
+        let (lanes, reach) = self.lanes(n, band);
+        let size = (width, lanes);
+        let start = |x: usize| self.start(x, reach, band);
+        let op = match &plan.nodes[n].work {
+            Work::Op(op) => op,
+            Work::Compress { x } => {
+                let index = band.index.as_deref().unwrap_or_default();
+                let x = self.view(scratch, *x, self.start(*x, 0, band));
+                return kernels::compress(x, index, y, width);
+            }
+        };
+        match op {
+            Op::Cells => self.load(state, plan.grid_stride(), reach, band, y, width),
+            Op::Constant(_) => {
+                let table = self.tables[n].as_deref().unwrap_or_default();
+                self.load(table, plan.grid_stride(), reach, band, y, width)
+            }
+            Op::Slice { .. } => {}
+            Op::Concat(parts) => {
+                let (mut rest, stride) = (y.data, y.stride);
+                for &part in parts {
+                    let channels = plan.nodes[part].width;
+                    let x = self.view(scratch, part, start(part));
+                    let to = ViewMut { data: rest, stride };
+                    kernels::copy(x, to, (channels, lanes));
+                    rest = &mut rest[channels * stride..];
+                }
+            }
+            Op::Linear { x, weight, bias } => {
+                let input = plan.nodes[*x].width;
+                let x = self.view(scratch, *x, start(*x));
+                let gemm = Gemm {
+                    a: shared.param(*weight),
+                    a_row: input,
+                    a_column: 1,
+                    b: x.data,
+                    b_row: x.stride,
+                    c: &mut *y.data,
+                    c_row: y.stride,
+                    size: [width, input, lanes],
+                    add: false,
+                };
+                gemm.run(arch());
+                if let Some(bias) = bias {
+                    kernels::add_bias(shared.param(*bias), y, size);
+                }
+            }
+            Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. } => {
+                let hop = self.spread(scratch, n, *x, band, op);
+                let taps = self.taps(op, plan.nodes[*x].width, width);
+                near::stencil(&scratch.near, &hop, &taps, y, plan.row(), false);
+            }
+            Op::LayerNorm { x, weight, bias, eps } => {
+                let x = self.view(scratch, *x, start(*x));
+                let weights = (shared.param(*weight), shared.param(*bias));
+                kernels::norm(x, weights, *eps as f32, y, size);
+            }
+            Op::Map { x, function } => {
+                kernels::map(*function, self.view(scratch, *x, start(*x)), y, size);
+            }
+            Op::Add { a, b } => {
+                let [a, b] = [*a, *b].map(|x| self.view(scratch, x, start(x)));
+                kernels::sum(a, b, y, size);
+            }
+            Op::Mul { a, b } => {
+                let [left, right] = [*a, *b].map(|x| self.view(scratch, x, start(x)));
+                kernels::product(left, self.broadcast(*b, width, right), y, size, false);
+            }
+            Op::Affine { x, scale, shift } => {
+                let [scale, shift] = [scale, shift].map(|p| p.map(|p| shared.param(p)));
+                kernels::affine(self.view(scratch, *x, start(*x)), scale, shift, y, size, false);
+            }
+            Op::Attention {
+                q,
+                k,
+                v,
+                heads,
+                padding,
+            } => {
+                let hop = self.hop(n, *k, band, *padding);
+                self.spread_values(scratch, (*k, *v), &hop, reach, band);
+                let mut shares = std::mem::take(&mut scratch.shares[n]);
+                at_least(&mut shares, 9 * heads * plan.stride(n) + LANES);
+                let attention = Attention {
+                    q: self.view(scratch, *q, start(*q)),
+                    k: &scratch.near,
+                    v: &scratch.far,
+                    hop,
+                    heads: *heads,
+                    width: plan.row(),
+                    depth: width / heads,
+                };
+                let stride = plan.stride(n);
+                let to = ViewMut {
+                    data: &mut shares,
+                    stride,
+                };
+                attention.forward(y, to);
+                let _ = keep;
+                scratch.shares[n] = shares;
+            }
+            Op::Dropout { x, rate, site } => {
+                let x = self.view(scratch, *x, start(*x));
+                if !shared.task.training || *rate == 0.0 {
+                    return kernels::copy(x, y, size);
+                }
+                let stride = y.stride;
+                self.draw_dropout(scratch_mask(y.data), stride, n, band, (*rate, *site));
+                let mut y = y;
+                for c in 0..width {
+                    let x = x.row(c, lanes);
+                    y.row(c, lanes).iter_mut().zip(x).for_each(|(y, x)| *y *= x);
+                }
+            }
+        }
+    }
+
+    /// Adds the gradients of the inputs of node `n`, whose own is `grad`, and of its weights.
+    fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band<'_>, weights: &mut [f32]) {
+        let (plan, shared) = (self.plan, self.shared);
+        let width = plan.nodes[n].width;
+        let (lanes, reach) = self.lanes(n, band);
+        let size = (width, lanes);
+        let dy = View {
+            data: grad,
+            stride: plan.stride(n),
+        };
+        let start = |x: usize| self.start(x, reach, band);
+        let op = match &plan.nodes[n].work {
+            Work::Op(op) => op,
+            Work::Compress { x } => {
+                let index = band.index.as_deref().unwrap_or_default();
+                let from = self.start(*x, 0, band);
+                return self.give(scratch, *x, from, |_, dx| kernels::expand(dy, index, dx, width));
+            }
+        };
+        match op {
+            Op::Cells | Op::Constant(_) | Op::Slice { .. } => {}
+            Op::Concat(parts) => {
+                let mut channel = 0;
+                for &part in parts {
+                    let channels = plan.nodes[part].width;
+                    let dy = View {
+                        data: &grad[channel * dy.stride..],
+                        ..dy
+                    };
+                    self.give(scratch, part, start(part), |_, dx| {
+                        kernels::add_to(dy, dx, (channels, lanes))
+                    });
+                    channel += channels;
+                }
+            }
+            Op::Linear { x, weight, bias } => {
+                let input = plan.nodes[*x].width;
+                if let Some(bias) = bias.filter(|&bias| shared.trained[bias]) {
+                    kernels::sum_lanes(dy, &mut weights[shared.range(bias)], size);
+                }
+                if shared.trained[*weight] {
+                    self.weight_back(
+                        scratch,
+                        *x,
+                        start(*x),
+                        dy,
+                        size,
+                        &mut weights[shared.range(*weight)],
+                    );
+                }
+                let mut wide = std::mem::take(&mut scratch.wide);
+                let whole = start(*x) == 0 && self.lanes(*x, band).0 == lanes;
+                self.give(scratch, *x, start(*x), |_, dx| {
+                    let (c, c_row) = match whole {
+                        true => (&mut *dx.data, dx.stride),
+                        false => (at_least(&mut wide, input * dy.stride + LANES), dy.stride),
+                    };
+                    let gemm = Gemm {
+                        a: shared.param(*weight),
+                        a_row: 1,
+                        a_column: input,
+                        b: grad,
+                        b_row: dy.stride,
+                        c,
+                        c_row,
+                        size: [input, width, lanes],
+                        add: whole,
+                    };
+                    gemm.run(arch());
+                    if !whole {
+                        let from = View {
+                            data: &wide,
+                            stride: dy.stride,
+                        };
+                        kernels::add_to(from, dx, (input, lanes));
+                    }
+                });
+                scratch.wide = wide;
+            }
+            Op::Neighbourhood { x, padding }
+            | Op::SumTaps { x, padding }
+            | Op::Depthwise { x, padding, .. } => {
+                let input = plan.nodes[*x].width;
+                if let Op::Depthwise { kernel, .. } = op
+                    && shared.trained[*kernel]
+                {
+                    let hop = self.spread(scratch, n, *x, band, op);
+                    let kernel = &mut weights[shared.range(*kernel)];
+                    near::kernel_back(&scratch.near, &hop, dy, kernel, width / input, plan.row());
+                }
+                let hop = self.hop(n, *x, band, *padding).back();
+                let mut spread = std::mem::take(&mut scratch.near);
+                spread.fill(dy, width, (hop.from.1, plan.row(), plan.images), *padding);
+                let taps = self.taps_back(op, input, width);
+                self.give(scratch, *x, 0, |_, dx| {
+                    near::stencil(&spread, &hop, &taps, dx, plan.row(), true);
+                });
+                scratch.near = spread;
+            }
+            Op::LayerNorm { x, weight, bias, eps } => {
+                let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);
+                self.give(scratch, *x, start(*x), |scratch, dx| {
+                    let x = self.view(scratch, *x, start(*x));
+                    let dw = (&mut of_weight[..], &mut of_bias[..]);
+                    kernels::norm_back(x, shared.param(*weight), *eps as f32, dy, dx, dw, size);
+                });
+                for (param, sums) in [(*weight, of_weight), (*bias, of_bias)] {
+                    if shared.trained[param] {
+                        let to = weights[shared.range(param)].iter_mut();
+                        to.zip(sums).for_each(|(w, s)| *w += s);
+                    }
+                }
+            }
+            Op::Map { x, function } => self.give(scratch, *x, start(*x), |scratch, dx| {
+                kernels::map_back(*function, self.view(scratch, *x, start(*x)), dy, dx, size);
+            }),
+            Op::Add { a, b } => {
+                for x in [*a, *b] {
+                    self.give(scratch, x, start(x), |_, dx| kernels::add_to(dy, dx, size));
+                }
+            }
+            Op::Mul { a, b } => {
+                self.give(scratch, *a, start(*a), |scratch, dx| {
+                    let right = self.view(scratch, *b, start(*b));
+                    kernels::product(dy, self.broadcast(*b, width, right), dx, size, true);
+                });
+                self.give(scratch, *b, start(*b), |scratch, dx| {
+                    let left = self.view(scratch, *a, start(*a));
+                    match plan.nodes[*b].width {
+                        1 if width > 1 => kernels::dot_channels(dy, left, dx.data, size),
+                        _ => kernels::product(dy, left, dx, size, true),
+                    }
+                });
+            }
+            Op::Affine { x, scale, shift } => {
+                if let Some(shift) = shift.filter(|&shift| shared.trained[shift]) {
+                    kernels::sum_lanes(dy, &mut weights[shared.range(shift)], size);
+                }
+                if let Some(scale) = scale.filter(|&scale| shared.trained[scale]) {
+                    let x = self.view(scratch, *x, start(*x));
+                    kernels::dot_lanes(dy, x, &mut weights[shared.range(scale)], size);
+                }
+                let scale = scale.map(|scale| shared.param(scale));
+                self.give(scratch, *x, start(*x), |_, dx| {
+                    kernels::affine(dy, scale, None, dx, size, true)
+                });
+            }
+            Op::Attention {
+                q,
+                k,
+                v,
+                heads,
+                padding,
+            } => {
+                self.attention_back(scratch, n, dy, band, ([*q, *k, *v], *heads, *padding));
+            }
+            Op::Dropout { x, rate, site } => {
+                if !shared.task.training || *rate == 0.0 {
+                    return self.give(scratch, *x, start(*x), |_, dx| kernels::add_to(dy, dx, size));
+                }
+                let mut mask = std::mem::take(&mut scratch.wide);
+                let stride = dy.stride;
+                at_least(&mut mask, width * stride + LANES);
+                self.draw_dropout(&mut mask, stride, n, band, (*rate, *site));
+                self.give(scratch, *x, start(*x), |_, dx| {
+                    let mask = View { data: &mask, stride };
+                    kernels::product(dy, mask, dx, size, true);
+                });
+                scratch.wide = mask;
+            }
+        }
+    }
+
+    /// Calls `f` with the gradient of `x` from its `start`-th lane, if it is to have one.
+    fn give(&self, scratch: &mut Scratch, x: usize, start: usize, f: impl FnOnce(&mut Scratch, ViewMut<'_>)) {
+        let planned = &self.plan.nodes[x];
+        if !planned.differentiable {
+            return;
+        }
+        let root = planned.root;
+        let mut grad = match scratch.grads[root].take() {
+            Some(grad) => grad,
+            None => self.zeroed(scratch, root),
+        };
+        let stride = self.plan.stride(root);
+        let to = ViewMut {
+            data: &mut grad[planned.channel * stride + start..],
+            stride,
+        };
+        f(scratch, to);
+        scratch.grads[root] = Some(grad);
+    }
+
+    /// `weight += dy x^T`.
+    fn weight_back(
+        &self,
+        scratch: &mut Scratch,
+        x: usize,
+        start: usize,
+        dy: View<'_>,
+        (width, lanes): (usize, usize),
+        weight: &mut [f32],
+    ) {
+        let input = self.plan.nodes[x].width;
+        let pitch = input.next_multiple_of(LANES);
+        let (mut turned, mut wide) = (
+            std::mem::take(&mut scratch.turned),
+            std::mem::take(&mut scratch.wide),
+        );
+        at_least(&mut turned, lanes * pitch + LANES);
+        let x = self.view(scratch, x, start);
+        kernels::transpose(x, &mut turned, pitch, (input, lanes));
+        let aligned = pitch == input;
+        let (c, c_row) = match aligned {
+            true => (&mut *weight, input),
+            false => (at_least(&mut wide, width * pitch), pitch),
+        };
+        let gemm = Gemm {
+            a: dy.data,
+            a_row: dy.stride,
+            a_column: 1,
+            b: &turned,
+            b_row: pitch,
+            c,
+            c_row,
+            size: [width, lanes, input],
+            add: aligned,
+        };
+        gemm.run(arch());
+        if !aligned {
+            for (to, from) in weight.chunks_exact_mut(input).zip(wide.chunks_exact(pitch)) {
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            }
+        }
+        (scratch.turned, scratch.wide) = (turned, wide);
+    }
+
+    fn attention_back(
+        &self,
+        scratch: &mut Scratch,
+        n: usize,
+        dy: View<'_>,
+        band: &Band<'_>,
+        ([q, k, v], heads, padding): ([usize; 3], usize, crate::Padding),
+    ) {
+        let plan = self.plan;
+        let (width, stride, row) = (plan.nodes[n].width, plan.stride(n), plan.row());
+        let (_, reach) = self.lanes(n, band);
+        let hop = self.hop(n, k, band, padding);
+        self.spread_values(scratch, (k, v), &hop, reach, band);
+        let shares = std::mem::take(&mut scratch.shares[n]);
+        let mut scores = std::mem::take(&mut scratch.wide);
+        at_least(&mut scores, 9 * heads * stride + LANES);
+        let (near, far) = (
+            std::mem::take(&mut scratch.near),
+            std::mem::take(&mut scratch.far),
+        );
+        let start = self.start(q, reach, band);
+        let size = (heads, width / heads, row);
+        self.give(scratch, q, start, |scratch, dq| {
+            let of = Attention {
+                q: self.view(scratch, q, start),
+                k: &near,
+                v: &far,
+                hop,
+                heads,
+                width: row,
+                depth: width / heads,
+            };
+            let shares = View {
+                data: &shares,
+                stride,
+            };
+            let back = AttentionBack { of, dy, shares };
+            let to = ViewMut {
+                data: &mut scores,
+                stride,
+            };
+            back.queries(dq, to);
+        });
+        let (mut near, mut far) = (near, far);
+        let rows = (hop.to.1, row, plan.images);
+        let back = hop.back();
+        let weights = |data| View { data, stride };
+        // Keys get the queries of those that look at them, by the gradients of their scores; values get
+        // the gradients of those, by their shares.
+        near.fill(self.view(scratch, q, start), width, rows, padding);
+        far.fill(weights(&scores), 9 * heads, rows, padding);
+        self.give(scratch, k, 0, |_, dk| {
+            near::send_back(&near, &far, &back, dk, size)
+        });
+        near.fill(dy, width, rows, padding);
+        far.fill(weights(&shares), 9 * heads, rows, padding);
+        self.give(scratch, v, 0, |_, dv| {
+            near::send_back(&near, &far, &back, dv, size)
+        });
+        (scratch.near, scratch.far, scratch.wide) = (near, far, scores);
+        scratch.shares[n] = shares;
+    }
+
+    /// Spreads input `x` of the stencil `n` out.
+    fn spread(&self, scratch: &mut Scratch, n: usize, x: usize, band: &Band<'_>, op: &Op) -> Hop {
+        let padding = op.padding().unwrap_or_default();
+        let hop = self.hop(n, x, band, padding);
+        let mut spread = std::mem::take(&mut scratch.near);
+        let rows = (hop.from.1, self.plan.row(), self.plan.images);
+        spread.fill(self.view(scratch, x, 0), self.plan.nodes[x].width, rows, padding);
+        scratch.near = spread;
+        hop
+    }
+
+    /// Spreads keys and values out.
+    fn spread_values(
+        &self,
+        scratch: &mut Scratch,
+        (k, v): (usize, usize),
+        hop: &Hop,
+        reach: usize,
+        band: &Band<'_>,
+    ) {
+        let _ = (reach, band);
+        let rows = (hop.from.1, self.plan.row(), self.plan.images);
+        let (mut near, mut far) = (
+            std::mem::take(&mut scratch.near),
+            std::mem::take(&mut scratch.far),
+        );
+        let width = self.plan.nodes[k].width;
+        near.fill(self.view(scratch, k, 0), width, rows, hop.padding);
+        far.fill(self.view(scratch, v, 0), width, rows, hop.padding);
+        (scratch.near, scratch.far) = (near, far);
+    }
+
+    /// What each channel of a stencil adds up.
+    fn taps(&self, op: &Op, input: usize, width: usize) -> Vec<Vec<Tap>> {
+        let tap = |channel, neighbour, factor| Tap {
+            channel,
+            neighbour,
+            factor,
+        };
+        let of = |c: usize| -> Vec<Tap> {
+            match op {
+                Op::Neighbourhood { .. } => vec![tap(c % input, c / input, 1.0)],
+                Op::SumTaps { .. } => (0..9).map(|n| tap(n * width + c, n, 1.0)).collect(),
+                Op::Depthwise { kernel, .. } => {
+                    let kernel = &self.shared.param(*kernel)[9 * c..][..9];
+                    let factors = kernel.iter().enumerate().filter(|(_, f)| **f != 0.0);
+                    factors.map(|(n, &f)| tap(c * input / width, n, f)).collect()
+                }
+                _ => vec![],
+            }
+        };
+        (0..width).map(of).collect()
+    }
+
+    /// What each channel of a stencil's input gets of the gradient.
+    fn taps_back(&self, op: &Op, input: usize, width: usize) -> Vec<Vec<Tap>> {
+        let mut back = vec![vec![]; input];
+        for (c, taps) in self.taps(op, input, width).iter().enumerate() {
+            for tap in taps {
+                back[tap.channel].push(Tap {
+                    channel: c,
+                    neighbour: 8 - tap.neighbour,
+                    factor: tap.factor,
+                });
+            }
+        }
+        back
+    }
+
+    /// A single channel stands for as many as are asked for.
+    fn broadcast<'b>(&self, x: usize, width: usize, view: View<'b>) -> View<'b> {
+        match self.plan.nodes[x].width {
+            1 if width > 1 => View { stride: 0, ..view },
+            _ => view,
+        }
+    }
+
+    /// Copies the rows around a band out of channels of the whole grid.
+    fn load(
+        &self,
+        grid: &[f32],
+        stride: usize,
+        reach: usize,
+        band: &Band<'_>,
+        mut y: ViewMut<'_>,
+        width: usize,
+    ) {
+        let (row, height) = (self.plan.row(), self.plan.height as isize);
+        let (start, count) = self.plan.span(reach, band.rows);
+        for c in 0..width {
+            let grid = &grid[c * stride..][..stride];
+            let to = y.row(c, count * row);
+            if start >= 0 && start + count as isize <= height {
+                to.copy_from_slice(&grid[start as usize * row..][..count * row]);
+                continue;
+            }
+            for (r, to) in to.chunks_exact_mut(row).enumerate() {
+                let at = (start + r as isize).rem_euclid(height) as usize;
+                to.copy_from_slice(&grid[at * row..][..row]);
+            }
+        }
+    }
+
+    /// The factors of a dropout on all lanes of node `n`.
+    fn draw_dropout(
+        &self,
+        mask: &mut [f32],
+        stride: usize,
+        n: usize,
+        band: &Band<'_>,
+        (rate, site): (f64, u32),
+    ) {
+        let plan = self.plan;
+        let (lanes, reach) = self.lanes(n, band);
+        let (row, height) = (plan.row(), plan.height as isize);
+        let (first_row, _) = plan.span(reach, band.rows);
+        // The lane of the whole grid at which a lane of this value lies.
+        let place = |lane: usize| match (plan.nodes[n].domain, &band.index) {
+            (Domain::Fired, Some(index)) => index[lane] as usize + band.rows.start * row,
+            _ => {
+                let y = (first_row + (lane / row) as isize).rem_euclid(height) as usize;
+                y * row + lane % row
+            }
+        };
+        let channels = plan.nodes[n].width;
+        for lane in 0..lanes {
+            let place = place(lane);
+            let (cell, image) = (place / plan.images, self.first + place % plan.images);
+            let draw = (self.step, image, cell);
+            dropout(self.shared.task, draw, (rate, site), channels, |c, factor| {
+                mask[c * stride + lane] = factor;
+            });
+        }
+    }
+}
+
+impl Band<'_> {
+    /// Number of lanes that are computed.
+    fn lanes(&self, row: usize) -> usize {
+        match &self.index {
+            Some(index) => index.len(),
+            None => self.rows.len() * row,
+        }
+    }
+}
+
+/// The buffer of a result, first used for its mask.
+fn scratch_mask(data: &mut [f32]) -> &mut [f32] {
+    data
+}

@@ -1,0 +1,620 @@
+//! Cell programs: a transition described once, as a short list of operations on cell vectors.
+//!
+//! A [`Program`] runs as plain Candle operations ([`Program::update`], on any device and number type)
+//! and, inside a [`Rollout`](crate::Rollout) of f32 cells on a CPU, fused: whole steps stay in the
+//! cache, forwards and backwards.
+
+mod reference;
+
+use candle_core::Tensor;
+
+use crate::layers::{LayerNorm, Linear};
+use crate::stencil::Padding;
+use crate::transition::AliveMask;
+use crate::{CellLayout, Error, Result};
+
+/// A value of every cell: a vector of [`Value::width`] channels. Made by a [`ProgramBuilder`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Value {
+    pub(crate) node: usize,
+    width: usize,
+}
+
+impl Value {
+    /// The number of channels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+}
+
+/// A function of one number, applied to every channel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Function {
+    /// `max(x, 0)`.
+    Relu,
+    /// `x` where positive, else `exp(x) - 1`.
+    Elu,
+    /// `x / 2 (1 + erf(x / sqrt 2))`.
+    Gelu,
+    /// `x sigmoid(x)`.
+    Silu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `x` clipped to an interval; no gradient outside it.
+    Clamp {
+        /// The least value.
+        min: f32,
+        /// The greatest value.
+        max: f32,
+    },
+}
+
+/// One operation; inputs are numbers of earlier nodes, weights numbers of parameters.
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Cells,
+    Constant(Tensor),
+    Slice {
+        x: usize,
+        start: usize,
+    },
+    Concat(Vec<usize>),
+    Linear {
+        x: usize,
+        weight: usize,
+        bias: Option<usize>,
+    },
+    /// Channel `n * width + c` is channel c of neighbour n.
+    Neighbourhood {
+        x: usize,
+        padding: Padding,
+    },
+    /// Channel c is the sum over n of channel `n * width + c` of neighbour n.
+    SumTaps {
+        x: usize,
+        padding: Padding,
+    },
+    /// Channel `c * filters + f` is filter f of channel c; the kernel is `[C, filters, 9]`.
+    Depthwise {
+        x: usize,
+        kernel: usize,
+        padding: Padding,
+    },
+    LayerNorm {
+        x: usize,
+        weight: usize,
+        bias: usize,
+        eps: f64,
+    },
+    Map {
+        x: usize,
+        function: Function,
+    },
+    Add {
+        a: usize,
+        b: usize,
+    },
+    /// `b` has the channels of `a`, or one that multiplies them all.
+    Mul {
+        a: usize,
+        b: usize,
+    },
+    Affine {
+        x: usize,
+        scale: Option<usize>,
+        shift: Option<usize>,
+    },
+    Attention {
+        q: usize,
+        k: usize,
+        v: usize,
+        heads: usize,
+        padding: Padding,
+    },
+    Dropout {
+        x: usize,
+        rate: f64,
+        site: u32,
+    },
+}
+
+impl Op {
+    /// The nodes that an operation reads.
+    pub(crate) fn inputs(&self) -> Vec<usize> {
+        match self {
+            Op::Cells | Op::Constant(_) => vec![],
+            Op::Concat(parts) => parts.clone(),
+            Op::Slice { x, .. }
+            | Op::Linear { x, .. }
+            | Op::Neighbourhood { x, .. }
+            | Op::SumTaps { x, .. }
+            | Op::Depthwise { x, .. }
+            | Op::LayerNorm { x, .. }
+            | Op::Map { x, .. }
+            | Op::Affine { x, .. }
+            | Op::Dropout { x, .. } => vec![*x],
+            Op::Add { a, b } | Op::Mul { a, b } => vec![*a, *b],
+            Op::Attention { q, k, v, .. } => vec![*q, *k, *v],
+        }
+    }
+
+    /// Replaces the number of every input.
+    pub(crate) fn renumber(&mut self, mut number: impl FnMut(usize) -> usize) {
+        match self {
+            Op::Cells | Op::Constant(_) => {}
+            Op::Concat(parts) => parts.iter_mut().for_each(|x| *x = number(*x)),
+            Op::Slice { x, .. }
+            | Op::Linear { x, .. }
+            | Op::Neighbourhood { x, .. }
+            | Op::SumTaps { x, .. }
+            | Op::Depthwise { x, .. }
+            | Op::LayerNorm { x, .. }
+            | Op::Map { x, .. }
+            | Op::Affine { x, .. }
+            | Op::Dropout { x, .. } => *x = number(*x),
+            Op::Add { a, b } | Op::Mul { a, b } => {
+                *a = number(*a);
+                *b = number(*b);
+            }
+            Op::Attention { q, k, v, .. } => {
+                *q = number(*q);
+                *k = number(*k);
+                *v = number(*v);
+            }
+        }
+    }
+
+    /// The border of the grid, for the operations that look at neighbours.
+    pub(crate) fn padding(&self) -> Option<Padding> {
+        match *self {
+            Op::Neighbourhood { padding, .. }
+            | Op::SumTaps { padding, .. }
+            | Op::Depthwise { padding, .. }
+            | Op::Attention { padding, .. } => Some(padding),
+            _ => None,
+        }
+    }
+
+    /// Whether the operation reads input `node` at neighbours.
+    pub(crate) fn looks_around(&self, node: usize) -> bool {
+        match *self {
+            Op::Attention { k, v, .. } => node == k || node == v,
+            _ => self.padding().is_some(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub op: Op,
+    pub width: usize,
+}
+
+/// A transition as a list of operations on cell vectors, with its weights.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lnca::program::{Function, Program, ProgramBuilder};
+/// use lnca::{CellLayout, Padding, Rollout};
+///
+/// # fn main() -> lnca::Result<()> {
+/// let layout = CellLayout { input: 0, output: 4, hidden: 12 };
+/// let laplacian = Tensor::new(&[[[1f32, 2., 1.], [2., -12., 2.], [1., 2., 1.]]], &Device::Cpu)?;
+/// let weight = Tensor::randn(0f32, 0.1, (16, 32), &Device::Cpu)?;
+///
+/// let mut p = ProgramBuilder::new(layout);
+/// let cells = p.cells();
+/// let curvature = p.stencil(cells, &laplacian, Padding::Circular)?; // 16 channels
+/// let seen = p.concat(&[cells, curvature])?; // 32 channels
+/// let mixed = p.linear(seen, &weight, None)?;
+/// let update = p.map(mixed, Function::Tanh)?;
+/// let program: Program = p.finish(update)?;
+///
+/// let cells = layout.single_cell((1, 16, 16), DType::F32, &Device::Cpu)?;
+/// let grown = Rollout::new(20).fire_rate(0.5).run(&program, &cells)?;
+/// assert_eq!(grown.dims(), [1, 16, 16, 16]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub(crate) layout: CellLayout,
+    pub(crate) alive: Option<AliveMask>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) params: Vec<Tensor>,
+    pub(crate) update: usize,
+}
+
+impl Program {
+    /// The same program, whose cells die by `rule`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the rule looks at a channel that the cells do not have.
+    pub fn with_alive_mask(mut self, rule: Option<AliveMask>) -> Result<Self> {
+        let channels = self.layout.channels();
+        if let Some(rule) = rule.filter(|rule| rule.channel >= channels) {
+            let expected = format!("below {channels}");
+            return Err(Error::config("alive.channel", expected, rule.channel));
+        }
+        self.alive = rule;
+        Ok(self)
+    }
+
+    /// The same program with weights that get no gradient.
+    pub(crate) fn detached(mut self) -> Self {
+        self.params.iter_mut().for_each(|param| *param = param.detach());
+        self
+    }
+}
+
+/// Builds a [`Program`], operation by operation.
+#[derive(Clone, Debug)]
+pub struct ProgramBuilder {
+    layout: CellLayout,
+    nodes: Vec<Node>,
+    params: Vec<Tensor>,
+    sites: u32,
+}
+
+impl ProgramBuilder {
+    /// An empty program on cells of `layout`.
+    pub fn new(layout: CellLayout) -> Self {
+        let cells = Node {
+            op: Op::Cells,
+            width: layout.channels(),
+        };
+        Self {
+            layout,
+            nodes: vec![cells],
+            params: vec![],
+            sites: 0,
+        }
+    }
+
+    /// The cells before the step.
+    pub fn cells(&self) -> Value {
+        Value {
+            node: 0,
+            width: self.layout.channels(),
+        }
+    }
+
+    /// The same `table` (`[H, W, width]`) in every image and step: a positional encoding. The program
+    /// then works on grids of that size only.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it has not three axes.
+    pub fn constant(&mut self, table: &Tensor) -> Result<Value> {
+        match *table.dims() {
+            [_, _, width] if width > 0 => Ok(self.push(Op::Constant(table.detach()), width)),
+            _ => Err(Error::shape("table", "[H, W, width]", table.dims())),
+        }
+    }
+
+    /// Channels `start..start + width` of `x`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `x` has fewer, or `width` is 0.
+    pub fn slice(&mut self, x: Value, start: usize, width: usize) -> Result<Value> {
+        self.check(&[x])?;
+        if width == 0 || start.saturating_add(width) > x.width {
+            let expected = format!("within the {} channels of x", x.width);
+            let found = format!("{width} channels from {start}");
+            return Err(Error::config("slice", expected, found));
+        }
+        Ok(self.push(Op::Slice { x: x.node, start }, width))
+    }
+
+    /// The channels of all `parts`, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there are none.
+    pub fn concat(&mut self, parts: &[Value]) -> Result<Value> {
+        self.check(parts)?;
+        if parts.is_empty() {
+            return Err(Error::config("parts", "at least one", 0));
+        }
+        let width = parts.iter().map(Value::width).sum();
+        let parts = parts.iter().map(|part| part.node).collect();
+        Ok(self.push(Op::Concat(parts), width))
+    }
+
+    /// `weight x + bias` in every cell; `weight` is `[output, x.width()]`, `bias` `[output]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a weight does not fit.
+    pub fn linear(&mut self, x: Value, weight: &Tensor, bias: Option<&Tensor>) -> Result<Value> {
+        self.check(&[x])?;
+        let output = match *weight.dims() {
+            [output, input] if output > 0 && input == x.width => output,
+            _ => {
+                let expected = format!("[output, {}]", x.width);
+                return Err(Error::shape("weight", expected, weight.dims()));
+            }
+        };
+        let weight = self.param(weight);
+        let bias = self.vector("bias", bias, output)?;
+        let x = x.node;
+        Ok(self.push(Op::Linear { x, weight, bias }, output))
+    }
+
+    /// Fixed or learned 3x3 filters applied to every channel: `kernels` is `[filters, 3, 3]`, the same
+    /// for all channels, or `[x.width(), filters, 3, 3]`. Channel `c * filters + f` of the result is
+    /// filter f of channel c, as cross-correlation: not flipped.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the kernels do not fit.
+    pub fn stencil(&mut self, x: Value, kernels: &Tensor, padding: Padding) -> Result<Value> {
+        self.check(&[x])?;
+        let (filters, kernels) = match *kernels.dims() {
+            [filters, 3, 3] if filters > 0 => {
+                let each = kernels.reshape((1, filters, 9))?;
+                let each = each.broadcast_as((x.width, filters, 9))?.contiguous()?;
+                (filters, each)
+            }
+            [channels, filters, 3, 3] if filters > 0 && channels == x.width => {
+                (filters, kernels.reshape((channels, filters, 9))?)
+            }
+            _ => {
+                let expected = format!("[filters, 3, 3] or [{}, filters, 3, 3]", x.width);
+                return Err(Error::shape("kernels", expected, kernels.dims()));
+            }
+        };
+        let kernel = self.param(&kernels);
+        let (x, width) = (x.node, x.width * filters);
+        Ok(self.push(Op::Depthwise { x, kernel, padding }, width))
+    }
+
+    /// A learned 3x3 convolution (cross-correlation, as in PyTorch): `kernel` is
+    /// `[output, x.width(), 3, 3]`, `bias` `[output]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a weight does not fit.
+    pub fn convolution(
+        &mut self,
+        x: Value,
+        kernel: &Tensor,
+        bias: Option<&Tensor>,
+        padding: Padding,
+    ) -> Result<Value> {
+        self.check(&[x])?;
+        let output = match *kernel.dims() {
+            [output, input, 3, 3] if output > 0 && input == x.width => output,
+            _ => {
+                let expected = format!("[output, {}, 3, 3]", x.width);
+                return Err(Error::shape("kernel", expected, kernel.dims()));
+            }
+        };
+        let kernel = kernel.reshape((output, x.width, 9))?;
+        // Whichever is narrower travels between cells: what they hold, or what they send.
+        if output < x.width {
+            let weight = kernel.permute((2, 0, 1))?.reshape((9 * output, x.width))?;
+            let taps = self.linear(x, &weight, None)?;
+            let x = taps.node;
+            let sum = self.push(Op::SumTaps { x, padding }, output);
+            return match bias {
+                Some(bias) => self.affine(sum, None, Some(bias)),
+                None => Ok(sum),
+            };
+        }
+        let near = self.neighbourhood(x, padding)?;
+        let weight = kernel.permute((0, 2, 1))?.reshape((output, 9 * x.width))?;
+        self.linear(near, &weight, bias)
+    }
+
+    /// The nine cells around each cell, in row-major order from the upper left: channel
+    /// `n * x.width() + c` is channel c of neighbour n.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `x` is not of this program.
+    pub fn neighbourhood(&mut self, x: Value, padding: Padding) -> Result<Value> {
+        self.check(&[x])?;
+        let (x, width) = (x.node, 9 * x.width);
+        Ok(self.push(Op::Neighbourhood { x, padding }, width))
+    }
+
+    /// Layer norm over the channels of each cell, `(x - mean) / sqrt(var + eps) * weight + bias`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a weight is not `[x.width()]`.
+    pub fn layer_norm(&mut self, x: Value, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Value> {
+        self.check(&[x])?;
+        let weight = self.required("weight", weight, x.width)?;
+        let bias = self.required("bias", bias, x.width)?;
+        let (x, width) = (x.node, x.width);
+        Ok(self.push(Op::LayerNorm { x, weight, bias, eps }, width))
+    }
+
+    /// `function` of every channel.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `x` is not of this program.
+    pub fn map(&mut self, x: Value, function: Function) -> Result<Value> {
+        self.check(&[x])?;
+        let (x, width) = (x.node, x.width);
+        Ok(self.push(Op::Map { x, function }, width))
+    }
+
+    /// `a + b`, of equal width.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if their widths differ.
+    pub fn add(&mut self, a: Value, b: Value) -> Result<Value> {
+        self.check(&[a, b])?;
+        if a.width != b.width {
+            return Err(Error::config("b", format!("{} channels", a.width), b.width));
+        }
+        let (a, b, width) = (a.node, b.node, a.width);
+        Ok(self.push(Op::Add { a, b }, width))
+    }
+
+    /// `a b`, channel by channel; `b` may also have a single channel that multiplies all of `a`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if their widths do not fit.
+    pub fn mul(&mut self, a: Value, b: Value) -> Result<Value> {
+        self.check(&[a, b])?;
+        if b.width != 1 && a.width != b.width {
+            let expected = format!("{} channels or 1", a.width);
+            return Err(Error::config("b", expected, b.width));
+        }
+        let (a, b, width) = (a.node, b.node, a.width);
+        Ok(self.push(Op::Mul { a, b }, width))
+    }
+
+    /// The simple gate of NAFNet: the first half of the channels times the second.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if their number is odd.
+    pub fn gate(&mut self, x: Value) -> Result<Value> {
+        if !x.width.is_multiple_of(2) {
+            return Err(Error::config("x", "an even number of channels", x.width));
+        }
+        let half = x.width / 2;
+        let (a, b) = (self.slice(x, 0, half)?, self.slice(x, half, half)?);
+        self.mul(a, b)
+    }
+
+    /// `x scale + shift`, both `[x.width()]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a weight does not fit.
+    pub fn affine(&mut self, x: Value, scale: Option<&Tensor>, shift: Option<&Tensor>) -> Result<Value> {
+        self.check(&[x])?;
+        let scale = self.vector("scale", scale, x.width)?;
+        let shift = self.vector("shift", shift, x.width)?;
+        let (x, width) = (x.node, x.width);
+        Ok(self.push(Op::Affine { x, scale, shift }, width))
+    }
+
+    /// Attention of each cell over the nine cells around it: `softmax(q k / sqrt(d)) v` per head, where
+    /// d is the width of a head. Beyond a zero-padded border key and value are 0: such a neighbour
+    /// keeps its share of the softmax and adds nothing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the widths differ or `heads` does not divide them.
+    pub fn attention(
+        &mut self,
+        q: Value,
+        k: Value,
+        v: Value,
+        heads: usize,
+        padding: Padding,
+    ) -> Result<Value> {
+        self.check(&[q, k, v])?;
+        if k.width != q.width || v.width != q.width {
+            let found = format!("{}, {} and {}", q.width, k.width, v.width);
+            return Err(Error::config("q, k and v", "equal widths", found));
+        }
+        if heads == 0 || !q.width.is_multiple_of(heads) {
+            let expected = format!("a divisor of {}", q.width);
+            return Err(Error::config("heads", expected, heads));
+        }
+        let (q, k, v, width) = (q.node, k.node, v.node, q.width);
+        Ok(self.push(
+            Op::Attention {
+                q,
+                k,
+                v,
+                heads,
+                padding,
+            },
+            width,
+        ))
+    }
+
+    /// Inverted dropout, active in training rollouts.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `rate` is not in `[0, 1)`.
+    pub fn dropout(&mut self, x: Value, rate: f64) -> Result<Value> {
+        self.check(&[x])?;
+        if !(0.0..1.0).contains(&rate) {
+            return Err(Error::config("rate", "in [0, 1)", rate));
+        }
+        let site = self.sites;
+        self.sites += 1;
+        let (x, width) = (x.node, x.width);
+        Ok(self.push(Op::Dropout { x, rate, site }, width))
+    }
+
+    /// [`ProgramBuilder::linear`] with the weights of `layer`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn layer(&mut self, x: Value, layer: &Linear) -> Result<Value> {
+        self.linear(x, layer.weight(), layer.bias())
+    }
+
+    /// [`ProgramBuilder::layer_norm`] with the weights of `norm`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn norm(&mut self, x: Value, norm: &LayerNorm) -> Result<Value> {
+        self.layer_norm(x, norm.weight(), norm.bias(), norm.eps())
+    }
+
+    /// The program whose update is `update`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it has not the layout's output and hidden channels.
+    pub fn finish(self, update: Value) -> Result<Program> {
+        self.check(&[update])?;
+        let channels = self.layout.update_channels();
+        if update.width != channels {
+            let expected = format!("{channels} channels, output and hidden");
+            return Err(Error::config("update", expected, update.width));
+        }
+        Ok(Program {
+            layout: self.layout,
+            alive: None,
+            nodes: self.nodes,
+            params: self.params,
+            update: update.node,
+        })
+    }
+
+    fn push(&mut self, op: Op, width: usize) -> Value {
+        self.nodes.push(Node { op, width });
+        Value {
+            node: self.nodes.len() - 1,
+            width,
+        }
+    }
+
+    fn param(&mut self, tensor: &Tensor) -> usize {
+        self.params.push(tensor.clone());
+        self.params.len() - 1
+    }
+
+    fn required(&mut self, name: &'static str, tensor: &Tensor, width: usize) -> Result<usize> {
+        if tensor.dims() != [width] {
+            return Err(Error::shape(name, format!("[{width}]"), tensor.dims()));
+        }
+        Ok(self.param(tensor))
+    }
+
+    fn vector(&mut self, name: &'static str, tensor: Option<&Tensor>, width: usize) -> Result<Option<usize>> {
+        tensor
+            .map(|tensor| self.required(name, tensor, width))
+            .transpose()
+    }
+
+    /// Whether values are of this program, as far as can be told.
+    fn check(&self, values: &[Value]) -> Result<()> {
+        let known = |value: &&Value| {
+            self.nodes
+                .get(value.node)
+                .is_none_or(|node| node.width != value.width)
+        };
+        match values.iter().find(known) {
+            Some(value) => {
+                let found = format!("value {} of another", value.node);
+                Err(Error::config("value", "a value of this program", found))
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! A program as plain Candle operations: slow, on any device, and obviously right.
+
+use candle_core::{D, Tensor};
+
+use super::{Function, Op, Program};
+use crate::layers::{LayerNorm, Linear, add_channels, gelu, scale_channels};
+use crate::rollout::Step;
+use crate::stencil::{Padding, depthwise, gather, neighbourhood, neighbours, sum_taps};
+use crate::transition::{AliveMask, TransitionFn};
+use crate::{CellLayout, Error, Result};
+
+impl TransitionFn for Program {
+    fn layout(&self) -> CellLayout {
+        self.layout
+    }
+
+    fn update(&self, cells: &Tensor, step: &Step) -> Result<Tensor> {
+        self.layout.check(cells)?;
+        let mut values: Vec<Tensor> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let value = self.evaluate(&node.op, &values, cells, step)?;
+            values.push(value);
+        }
+        Ok(values.swap_remove(self.update))
+    }
+
+    fn alive_mask(&self) -> Option<AliveMask> {
+        self.alive
+    }
+
+    fn program(&self, _: &Tensor) -> Result<Option<Program>> {
+        Ok(Some(self.clone()))
+    }
+}
+
+impl Program {
+    fn evaluate(&self, op: &Op, values: &[Tensor], cells: &Tensor, step: &Step) -> Result<Tensor> {
+        let param = |p: &usize| &self.params[*p];
+        Ok(match op {
+            Op::Cells => cells.clone(),
+            Op::Constant(table) => {
+                let (_, h, w, _) = cells.dims4()?;
+                if table.dims()[..2] != [h, w] {
+                    let expected = format!("a grid of {:?} cells, as its table", &table.dims()[..2]);
+                    return Err(Error::shape("cells", expected, cells.dims()));
+                }
+                table.to_dtype(cells.dtype())?.to_device(cells.device())?
+            }
+            Op::Slice { x, start } => {
+                let width = self.nodes[values.len()].width;
+                values[*x].narrow(D::Minus1, *start, width)?
+            }
+            Op::Concat(parts) => {
+                let parts: Vec<&Tensor> = parts.iter().map(|&part| &values[part]).collect();
+                Tensor::cat(&parts, D::Minus1)?
+            }
+            Op::Linear { x, weight, bias } => {
+                Linear::new(param(weight).clone(), bias.as_ref().map(|b| param(b).clone()))
+                    .forward(&values[*x])?
+            }
+            Op::Neighbourhood { x, padding } => neighbourhood(&values[*x], *padding)?.flatten_from(3)?,
+            Op::SumTaps { x, padding } => sum_taps(&values[*x], *padding)?,
+            Op::Depthwise { x, kernel, padding } => depthwise(&values[*x], param(kernel), *padding)?,
+            Op::LayerNorm { x, weight, bias, eps } => {
+                LayerNorm::from_weights(param(weight).clone(), param(bias).clone(), *eps)
+                    .forward(&values[*x])?
+            }
+            Op::Map { x, function } => map(&values[*x], *function)?,
+            Op::Add { a, b } => values[*a].broadcast_add(&values[*b])?,
+            Op::Mul { a, b } => values[*a].broadcast_mul(&values[*b])?,
+            Op::Affine { x, scale, shift } => {
+                let mut y = values[*x].clone();
+                if let Some(scale) = scale {
+                    y = scale_channels(&y, param(scale))?;
+                }
+                if let Some(shift) = shift {
+                    y = add_channels(&y, param(shift))?;
+                }
+                y
+            }
+            Op::Attention {
+                q,
+                k,
+                v,
+                heads,
+                padding,
+            } => attention([&values[*q], &values[*k], &values[*v]], *heads, *padding)?,
+            Op::Dropout { x, rate, site } => step.dropout(&values[*x], *rate, *site)?,
+        })
+    }
+}
+
+fn map(x: &Tensor, function: Function) -> Result<Tensor> {
+    let sigmoid = |x: &Tensor| -> candle_core::Result<Tensor> { ((x * 0.5)?.tanh()? * 0.5)? + 0.5 };
+    Ok(match function {
+        Function::Relu => x.relu()?,
+        Function::Elu => x.elu(1.0)?,
+        Function::Gelu => gelu(x)?,
+        Function::Silu => (x * sigmoid(x)?)?,
+        Function::Sigmoid => sigmoid(x)?,
+        Function::Tanh => x.tanh()?,
+        Function::Clamp { min, max } => {
+            let inside = (x.ge(min)? * x.le(max)?)?.to_dtype(x.dtype())?;
+            let outside = x.detach().clamp(min, max)?;
+            // Candle's own clamp passes gradients at the bounds only by halves.
+            ((x * &inside)? + (outside * inside.affine(-1.0, 1.0)?)?)?
+        }
+    })
+}
+
+/// Attention of each cell over the nine cells around it.
+fn attention([q, k, v]: [&Tensor; 3], heads: usize, padding: Padding) -> Result<Tensor> {
+    let (b, h, w, e) = q.dims4()?;
+    let d = e / heads;
+    let q = (q / (d as f64).sqrt())?.reshape((b * h * w * heads, d, 1))?;
+    // One row for each (cell, head), so that neighbours are gathered head by head.
+    let mut index = Vec::with_capacity(9 * h * w * heads);
+    for near in neighbours((h, w), padding).chunks_exact(9) {
+        for head in 0..heads {
+            index.extend(near.iter().map(|cell| cell.map(|cell| cell * heads + head)));
+        }
+    }
+    let near = |x: &Tensor| -> Result<Tensor> {
+        let rows = x.reshape((b, h * w * heads, d))?;
+        Ok(gather(&rows, index.clone())?.reshape((b * h * w * heads, 9, d))?)
+    };
+    let logits = near(k)?.matmul(&q)?.squeeze(2)?;
+    let shares = candle_nn::ops::softmax(&logits, 1)?.unsqueeze(1)?;
+    Ok(shares.matmul(&near(v)?)?.reshape((b, h, w, e))?)
+}

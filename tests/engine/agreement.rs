@@ -1,0 +1,188 @@
+//! The transitions of the library on the engine and without it.
+
+use candle_core::{DType, Device, Tensor, Var};
+use lnca::random::Key;
+use lnca::transition::Perception;
+use lnca::{
+    Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Padding, Result, Rollout, TransitionFn, Vitca,
+    VitcaConfig, Weights,
+};
+use rand::Rng;
+
+/// The largest difference of two tensors in units of the largest value of the second.
+pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    let values = |x: &Tensor| -> Vec<f64> {
+        let x = x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+        x.to_vec1().unwrap()
+    };
+    assert_eq!(a.dims(), b.dims());
+    let (a, b) = (values(a), values(b));
+    let scale = b.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
+    let difference = |(a, b): (&f64, &f64)| if a == b { 0.0 } else { (a - b).abs() };
+    a.iter().zip(&b).map(difference).fold(0.0, |m: f64, d| if d.is_nan() { d } else { m.max(d) }) / scale
+}
+
+/// Uniform values in (-1, 1).
+pub fn noise(shape: &[usize], seed: u64) -> Tensor {
+    let mut rng = Key::new(seed).rng();
+    let count = shape.iter().product();
+    let values: Vec<f32> = (0..count).map(|_| rng.random_range(-1.0..1.0)).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// The last cells, their gradient with respect to the first, and those of all variables, under a
+/// random linear loss.
+pub fn everything<T: TransitionFn + Clone + 'static>(
+    transition: &T,
+    vars: &[Tensor],
+    cells: &Tensor,
+    rollout: &Rollout,
+) -> Result<Vec<Tensor>> {
+    let cells = Var::from_tensor(cells)?;
+    let last = rollout.run(transition, cells.as_tensor())?;
+    let loss = (&last * noise(last.dims(), 99))?.sum_all()?;
+    let grads = loss.backward()?;
+    let mut all = vec![last.detach()];
+    for var in [cells.as_tensor()].into_iter().chain(vars) {
+        all.push(match grads.get(var) {
+            Some(grad) => grad.clone(),
+            None => var.zeros_like()?,
+        });
+    }
+    Ok(all)
+}
+
+/// Weights away from their symmetric or vanishing first values.
+pub fn shaken(weights: &Weights, by: f64) -> Vec<Tensor> {
+    let mut vars = vec![];
+    for (i, (_, var)) in weights.vars().into_iter().enumerate() {
+        let shaken = (var.as_tensor() + (noise(var.dims(), i as u64) * by).unwrap()).unwrap();
+        var.set(&shaken).unwrap();
+        vars.push(var.as_tensor().clone());
+    }
+    vars
+}
+
+pub fn agree<T: TransitionFn + Clone + 'static>(
+    transition: &T,
+    vars: &[Tensor],
+    shape: (usize, usize, usize),
+    rollout: &Rollout,
+) {
+    let channels = transition.layout().channels();
+    let cells = noise(&[shape.0, shape.1, shape.2, channels], 5);
+    let fused = everything(transition, vars, &cells, rollout).unwrap();
+    let plain = everything(transition, vars, &cells, &rollout.clone().plain()).unwrap();
+    let limits = [1e-5].into_iter().chain(std::iter::repeat(1e-4));
+    for (i, ((fused, plain), limit)) in fused.iter().zip(&plain).zip(limits).enumerate() {
+        let distance = distance(fused, plain);
+        assert!(distance < limit, "{shape:?}, tensor {i} {:?}: {distance:e}", plain.dims());
+    }
+    // Without a gradient, and on one thread or several, the bits are the same.
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| everything(transition, vars, &cells, rollout).unwrap())
+    };
+    for threads in [1, 3] {
+        for (i, (a, b)) in fused.iter().zip(&run(threads)).enumerate() {
+            assert_eq!(bits(a), bits(b), "{shape:?}, tensor {i} on {threads} threads");
+        }
+    }
+    let alone = rollout.clone().memory(Memory::Nothing).run(transition, &cells).unwrap();
+    assert!(distance(&alone, &fused[0]) < 1e-6);
+}
+
+pub fn bits(x: &Tensor) -> Vec<u32> {
+    let values: Vec<f32> = x.flatten_all().unwrap().to_vec1().unwrap();
+    values.into_iter().map(f32::to_bits).collect()
+}
+
+/// Sizes that are no multiple of anything, some cut into bands.
+const SHAPES: [(usize, usize, usize); 5] = [(3, 8, 8), (1, 1, 1), (2, 5, 3), (1, 67, 19), (5, 4, 2)];
+
+#[test]
+fn growing() {
+    for padding in [Padding::Zero, Padding::Circular] {
+        let config = GrowingConfig {
+            padding,
+            angle: 0.3,
+            ..GrowingConfig::default()
+        };
+        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let growing = Growing::new(config, weights.builder()).unwrap();
+        let vars = shaken(&weights, 0.05);
+        for shape in SHAPES {
+            agree(&growing, &vars, shape, &Rollout::new(6).fire_rate(0.5).key(Key::new(3)));
+        }
+    }
+}
+
+#[test]
+fn nafca() {
+    for perception in [Perception::Grouped, Perception::Plain] {
+        for padding in [Padding::Zero, Padding::Circular] {
+            let config = NafcaConfig {
+                padding,
+                perception,
+                dropout: 0.1,
+                ..NafcaConfig::default()
+            };
+            let weights = Weights::new(1, DType::F32, &Device::Cpu);
+            let nafca = Nafca::new(config, weights.builder()).unwrap();
+            let vars = shaken(&weights, 0.05);
+            for (shape, fire_rate) in SHAPES.into_iter().zip([1.0, 0.5, 1.0, 0.5, 0.0]) {
+                let rollout = Rollout::new(4).fire_rate(fire_rate).key(Key::new(3));
+                agree(&nafca, &vars, shape, &rollout.training(true));
+            }
+        }
+    }
+}
+
+#[test]
+fn vitca() {
+    for padding in [Padding::Zero, Padding::Circular] {
+        let config = VitcaConfig {
+            padding,
+            depth: 2,
+            embed_dim: 24,
+            heads: 3,
+            mlp_dim: 20,
+            ..VitcaConfig::default()
+        };
+        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let vitca = Vitca::new(config, weights.builder()).unwrap();
+        let vars = shaken(&weights, 0.05);
+        for (shape, fire_rate) in SHAPES.into_iter().zip([1.0, 0.5, 1.0, 0.5, 0.5]) {
+            let rollout = Rollout::new(4).fire_rate(fire_rate).key(Key::new(3));
+            agree(&vitca, &vars, shape, &rollout.memory(Memory::Every(3)));
+        }
+    }
+}
+
+#[test]
+fn every_step_of_a_trajectory_has_a_gradient() {
+    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let growing = Growing::new(GrowingConfig::default(), weights.builder()).unwrap();
+    let vars = shaken(&weights, 0.05);
+    let cells = noise(&[2, 9, 9, 16], 5);
+    let gradients = |rollout: Rollout| {
+        let states = rollout.trajectory(&growing, &cells).unwrap();
+        let losses: Vec<Tensor> = states.iter().map(|s| s.sqr().unwrap().mean_all().unwrap()).collect();
+        let grads = Tensor::stack(&losses, 0).unwrap().sum_all().unwrap().backward().unwrap();
+        vars.iter().map(|var| grads.get(var).unwrap().clone()).collect::<Vec<_>>()
+    };
+    let rollout = Rollout::new(5).fire_rate(0.5);
+    let fused = gradients(rollout.clone());
+    for (fused, plain) in fused.iter().zip(&gradients(rollout.plain())) {
+        assert!(distance(fused, plain) < 1e-4);
+    }
+}
+
+#[test]
+fn given_masks_are_followed() {
+    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let nafca = Nafca::new(NafcaConfig::default(), weights.builder()).unwrap();
+    let vars = shaken(&weights, 0.05);
+    let masks = (0..3u64).map(|step| noise(&[3, 8, 8, 1], step).gt(0.2).unwrap().to_dtype(DType::F32).unwrap());
+    agree(&nafca, &vars, (3, 8, 8), &Rollout::new(3).masks(masks.collect()));
+}
