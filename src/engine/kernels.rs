@@ -1,5 +1,7 @@
 //! Loops over lanes, compiled for each kind of processor and chosen at run time.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd};
 
 use crate::program::Function;
@@ -25,6 +27,14 @@ impl<'a> View<'a> {
 }
 
 impl ViewMut<'_> {
+    /// The same channels from `channel` on.
+    pub fn reborrow(&mut self, channel: usize) -> ViewMut<'_> {
+        ViewMut {
+            data: &mut self.data[channel * self.stride..],
+            stride: self.stride,
+        }
+    }
+
     #[inline(always)]
     pub fn row(&mut self, channel: usize, lanes: usize) -> &mut [f32] {
         &mut self.data[channel * self.stride..][..lanes]
@@ -389,7 +399,7 @@ pub(super) fn norm_back_simd<'a, S: Simd>(
     dw: (&'a mut [f32], &'a mut [f32]),
     size: Size,
 ) {
-    let (mut dx, channels) = (dx, size.0);
+    let channels = size.0;
     for at in (0..size.1).step_by(BLOCK) {
         let n = BLOCK.min(size.1 - at);
         let (mean, scale) = moments(x, channels, at, n, eps);
@@ -421,55 +431,227 @@ pub(super) fn norm_back_simd<'a, S: Simd>(
 }
 
 /// `to`, `[lanes, pitch]`, as the transpose of `size.0` channels of `size.1` lanes.
-#[pulp::with_simd(transpose = arch())]
+pub(super) fn transpose(x: View<'_>, to: &mut [f32], pitch: usize, size: Size) {
+    #[cfg(target_arch = "x86_64")]
+    if let Arch::V4(simd) = arch() {
+        return simd.vectorize(avx512::Transpose {
+            simd,
+            x,
+            to,
+            pitch,
+            size,
+        });
+    }
+    for c in (0..size.0).step_by(PARTS) {
+        for l in (0..size.1).step_by(PARTS) {
+            let tile = (c..size.0.min(c + PARTS), l..size.1.min(l + PARTS));
+            transpose_tile(x, to, pitch, tile);
+        }
+    }
+}
+
+/// The channels and lanes of a tile, one by one.
 #[inline(always)]
-pub(super) fn transpose_simd<'a, S: Simd>(_: S, x: View<'a>, to: &'a mut [f32], pitch: usize, size: Size) {
-    let (channels, lanes) = size;
-    let mut c = 0;
-    while c < channels {
-        let width = PARTS.min(channels - c);
-        let mut l = 0;
-        while l < lanes {
-            let height = PARTS.min(lanes - l);
-            if width == PARTS && height == PARTS {
-                let mut tile = [[0f32; PARTS]; PARTS];
-                for i in 0..PARTS {
-                    let row = &x.data[(c + i) * x.stride + l..][..PARTS];
-                    for j in 0..PARTS {
-                        tile[j][i] = row[j];
+fn transpose_tile(
+    x: View<'_>,
+    to: &mut [f32],
+    pitch: usize,
+    (channels, lanes): (Range<usize>, Range<usize>),
+) {
+    for c in channels {
+        for l in lanes.clone() {
+            to[l * pitch + c] = x.data[c * x.stride + l];
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::{__m512, __m512i};
+
+    use pulp::{NullaryFnOnce, cast, x86::V4};
+
+    use super::{PARTS, Size, View, ViewMut, transpose_tile};
+
+    #[inline(always)]
+    fn vector(x: &[f32], at: usize) -> __m512 {
+        cast(*x[at..].first_chunk::<PARTS>().unwrap_or(&[0.0; PARTS]))
+    }
+
+    pub struct Compress<'a> {
+        pub simd: V4,
+        pub x: View<'a>,
+        pub masks: &'a [u16],
+        pub y: ViewMut<'a>,
+        pub channels: usize,
+    }
+
+    impl NullaryFnOnce for Compress<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            for c in 0..self.channels {
+                let x = &self.x.data[c * self.x.stride..];
+                let y = &mut self.y.data[c * self.y.stride..];
+                let mut at = 0;
+                for (block, &mask) in self.masks.iter().enumerate() {
+                    let lanes = vector(x, block * PARTS);
+                    let picked: [f32; PARTS] = cast(self.simd.avx512f._mm512_maskz_compress_ps(mask, lanes));
+                    y[at..at + PARTS].copy_from_slice(&picked);
+                    at += mask.count_ones() as usize;
+                }
+            }
+        }
+    }
+
+    pub struct Expand<'a> {
+        pub simd: V4,
+        pub x: View<'a>,
+        pub masks: &'a [u16],
+        pub y: ViewMut<'a>,
+        pub channels: usize,
+    }
+
+    impl NullaryFnOnce for Expand<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            let avx = self.simd.avx512f;
+            for c in 0..self.channels {
+                let x = &self.x.data[c * self.x.stride..];
+                let y = &mut self.y.data[c * self.y.stride..];
+                let mut at = 0;
+                for (block, &mask) in self.masks.iter().enumerate() {
+                    let picked = avx._mm512_maskz_expand_ps(mask, vector(x, at));
+                    let sum: [f32; PARTS] = cast(avx._mm512_add_ps(vector(y, block * PARTS), picked));
+                    y[block * PARTS..][..PARTS].copy_from_slice(&sum);
+                    at += mask.count_ones() as usize;
+                }
+            }
+        }
+    }
+
+    pub struct Transpose<'a> {
+        pub simd: V4,
+        pub x: View<'a>,
+        pub to: &'a mut [f32],
+        pub pitch: usize,
+        pub size: Size,
+    }
+
+    impl NullaryFnOnce for Transpose<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            let avx = self.simd.avx512f;
+            let low: __m512i = cast([0i32, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23]);
+            let high: __m512i = cast([8i32, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31]);
+            let (channels, lanes) = self.size;
+            for c in (0..channels).step_by(PARTS) {
+                for l in (0..lanes).step_by(PARTS) {
+                    let ends = (channels.min(c + PARTS), lanes.min(l + PARTS));
+                    if ends != (c + PARTS, l + PARTS) {
+                        transpose_tile(self.x, self.to, self.pitch, (c..ends.0, l..ends.1));
+                        continue;
                     }
-                }
-                for (j, tile) in tile.iter().enumerate() {
-                    to[(l + j) * pitch + c..][..PARTS].copy_from_slice(tile);
-                }
-            } else {
-                for i in 0..width {
-                    for j in 0..height {
-                        to[(l + j) * pitch + c + i] = x.data[(c + i) * x.stride + l + j];
+                    let mut tile: [__m512; PARTS] = [cast([0f32; PARTS]); PARTS];
+                    let mut i = 0;
+                    while i < PARTS {
+                        tile[i] = vector(self.x.data, (c + i) * self.x.stride + l);
+                        i += 1;
+                    }
+                    // Four times the first half of the rows is shuffled with the second, as one does cards.
+                    let mut round = 0;
+                    while round < 4 {
+                        let from = tile;
+                        let mut i = 0;
+                        while i < PARTS / 2 {
+                            let (a, b) = (from[i], from[i + PARTS / 2]);
+                            tile[2 * i] = avx._mm512_permutex2var_ps(a, low, b);
+                            tile[2 * i + 1] = avx._mm512_permutex2var_ps(a, high, b);
+                            i += 1;
+                        }
+                        round += 1;
+                    }
+                    let mut j = 0;
+                    while j < PARTS {
+                        let row: [f32; PARTS] = cast(tile[j]);
+                        self.to[(l + j) * self.pitch + c..][..PARTS].copy_from_slice(&row);
+                        j += 1;
                     }
                 }
             }
-            l += height;
         }
-        c += width;
     }
 }
 
-/// Lanes `index` of `x`, one after the other.
-pub(super) fn compress(x: View<'_>, index: &[u32], mut y: ViewMut<'_>, channels: usize) {
+/// Some of the lanes of a band, in order.
+pub(super) struct Picked {
+    pub index: Vec<u32>,
+    /// The same as a bit for each lane.
+    masks: Vec<u16>,
+}
+
+impl Picked {
+    pub fn new(picks: &[bool]) -> Self {
+        let mut index = vec![0u32; picks.len() + 1];
+        let mut count = 0;
+        for (i, &picked) in picks.iter().enumerate() {
+            index[count] = i as u32;
+            count += usize::from(picked);
+        }
+        index.truncate(count);
+        let bits = |picks: &[bool]| {
+            let bits = picks.iter().enumerate();
+            bits.fold(0u16, |mask, (i, &picked)| mask | u16::from(picked) << i)
+        };
+        Self {
+            index,
+            masks: picks.chunks(PARTS).map(bits).collect(),
+        }
+    }
+}
+
+/// The picked lanes of `x`, one after the other; whole vectors of `y` are written.
+pub(super) fn compress(x: View<'_>, picked: &Picked, mut y: ViewMut<'_>, channels: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Arch::V4(simd) = arch() {
+        return simd.vectorize(avx512::Compress {
+            simd,
+            x,
+            masks: &picked.masks,
+            y,
+            channels,
+        });
+    }
     for c in 0..channels {
         let x = &x.data[c * x.stride..];
-        let y = y.row(c, index.len());
-        y.iter_mut().zip(index).for_each(|(y, &i)| *y = x[i as usize]);
+        let y = y.row(c, picked.index.len());
+        y.iter_mut()
+            .zip(&picked.index)
+            .for_each(|(y, &i)| *y = x[i as usize]);
     }
 }
 
-/// Adds lanes to the lanes `index` of `y`.
-pub(super) fn expand(x: View<'_>, index: &[u32], mut y: ViewMut<'_>, channels: usize) {
+/// Adds lanes, one after the other, to the picked lanes of `y`; whole vectors of `x` are read.
+pub(super) fn expand(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Arch::V4(simd) = arch() {
+        return simd.vectorize(avx512::Expand {
+            simd,
+            x,
+            masks: &picked.masks,
+            y,
+            channels,
+        });
+    }
     for c in 0..channels {
         let y = &mut y.data[c * y.stride..];
-        let x = x.row(c, index.len());
-        x.iter().zip(index).for_each(|(x, &i)| y[i as usize] += x);
+        let x = x.row(c, picked.index.len());
+        x.iter().zip(&picked.index).for_each(|(x, &i)| y[i as usize] += x);
     }
 }
 

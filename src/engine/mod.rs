@@ -27,6 +27,7 @@ use crate::Result;
 use crate::program::{Op, Program};
 use crate::random::Key;
 
+use kernels::ViewMut;
 use plan::{Plan, Work};
 use run::{Scratch, Shared, StepOf};
 
@@ -352,28 +353,37 @@ impl<'a> Runner<'a> {
     fn step(&mut self, step: usize, state: &mut Vec<f32>) -> Option<Vec<bool>> {
         let of = self.at(step);
         let plan = self.group.plan;
+        let channels = self.group.shared.program.layout.channels();
         let firing = of.firing(state);
         let mut next = std::mem::take(&mut self.next);
         next.resize(state.len(), 0.0);
-        if self.scratch.len() == 1 {
-            let write = |c: usize, start: usize, line: &[f32]| {
-                next[c * plan.grid_stride() + start..][..line.len()].copy_from_slice(line);
+        let (stride, row) = (plan.grid_stride(), plan.row());
+        if let [scratch] = &mut self.scratch[..] {
+            let to = ViewMut {
+                data: &mut next,
+                stride,
             };
-            of.forward(&mut self.scratch[0], state, &firing, &plan.bands, write);
+            of.forward(scratch, state, &firing, &plan.bands, (to, 0));
         } else {
             let strips = plan.strips.par_iter().zip(&mut self.scratch);
-            let lines: Vec<Vec<(usize, Vec<f32>)>> = strips
+            let parts: Vec<(usize, usize, Vec<f32>)> = strips
                 .map(|(bands, scratch)| {
-                    let mut lines = vec![];
-                    let write = |c: usize, start: usize, line: &[f32]| {
-                        lines.push((c * plan.grid_stride() + start, line.to_vec()));
+                    let bands = &plan.bands[bands.clone()];
+                    let (first, end) = (bands[0].start, bands[bands.len() - 1].end);
+                    let lanes = (end - first) * row;
+                    let mut part = vec![0f32; channels * lanes + LANES];
+                    let to = ViewMut {
+                        data: &mut part,
+                        stride: lanes,
                     };
-                    of.forward(scratch, state, &firing, &plan.bands[bands.clone()], write);
-                    lines
+                    of.forward(scratch, state, &firing, bands, (to, first));
+                    (first, lanes, part)
                 })
                 .collect();
-            for (at, line) in lines.into_iter().flatten() {
-                next[at..][..line.len()].copy_from_slice(&line);
+            for (first, lanes, part) in parts {
+                for (c, line) in part.chunks_exact(lanes).enumerate().take(channels) {
+                    next[c * stride + first * row..][..lanes].copy_from_slice(line);
+                }
             }
         }
         let alive = of.bury(state, &mut next);

@@ -6,7 +6,7 @@
 use pulp::Simd;
 
 use super::LANES;
-use super::kernels::{View, ViewMut, arch};
+use super::kernels::{View, ViewMut, arch, exp};
 use crate::stencil::Padding;
 
 /// Rows of two spans of a grid: those that are computed, and those that they look at.
@@ -130,9 +130,6 @@ pub(super) struct Tap {
     pub factor: f32,
 }
 
-/// Lanes computed at once.
-const BLOCK: usize = 32;
-
 /// Channel c of `y` becomes, or gets added, the sum of `taps[c]` over neighbours.
 pub(super) fn stencil(x: &Spread, hop: &Hop, taps: &[Vec<Tap>], y: ViewMut<'_>, width: usize, add: bool) {
     let rows: Vec<[usize; 3]> = (0..hop.to.1).map(|row| x.rows(hop, row)).collect();
@@ -142,7 +139,7 @@ pub(super) fn stencil(x: &Spread, hop: &Hop, taps: &[Vec<Tap>], y: ViewMut<'_>, 
 #[pulp::with_simd(stencil_rows = arch())]
 #[inline(always)]
 fn stencil_rows_simd<'a, S: Simd>(
-    _: S,
+    simd: S,
     x: &'a [f32],
     (plane, images): (usize, usize),
     rows: &'a [[usize; 3]],
@@ -152,25 +149,39 @@ fn stencil_rows_simd<'a, S: Simd>(
     add: bool,
 ) {
     let mut y = y;
+    let mut at: Vec<(usize, f32)> = vec![];
+    let lanes = S::F32_LANES;
     for (c, taps) in taps.iter().enumerate() {
         let y = y.row(c, rows.len() * width);
         for (starts, y) in rows.iter().zip(y.chunks_exact_mut(width)) {
-            for (block, y) in y.chunks_mut(BLOCK).enumerate() {
-                let mut sums = [0f32; BLOCK];
-                for tap in taps {
-                    let row = starts[tap.neighbour / 3] + (tap.neighbour % 3) * images;
-                    let x = &x[tap.channel * plane + row + block * BLOCK..][..BLOCK];
-                    for l in 0..BLOCK {
-                        sums[l] += tap.factor * x[l];
-                    }
+            at.clear();
+            at.extend(taps.iter().map(|tap| {
+                let row = starts[tap.neighbour / 3] + (tap.neighbour % 3) * images;
+                (tap.channel * plane + row, tap.factor)
+            }));
+            for (block, y) in y.chunks_mut(2 * lanes).enumerate() {
+                let mut sums = [simd.splat_f32s(0.0); 2];
+                for &(at, factor) in &at {
+                    let (at, factor) = (at + block * 2 * lanes, simd.splat_f32s(factor));
+                    sums[0] = simd.mul_add_e_f32s(factor, lanes_at::<S>(x, at), sums[0]);
+                    sums[1] = simd.mul_add_e_f32s(factor, lanes_at::<S>(x, at + lanes), sums[1]);
                 }
-                match add {
-                    true => y.iter_mut().zip(&sums).for_each(|(y, s)| *y += s),
-                    false => y.copy_from_slice(&sums[..y.len()]),
+                for (sum, y) in sums.into_iter().zip(y.chunks_mut(lanes)) {
+                    let sum = match add {
+                        true => simd.add_f32s(simd.partial_load_f32s(y), sum),
+                        false => sum,
+                    };
+                    simd.partial_store_f32s(y, sum);
                 }
             }
         }
     }
+}
+
+/// A vector of the lanes from `at`.
+#[inline(always)]
+fn lanes_at<S: Simd>(x: &[f32], at: usize) -> S::f32s {
+    S::as_simd_f32s(&x[at..at + S::F32_LANES]).0[0]
 }
 
 /// The gradient of a depthwise kernel, `[channels, filters, 9]`, added to `kernel`.
@@ -216,9 +227,6 @@ fn kernel_back_rows_simd<'a, S: Simd>(
     }
 }
 
-/// Lanes of attention at once: nine scores of so many lanes stay in registers.
-const CHUNK: usize = 16;
-
 /// Local attention. `q` and the result have the rows of `hop.to`, `k` and `v` are spread out; the shares,
 /// nine of a head, are left in `shares`.
 pub(super) struct Attention<'a> {
@@ -240,16 +248,53 @@ impl Attention<'_> {
     }
 }
 
-/// Copies up to a chunk of lanes; what is missing is 0.
+/// The vectors at `at` that the nine neighbours of a vector hold.
 #[inline(always)]
-fn load(x: &[f32], n: usize) -> [f32; CHUNK] {
-    let mut lanes = [0f32; CHUNK];
-    if n == CHUNK {
-        lanes.copy_from_slice(&x[..CHUNK]);
-    } else {
-        lanes[..n].copy_from_slice(&x[..n]);
+fn nine<S: Simd>(x: &[f32], at: usize, starts: &[usize; 3], images: usize) -> [S::f32s; 9] {
+    let mut near = [lanes_at::<S>(x, at + starts[0]); 9];
+    let mut i = 1;
+    while i < 9 {
+        near[i] = lanes_at::<S>(x, at + starts[i / 3] + i % 3 * images);
+        i += 1;
     }
-    lanes
+    near
+}
+
+/// The sum of nine products.
+#[inline(always)]
+fn weigh<S: Simd>(simd: S, weights: &[S::f32s; 9], near: &[S::f32s; 9]) -> S::f32s {
+    let mut sum = simd.mul_f32s(weights[0], near[0]);
+    let mut i = 1;
+    while i < 9 {
+        sum = simd.mul_add_e_f32s(weights[i], near[i], sum);
+        i += 1;
+    }
+    sum
+}
+
+/// Adds a multiple of nine vectors to nine others.
+#[inline(always)]
+fn gain<S: Simd>(simd: S, sums: &mut [S::f32s; 9], by: S::f32s, near: &[S::f32s; 9]) {
+    let mut i = 0;
+    while i < 9 {
+        sums[i] = simd.mul_add_e_f32s(by, near[i], sums[i]);
+        i += 1;
+    }
+}
+
+/// Up to a vector of the lanes of a channel; what is missing is 0.
+#[inline(always)]
+fn load<S: Simd>(simd: S, x: View<'_>, channel: usize, lane: usize, n: usize) -> S::f32s {
+    let at = channel * x.stride + lane;
+    match n == S::F32_LANES {
+        true => lanes_at::<S>(x.data, at),
+        false => simd.partial_load_f32s(&x.data[at..at + n]),
+    }
+}
+
+#[inline(always)]
+fn store<S: Simd>(simd: S, x: &mut ViewMut<'_>, channel: usize, lane: usize, n: usize, lanes: S::f32s) {
+    simd.partial_store_f32s(&mut x.data[channel * x.stride + lane..][..n], lanes);
 }
 
 #[pulp::with_simd(attend = arch())]
@@ -263,75 +308,87 @@ fn attend_simd<'a, S: Simd>(
 ) {
     let (mut y, mut shares, width) = (y, shares, of.width);
     let (plane, images) = (of.k.plane, of.k.images);
-    let scale = 1.0 / (of.depth as f32).sqrt();
+    let scale = simd.splat_f32s(1.0 / (of.depth as f32).sqrt());
     for head in 0..of.heads {
         let channels = head * of.depth..(head + 1) * of.depth;
         for (row, starts) in rows.iter().enumerate() {
-            for at in (0..width).step_by(CHUNK) {
-                let n = CHUNK.min(width - at);
+            for at in (0..width).step_by(S::F32_LANES) {
+                let n = S::F32_LANES.min(width - at);
                 let lane = row * width + at;
-                let mut scores = [[0f32; CHUNK]; 9];
+                let mut scores = [simd.splat_f32s(0.0); 9];
                 for c in channels.clone() {
-                    let q = load(&of.q.data[c * of.q.stride + lane..], n);
-                    nine(&of.k.data[c * plane + at..], starts, images, |i, k| {
-                        for l in 0..CHUNK {
-                            scores[i][l] += q[l] * k[l];
-                        }
-                    });
+                    let q = load(simd, of.q, c, lane, n);
+                    gain(
+                        simd,
+                        &mut scores,
+                        q,
+                        &nine::<S>(&of.k.data, c * plane + at, starts, images),
+                    );
                 }
-                softmax(simd, &mut scores, scale);
-                for (i, share) in scores.iter().enumerate() {
-                    shares.data[(head * 9 + i) * shares.stride + lane..][..n].copy_from_slice(&share[..n]);
+                for (i, &score) in scores.iter().enumerate() {
+                    store(
+                        simd,
+                        &mut shares,
+                        head * 9 + i,
+                        lane,
+                        n,
+                        simd.mul_f32s(score, scale),
+                    );
+                }
+            }
+        }
+        softmax(&mut shares, head, rows.len() * width);
+        for (row, starts) in rows.iter().enumerate() {
+            for at in (0..width).step_by(S::F32_LANES) {
+                let n = S::F32_LANES.min(width - at);
+                let lane = row * width + at;
+                let mut weights = [simd.splat_f32s(0.0); 9];
+                let all = View {
+                    data: shares.data,
+                    stride: shares.stride,
+                };
+                for (i, weight) in weights.iter_mut().enumerate() {
+                    *weight = load(simd, all, head * 9 + i, lane, n);
                 }
                 for c in channels.clone() {
-                    let mut sum = [0f32; CHUNK];
-                    nine(&of.v.data[c * plane + at..], starts, images, |i, v| {
-                        for l in 0..CHUNK {
-                            sum[l] += scores[i][l] * v[l];
-                        }
-                    });
-                    y.data[c * y.stride + lane..][..n].copy_from_slice(&sum[..n]);
+                    let near = nine::<S>(&of.v.data, c * plane + at, starts, images);
+                    store(simd, &mut y, c, lane, n, weigh(simd, &weights, &near));
                 }
             }
         }
     }
 }
 
-/// Calls `f` with each neighbour's number and lanes.
+/// Turns the nine scores of a head on all lanes into shares.
 #[inline(always)]
-fn nine(x: &[f32], starts: &[usize; 3], images: usize, mut f: impl FnMut(usize, &[f32])) {
-    let mut i = 0;
-    while i < 9 {
-        f(i, &x[starts[i / 3] + i % 3 * images..][..CHUNK]);
-        i += 1;
+fn softmax(scores: &mut ViewMut<'_>, head: usize, lanes: usize) {
+    let (stride, first) = (scores.stride, head * 9 * scores.stride);
+    for block in (0..lanes).step_by(BLOCK) {
+        let n = BLOCK.min(lanes - block);
+        let (mut greatest, mut sum) = ([f32::NEG_INFINITY; BLOCK], [0f32; BLOCK]);
+        for i in 0..9 {
+            let scores = &scores.data[first + i * stride + block..][..n];
+            for (greatest, &score) in greatest.iter_mut().zip(scores) {
+                *greatest = if score > *greatest { score } else { *greatest };
+            }
+        }
+        for i in 0..9 {
+            let scores = &mut scores.data[first + i * stride + block..][..n];
+            for ((score, greatest), sum) in scores.iter_mut().zip(&greatest).zip(&mut sum) {
+                *score = exp(*score - greatest);
+                *sum += *score;
+            }
+        }
+        sum.iter_mut().for_each(|sum| *sum = 1.0 / *sum);
+        for i in 0..9 {
+            let scores = &mut scores.data[first + i * stride + block..][..n];
+            scores.iter_mut().zip(&sum).for_each(|(score, sum)| *score *= sum);
+        }
     }
 }
 
-#[inline(always)]
-fn softmax<S: Simd>(_: S, scores: &mut [[f32; CHUNK]; 9], scale: f32) {
-    let mut greatest = scores[0];
-    for score in &scores[1..] {
-        for l in 0..CHUNK {
-            greatest[l] = if score[l] > greatest[l] {
-                score[l]
-            } else {
-                greatest[l]
-            };
-        }
-    }
-    let mut sum = [0f32; CHUNK];
-    for score in scores.iter_mut() {
-        for l in 0..CHUNK {
-            score[l] = super::kernels::exp((score[l] - greatest[l]) * scale);
-            sum[l] += score[l];
-        }
-    }
-    for score in scores.iter_mut() {
-        for l in 0..CHUNK {
-            score[l] /= sum[l];
-        }
-    }
-}
+/// Lanes of a softmax at once.
+const BLOCK: usize = 64;
 
 /// What flows back through attention to queries and, still to be gathered by the neighbours, to scores.
 pub(super) struct AttentionBack<'a> {
@@ -352,56 +409,47 @@ impl AttentionBack<'_> {
 #[pulp::with_simd(queries_back = arch())]
 #[inline(always)]
 fn queries_back_simd<'a, S: Simd>(
-    _: S,
+    simd: S,
     back: &'a AttentionBack<'a>,
     rows: &'a [[usize; 3]],
     dq: ViewMut<'a>,
     scores: ViewMut<'a>,
 ) {
     let of = &back.of;
-    let (mut dq, mut scores, width) = (dq, scores, of.width);
+    let (mut scores, width) = (scores, of.width);
     let (plane, images) = (of.k.plane, of.k.images);
-    let scale = 1.0 / (of.depth as f32).sqrt();
+    let scale = simd.splat_f32s(1.0 / (of.depth as f32).sqrt());
     for head in 0..of.heads {
         let channels = head * of.depth..(head + 1) * of.depth;
         for (row, starts) in rows.iter().enumerate() {
-            for at in (0..width).step_by(CHUNK) {
-                let n = CHUNK.min(width - at);
+            for at in (0..width).step_by(S::F32_LANES) {
+                let n = S::F32_LANES.min(width - at);
                 let lane = row * width + at;
-                let mut slopes = [[0f32; CHUNK]; 9];
+                let mut slopes = [simd.splat_f32s(0.0); 9];
                 for c in channels.clone() {
-                    let dy = load(&back.dy.data[c * back.dy.stride + lane..], n);
-                    nine(&of.v.data[c * plane + at..], starts, images, |i, v| {
-                        for l in 0..CHUNK {
-                            slopes[i][l] += dy[l] * v[l];
-                        }
-                    });
+                    let dy = load(simd, back.dy, c, lane, n);
+                    gain(
+                        simd,
+                        &mut slopes,
+                        dy,
+                        &nine::<S>(&of.v.data, c * plane + at, starts, images),
+                    );
                 }
-                let mut mean = [0f32; CHUNK];
-                let mut shares = [[0f32; CHUNK]; 9];
-                for i in 0..9 {
-                    let row = (head * 9 + i) * back.shares.stride + lane;
-                    shares[i] = load(&back.shares.data[row..], n);
-                    for l in 0..CHUNK {
-                        mean[l] += shares[i][l] * slopes[i][l];
-                    }
+                let mut shares = [simd.splat_f32s(0.0); 9];
+                for (i, share) in shares.iter_mut().enumerate() {
+                    *share = load(simd, back.shares, head * 9 + i, lane, n);
                 }
-                for i in 0..9 {
-                    for l in 0..CHUNK {
-                        slopes[i][l] = scale * shares[i][l] * (slopes[i][l] - mean[l]);
-                    }
-                    let row = (head * 9 + i) * scores.stride + lane;
-                    scores.data[row..][..n].copy_from_slice(&slopes[i][..n]);
+                let mean = weigh(simd, &shares, &slopes);
+                for (i, (slope, &share)) in slopes.iter_mut().zip(&shares).enumerate() {
+                    let centred = simd.sub_f32s(*slope, mean);
+                    *slope = simd.mul_f32s(simd.mul_f32s(scale, share), centred);
+                    store(simd, &mut scores, head * 9 + i, lane, n, *slope);
                 }
                 for c in channels.clone() {
-                    let mut sum = [0f32; CHUNK];
-                    nine(&of.k.data[c * plane + at..], starts, images, |i, k| {
-                        for l in 0..CHUNK {
-                            sum[l] += slopes[i][l] * k[l];
-                        }
-                    });
-                    let dq = &mut dq.data[c * dq.stride + lane..][..n];
-                    dq.iter_mut().zip(&sum).for_each(|(dq, s)| *dq += s);
+                    let near = nine::<S>(&of.k.data, c * plane + at, starts, images);
+                    let to = &mut dq.data[c * dq.stride + lane..][..n];
+                    let sum = simd.add_f32s(simd.partial_load_f32s(to), weigh(simd, &slopes, &near));
+                    simd.partial_store_f32s(to, sum);
                 }
             }
         }
@@ -430,33 +478,28 @@ pub(super) fn send_back(
 #[pulp::with_simd(send_back_rows = arch())]
 #[inline(always)]
 fn send_back_rows_simd<'a, S: Simd>(
-    _: S,
+    simd: S,
     (x, weights): (&'a [f32], &'a [f32]),
     (plane, images): (usize, usize),
     rows: &'a [[usize; 3]],
     to: ViewMut<'a>,
     (heads, depth, width): (usize, usize, usize),
 ) {
-    let mut to = to;
     for head in 0..heads {
         for (row, starts) in rows.iter().enumerate() {
-            for at in (0..width).step_by(CHUNK) {
-                let n = CHUNK.min(width - at);
-                let mut near = [[0f32; CHUNK]; 9];
-                for i in 0..9 {
+            for at in (0..width).step_by(S::F32_LANES) {
+                let n = S::F32_LANES.min(width - at);
+                let mut near = [simd.splat_f32s(0.0); 9];
+                for (i, near) in near.iter_mut().enumerate() {
                     // The cell at distance i sees this one at the opposite distance.
-                    let weights = &weights[(head * 9 + 8 - i) * plane + at..];
-                    near[i].copy_from_slice(&weights[starts[i / 3] + i % 3 * images..][..CHUNK]);
+                    let plane = (head * 9 + 8 - i) * plane;
+                    *near = lanes_at::<S>(weights, plane + at + starts[i / 3] + i % 3 * images);
                 }
                 for c in head * depth..(head + 1) * depth {
-                    let mut sum = [0f32; CHUNK];
-                    nine(&x[c * plane + at..], starts, images, |i, x| {
-                        for l in 0..CHUNK {
-                            sum[l] += near[i][l] * x[l];
-                        }
-                    });
+                    let sum = weigh(simd, &near, &nine::<S>(x, c * plane + at, starts, images));
                     let to = &mut to.data[c * to.stride + row * width + at..][..n];
-                    to.iter_mut().zip(&sum).for_each(|(to, s)| *to += s);
+                    let sum = simd.add_f32s(simd.partial_load_f32s(to), sum);
+                    simd.partial_store_f32s(to, sum);
                 }
             }
         }

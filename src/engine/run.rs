@@ -7,7 +7,7 @@ use crate::transition::AliveMask;
 
 use super::draws::{dropout, fired};
 use super::gemm::Gemm;
-use super::kernels::{self, View, ViewMut, arch};
+use super::kernels::{self, Picked, View, ViewMut, arch};
 use super::near::{self, Attention, AttentionBack, Hop, Spread, Tap};
 use super::plan::{Domain, Plan, Work};
 use super::{LANES, Task};
@@ -91,7 +91,7 @@ pub(super) type Firing = Option<Vec<bool>>;
 /// A band and its lanes that fire, counted from the band's first.
 struct Band<'a> {
     rows: &'a Range<usize>,
-    index: Option<Vec<u32>>,
+    picked: Option<Picked>,
 }
 
 impl StepOf<'_> {
@@ -152,50 +152,42 @@ impl StepOf<'_> {
         alive.into_iter().map(|a| a != 0).collect()
     }
 
-    /// Writes the bands of a strip of the next state: `next` holds the strip's rows of each channel.
+    /// Writes bands of the next state to `next`, whose rows begin with `first` of the grid.
     pub fn forward(
         &self,
         scratch: &mut Scratch,
         state: &[f32],
         firing: &Firing,
         bands: &[Range<usize>],
-        mut write: impl FnMut(usize, usize, &[f32]),
+        (next, first): (ViewMut<'_>, usize),
     ) {
         let plan = self.plan;
         let (row, layout) = (plan.row(), self.shared.program.layout);
-        let mut line = vec![];
+        let next = next;
         for rows in bands {
             let band = self.band(rows, firing);
-            let lanes = rows.len() * row;
-            let fires = band.index.as_ref().is_none_or(|index| !index.is_empty());
-            if fires {
-                self.evaluate(scratch, state, &band, false);
+            let (lanes, channels) = (rows.len() * row, layout.channels());
+            let old = View {
+                data: &state[rows.start * row..],
+                stride: plan.grid_stride(),
+            };
+            let mut new = ViewMut {
+                data: &mut next.data[(rows.start - first) * row..],
+                stride: next.stride,
+            };
+            if !band.fires() {
+                kernels::copy(old, new, (channels, lanes));
+                continue;
             }
-            let start = rows.start * row;
-            for c in 0..layout.channels() {
-                let old = &state[c * plan.grid_stride() + start..][..lanes];
-                if c < layout.input || !fires {
-                    write(c, start, old);
-                    continue;
-                }
-                line.clear();
-                line.extend_from_slice(old);
-                let update = self
-                    .view(scratch, plan.update, 0)
-                    .row(c - layout.input, band.lanes(row));
-                match &band.index {
-                    None => line.iter_mut().zip(update).for_each(|(x, u)| *x += u),
-                    Some(index) => {
-                        for (&i, u) in index.iter().zip(update) {
-                            line[i as usize] += u;
-                        }
-                    }
-                }
-                write(c, start, &line);
+            self.evaluate(scratch, state, &band, false);
+            kernels::copy(old, new.reborrow(0), (channels, lanes));
+            let update = self.view(scratch, plan.update, 0);
+            let (updated, new) = (layout.update_channels(), new.reborrow(layout.input));
+            match &band.picked {
+                None => kernels::add_to(update, new, (updated, lanes)),
+                Some(picked) => kernels::expand(update, picked, new, updated),
             }
-            if fires {
-                scratch.clear(plan.nodes.len());
-            }
+            scratch.clear(plan.nodes.len());
         }
     }
 
@@ -232,25 +224,25 @@ impl StepOf<'_> {
         let (row, layout) = (plan.row(), self.shared.program.layout);
         for rows in bands {
             let band = self.band(rows, firing);
-            if band.index.as_ref().is_some_and(Vec::is_empty) {
+            if !band.fires() {
                 continue;
             }
             self.evaluate(scratch, state, &band, true);
             let stride = plan.stride(plan.update);
             let root = plan.nodes[plan.update].root;
             let mut seed = self.zeroed(scratch, root);
-            for c in 0..layout.update_channels() {
-                let from = &grad[(c + layout.input) * plan.grid_stride() + rows.start * row..];
-                let from = &from[..rows.len() * row];
-                let at = (plan.nodes[plan.update].channel + c) * stride + self.start(plan.update, 0, &band);
-                let to = &mut seed[at..][..band.lanes(row)];
-                match &band.index {
-                    None => to.copy_from_slice(from),
-                    Some(index) => to
-                        .iter_mut()
-                        .zip(index)
-                        .for_each(|(to, &i)| *to = from[i as usize]),
-                }
+            let from = View {
+                data: &grad[layout.input * plan.grid_stride() + rows.start * row..],
+                stride: plan.grid_stride(),
+            };
+            let at = plan.nodes[plan.update].channel * stride + self.start(plan.update, 0, &band);
+            let to = ViewMut {
+                data: &mut seed[at..],
+                stride,
+            };
+            match &band.picked {
+                None => kernels::copy(from, to, (layout.update_channels(), band.lanes(row))),
+                Some(picked) => kernels::compress(from, picked, to, layout.update_channels()),
             }
             scratch.grads[root] = Some(seed);
             for n in (0..plan.nodes.len()).rev() {
@@ -282,12 +274,13 @@ impl StepOf<'_> {
 
     fn band<'b>(&self, rows: &'b Range<usize>, firing: &Firing) -> Band<'b> {
         let row = self.plan.row();
-        let index = firing.as_ref().map(|firing| {
-            let firing = &firing[rows.start * row..rows.end * row];
-            let fires = firing.iter().enumerate().filter(|(_, fires)| **fires);
-            fires.map(|(i, _)| i as u32).collect()
-        });
-        Band { rows, index }
+        let firing = firing
+            .as_ref()
+            .map(|firing| &firing[rows.start * row..rows.end * row]);
+        Band {
+            rows,
+            picked: firing.map(Picked::new),
+        }
     }
 
     /// A value from its `start`-th lane.
@@ -383,9 +376,11 @@ impl StepOf<'_> {
         let op = match &plan.nodes[n].work {
             Work::Op(op) => op,
             Work::Compress { x } => {
-                let index = band.index.as_deref().unwrap_or_default();
                 let x = self.view(scratch, *x, self.start(*x, 0, band));
-                return kernels::compress(x, index, y, width);
+                return match &band.picked {
+                    Some(picked) => kernels::compress(x, picked, y, width),
+                    None => kernels::copy(x, y, size),
+                };
             }
         };
         match op {
@@ -508,9 +503,11 @@ impl StepOf<'_> {
         let op = match &plan.nodes[n].work {
             Work::Op(op) => op,
             Work::Compress { x } => {
-                let index = band.index.as_deref().unwrap_or_default();
                 let from = self.start(*x, 0, band);
-                return self.give(scratch, *x, from, |_, dx| kernels::expand(dy, index, dx, width));
+                return self.give(scratch, *x, from, |_, dx| match &band.picked {
+                    Some(picked) => kernels::expand(dy, picked, dx, width),
+                    None => kernels::add_to(dy, dx, size),
+                });
             }
         };
         match op {
@@ -546,6 +543,11 @@ impl StepOf<'_> {
                 }
                 let mut wide = std::mem::take(&mut scratch.wide);
                 let whole = start(*x) == 0 && self.lanes(*x, band).0 == lanes;
+                // The first gradient of a whole value needs nothing to be added to.
+                let first = whole && plan.nodes[*x].root == *x && scratch.grads[*x].is_none();
+                if first && plan.nodes[*x].differentiable {
+                    scratch.grads[*x] = Some(scratch.take(input * plan.stride(*x) + LANES));
+                }
                 self.give(scratch, *x, start(*x), |_, dx| {
                     let (c, c_row) = match whole {
                         true => (&mut *dx.data, dx.stride),
@@ -560,7 +562,7 @@ impl StepOf<'_> {
                         c,
                         c_row,
                         size: [input, width, lanes],
-                        add: whole,
+                        add: whole && !first,
                     };
                     gemm.run(arch());
                     if !whole {
@@ -911,8 +913,8 @@ impl StepOf<'_> {
         let (row, height) = (plan.row(), plan.height as isize);
         let (first_row, _) = plan.span(reach, band.rows);
         // The lane of the whole grid at which a lane of this value lies.
-        let place = |lane: usize| match (plan.nodes[n].domain, &band.index) {
-            (Domain::Fired, Some(index)) => index[lane] as usize + band.rows.start * row,
+        let place = |lane: usize| match (plan.nodes[n].domain, &band.picked) {
+            (Domain::Fired, Some(picked)) => picked.index[lane] as usize + band.rows.start * row,
             _ => {
                 let y = (first_row + (lane / row) as isize).rem_euclid(height) as usize;
                 y * row + lane % row
@@ -933,10 +935,15 @@ impl StepOf<'_> {
 impl Band<'_> {
     /// Number of lanes that are computed.
     fn lanes(&self, row: usize) -> usize {
-        match &self.index {
-            Some(index) => index.len(),
+        match &self.picked {
+            Some(picked) => picked.index.len(),
             None => self.rows.len() * row,
         }
+    }
+
+    /// Whether any lane takes an update.
+    fn fires(&self) -> bool {
+        self.picked.as_ref().is_none_or(|picked| !picked.index.is_empty())
     }
 }
 

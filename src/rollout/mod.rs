@@ -21,6 +21,9 @@ pub enum Memory {
     Everything,
     /// The state before every n-th step; each stretch is computed again in the backward pass.
     Every(usize),
+    /// As many states, evenly spread over the steps, as fit in so many bytes, but at least two: the one
+    /// before the first step, and those of one stretch while it is computed again.
+    Budget(usize),
     /// Nothing: the result has no gradient.
     Nothing,
 }
@@ -147,7 +150,7 @@ impl Rollout {
         let stretch = match self.memory {
             Memory::Everything => return self.advance(transition, cells, 0..self.steps),
             Memory::Nothing => return Ok(self.advance_detached(transition, cells, 0..self.steps)?.0),
-            Memory::Every(stretch) => stretch,
+            Memory::Every(_) | Memory::Budget(_) => self.stretch(cells),
         };
         let mut cells = cells.clone();
         for start in (0..self.steps).step_by(stretch) {
@@ -172,12 +175,33 @@ impl Rollout {
             cells = match (self.fused(transition, &cells, steps.clone())?, self.memory) {
                 (Some(cells), _) => cells,
                 (None, Memory::Everything) => self.advance(transition, &cells, steps)?,
-                (None, Memory::Every(_)) => checkpoint::stretch(transition, self, &cells, steps)?,
+                (None, Memory::Every(_) | Memory::Budget(_)) => {
+                    checkpoint::stretch(transition, self, &cells, steps)?
+                }
                 (None, Memory::Nothing) => self.advance_detached(transition, &cells, steps)?.0,
             };
             Ok(cells.clone())
         };
         (0..self.steps).map(step).collect()
+    }
+
+    /// Steps between two states that are kept.
+    fn stretch(&self, cells: &Tensor) -> usize {
+        match self.memory {
+            Memory::Every(stretch) => stretch,
+            Memory::Everything | Memory::Nothing => 1,
+            Memory::Budget(bytes) => {
+                // Kept are the states before each stretch and, while one is computed again, those in it.
+                let fit = bytes / (cells.elem_count() * cells.dtype().size_in_bytes()).max(1);
+                let kept = |stretch: &usize| match stretch {
+                    1 => self.steps,
+                    _ => self.steps.div_ceil(*stretch) + stretch,
+                };
+                let stretches = 1..=self.steps.max(1);
+                let least = stretches.clone().min_by_key(kept).unwrap_or(1);
+                stretches.clone().find(|s| kept(s) <= fit).unwrap_or(least)
+            }
+        }
     }
 
     fn check(&self, transition: &impl TransitionFn, cells: &Tensor) -> Result<()> {
@@ -230,10 +254,7 @@ impl Rollout {
             fire_rate: self.fire_rate,
             masks,
             training: self.training,
-            every: match self.memory {
-                Memory::Every(stretch) => stretch,
-                _ => 1,
-            },
+            every: self.stretch(cells),
         };
         let cells = match self.memory {
             Memory::Nothing => engine::run(program.detached(), task, &cells.detach())?,

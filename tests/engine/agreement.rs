@@ -19,7 +19,11 @@ pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
     let (a, b) = (values(a), values(b));
     let scale = b.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
     let difference = |(a, b): (&f64, &f64)| if a == b { 0.0 } else { (a - b).abs() };
-    a.iter().zip(&b).map(difference).fold(0.0, |m: f64, d| if d.is_nan() { d } else { m.max(d) }) / scale
+    a.iter()
+        .zip(&b)
+        .map(difference)
+        .fold(0.0, |m: f64, d| if d.is_nan() { d } else { m.max(d) })
+        / scale
 }
 
 /// Uniform values in (-1, 1).
@@ -76,11 +80,18 @@ pub fn agree<T: TransitionFn + Clone + 'static>(
     let limits = [1e-5].into_iter().chain(std::iter::repeat(1e-4));
     for (i, ((fused, plain), limit)) in fused.iter().zip(&plain).zip(limits).enumerate() {
         let distance = distance(fused, plain);
-        assert!(distance < limit, "{shape:?}, tensor {i} {:?}: {distance:e}", plain.dims());
+        assert!(
+            distance < limit,
+            "{shape:?}, tensor {i} {:?}: {distance:e}",
+            plain.dims()
+        );
     }
     // Without a gradient, and on one thread or several, the bits are the same.
     let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         pool.install(|| everything(transition, vars, &cells, rollout).unwrap())
     };
     for threads in [1, 3] {
@@ -88,7 +99,11 @@ pub fn agree<T: TransitionFn + Clone + 'static>(
             assert_eq!(bits(a), bits(b), "{shape:?}, tensor {i} on {threads} threads");
         }
     }
-    let alone = rollout.clone().memory(Memory::Nothing).run(transition, &cells).unwrap();
+    let alone = rollout
+        .clone()
+        .memory(Memory::Nothing)
+        .run(transition, &cells)
+        .unwrap();
     assert!(distance(&alone, &fused[0]) < 1e-6);
 }
 
@@ -112,7 +127,12 @@ fn growing() {
         let growing = Growing::new(config, weights.builder()).unwrap();
         let vars = shaken(&weights, 0.05);
         for shape in SHAPES {
-            agree(&growing, &vars, shape, &Rollout::new(6).fire_rate(0.5).key(Key::new(3)));
+            agree(
+                &growing,
+                &vars,
+                shape,
+                &Rollout::new(6).fire_rate(0.5).key(Key::new(3)),
+            );
         }
     }
 }
@@ -167,9 +187,19 @@ fn every_step_of_a_trajectory_has_a_gradient() {
     let cells = noise(&[2, 9, 9, 16], 5);
     let gradients = |rollout: Rollout| {
         let states = rollout.trajectory(&growing, &cells).unwrap();
-        let losses: Vec<Tensor> = states.iter().map(|s| s.sqr().unwrap().mean_all().unwrap()).collect();
-        let grads = Tensor::stack(&losses, 0).unwrap().sum_all().unwrap().backward().unwrap();
-        vars.iter().map(|var| grads.get(var).unwrap().clone()).collect::<Vec<_>>()
+        let losses: Vec<Tensor> = states
+            .iter()
+            .map(|s| s.sqr().unwrap().mean_all().unwrap())
+            .collect();
+        let grads = Tensor::stack(&losses, 0)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
+        vars.iter()
+            .map(|var| grads.get(var).unwrap().clone())
+            .collect::<Vec<_>>()
     };
     let rollout = Rollout::new(5).fire_rate(0.5);
     let fused = gradients(rollout.clone());
@@ -183,6 +213,12 @@ fn given_masks_are_followed() {
     let weights = Weights::new(1, DType::F32, &Device::Cpu);
     let nafca = Nafca::new(NafcaConfig::default(), weights.builder()).unwrap();
     let vars = shaken(&weights, 0.05);
-    let masks = (0..3u64).map(|step| noise(&[3, 8, 8, 1], step).gt(0.2).unwrap().to_dtype(DType::F32).unwrap());
+    let masks = (0..3u64).map(|step| {
+        noise(&[3, 8, 8, 1], step)
+            .gt(0.2)
+            .unwrap()
+            .to_dtype(DType::F32)
+            .unwrap()
+    });
     agree(&nafca, &vars, (3, 8, 8), &Rollout::new(3).masks(masks.collect()));
 }

@@ -1,0 +1,311 @@
+//! The workloads by which NCA programs are compared: one rollout, or one training step, timed.
+//!
+//! With `--serve` it works for a driver that interleaves several programs: it prints `{"ready": true}`, runs
+//! one repetition for every line `go` and prints its seconds, and ends with a record of all of them.
+
+use std::io::{BufRead, Write};
+use std::str::FromStr;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use clap::Parser;
+use lnca::random::Key;
+use lnca::train::{Adam, AdamConfig};
+use lnca::transition::Perception;
+use lnca::{
+    Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Result, Rollout, TransitionFn, Vitca, VitcaConfig,
+    Weights,
+};
+use rand::Rng;
+use rand_distr::StandardNormal;
+
+/// Candle allocates every intermediate anew, and the system's allocator gives such blocks back each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Times one of the comparison workloads.
+#[derive(Parser)]
+#[command(
+    version,
+    about = "Times one of the workloads by which NCA programs are compared.",
+    long_about = "\
+Times one of the workloads by which NCA programs are compared.
+
+W1, W2: Growing NCA, 16 channels, 64 steps, fire rate 0.5
+W3: ViTCA, 38 channels, fire rate 0.5; W4: NAFCA, 64 channels, all cells fire; W5: ViTCA, 64 channels, fire
+rate 0.5; 64 steps to infer, 20 to train
+
+A training step is a rollout, the mean squared error of the output channels after its last step, the
+backward pass and an update by Adam; W2 divides each gradient by its norm."
+)]
+struct Args {
+    /// W<1..5>_<infer|train>_b<batch>_<side>, and _s<steps> for another number of steps
+    #[arg(long)]
+    case: Case,
+    /// Threads of the rollout
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Wait for lines `go` on the standard input
+    #[arg(long)]
+    serve: bool,
+    /// Repetitions without --serve
+    #[arg(long, default_value_t = 7)]
+    reps: usize,
+    /// Plain Candle operations in place of the engine
+    #[arg(long)]
+    plain: bool,
+    /// Bytes of states that training may keep; all of them unless given
+    #[arg(long)]
+    budget: Option<usize>,
+}
+
+/// A workload: a number, its grid and its length.
+#[derive(Clone)]
+struct Case {
+    name: String,
+    workload: u32,
+    train: bool,
+    batch: usize,
+    side: usize,
+    steps: usize,
+}
+
+impl FromStr for Case {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> std::result::Result<Self, Self::Err> {
+        Self::parse(name).ok_or("not of the form W4_train_b8_8 or W2_train_b8_72_s8")
+    }
+}
+
+impl Case {
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.split('_');
+        let workload = parts.next()?.strip_prefix('W')?.parse().ok()?;
+        let train = match parts.next()? {
+            "infer" => false,
+            "train" => true,
+            _ => return None,
+        };
+        let batch = parts.next()?.strip_prefix('b')?.parse().ok()?;
+        let side = parts.next()?.parse().ok()?;
+        let usual = if train && workload > 2 { 20 } else { 64 };
+        let steps = match parts.next() {
+            Some(steps) => steps.strip_prefix('s')?.parse().ok()?,
+            None => usual,
+        };
+        let ends = parts.next().is_none() && (1..=5).contains(&workload) && batch > 0 && side > 0;
+        ends.then(|| Self {
+            name: name.to_string(),
+            workload,
+            train,
+            batch,
+            side,
+            steps,
+        })
+    }
+
+    /// Multiplications and additions of a cell in a step, that of the linear maps and neighbourhoods.
+    fn flops(&self) -> usize {
+        let vitca = |cell: usize, update: usize| {
+            2 * (cell * 128 + 128 * 384 + 2 * 9 * 128 + 128 * 128 + 2 * 128 * 64 + 128 * update)
+        };
+        let forward = match self.workload {
+            1 | 2 => 2 * (48 * 128 + 128 * 16) + 2 * 2 * 9 * 16,
+            3 => vitca(38, 35),
+            4 => 2 * (64 * 128 + 256 + 9 * 128 + 128 * 64 + 64 * 256 + 128 * 64 + 64 * 48),
+            _ => vitca(64, 48),
+        };
+        if self.train { 3 * forward } else { forward }
+    }
+}
+
+fn normal(shape: &[usize], scale: f64, seed: u64) -> Result<Tensor> {
+    let mut rng = Key::new(seed).rng();
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| (rng.sample::<f64, _>(StandardNormal) * scale) as f32)
+        .collect();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+/// Random weights: layers of gain 1, a small head.
+fn randomise(weights: &Weights) -> Result<()> {
+    for (i, (name, var)) in weights.vars().into_iter().enumerate() {
+        let head = ["head", "conv_out", "output"]
+            .iter()
+            .any(|head| name.starts_with(head));
+        let value = match *var.dims() {
+            [n] if name.contains("norm") && name.ends_with("weight") => {
+                (normal(&[n], 0.02, i as u64)? + 1.0)?
+            }
+            [n] => normal(&[n], 0.02, i as u64)?,
+            ref dims => {
+                let fan_in: usize = dims[1..].iter().product();
+                let gain = if head { 0.02 } else { 1.0 };
+                normal(dims, gain / (fan_in as f64).sqrt(), i as u64)?
+            }
+        };
+        var.set(&value)?;
+    }
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let case = args.case.clone();
+    // It can be set once in a process, and this is the first time.
+    let _ = rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .build_global();
+    let weights = Weights::new(0, DType::F32, &Device::Cpu);
+    let vb = weights.builder();
+    match case.workload {
+        1 | 2 => measure(
+            &Growing::new(GrowingConfig::default(), vb)?,
+            &weights,
+            &args,
+            &case,
+        ),
+        4 => {
+            let config = NafcaConfig {
+                dropout: 0.0,
+                eps: 1e-5,
+                perception: Perception::Grouped,
+                ..NafcaConfig::default()
+            };
+            measure(&Nafca::new(config, vb)?, &weights, &args, &case)
+        }
+        workload => {
+            let config = VitcaConfig {
+                eps: 1e-5,
+                ..if workload == 3 {
+                    VitcaConfig::default()
+                } else {
+                    VitcaConfig::latent()
+                }
+            };
+            measure(&Vitca::new(config, vb)?, &weights, &args, &case)
+        }
+    }
+}
+
+fn measure<T>(transition: &T, weights: &Weights, args: &Args, case: &Case) -> Result<()>
+where
+    T: TransitionFn + Clone + 'static,
+{
+    randomise(weights)?;
+    let layout = transition.layout();
+    let shape = |channels| [case.batch, case.side, case.side, channels];
+    let mut start = normal(&shape(layout.channels()), 0.1, 100)?;
+    // Visible channels in [0, 1], so that a growing NCA is alive nearly everywhere.
+    let visible = if layout.input == 0 { 4 } else { layout.input };
+    let image = normal(&shape(visible), 1.0, 101)?.tanh()?.affine(0.5, 0.5)?;
+    start = Tensor::cat(
+        &[&image, &start.narrow(3, visible, layout.channels() - visible)?],
+        3,
+    )?;
+    let target = normal(&shape(layout.output), 1.0, 102)?
+        .tanh()?
+        .affine(0.5, 0.5)?;
+    let config = AdamConfig {
+        normalise: case.workload == 2,
+        learning_rate: 1e-6,
+        ..AdamConfig::default()
+    };
+    let mut adam = Adam::new(weights.vars(), config);
+    let mut rollout = Rollout::new(case.steps).fire_rate(if case.workload == 4 { 1.0 } else { 0.5 });
+    rollout = rollout.memory(match (case.train, args.budget) {
+        (false, _) => Memory::Nothing,
+        (true, None) => Memory::Every(1),
+        (true, Some(bytes)) => Memory::Budget(bytes),
+    });
+    if args.plain {
+        rollout = rollout.plain();
+    }
+    let mut draw = 0;
+    let mut once = || -> Result<f64> {
+        draw += 1;
+        let began = Instant::now();
+        let cells = rollout.clone().key(Key::new(draw)).run(transition, &start)?;
+        if case.train {
+            let loss = (layout.output(&cells)? - &target)?.sqr()?.mean_all()?;
+            adam.step(&loss.backward()?)?;
+        }
+        Ok(began.elapsed().as_secs_f64())
+    };
+    let loaded = memory("VmHWM");
+    let first = once()?;
+    if first < 60.0 {
+        once()?;
+    }
+    let warm = memory("VmHWM");
+    // The high-water mark of the timed repetitions alone; only Linux can be asked for it.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    let inner = (0.2 / once()?.max(1e-6)).ceil().max(1.0) as usize;
+    let mut repeat = || -> Result<f64> {
+        let times: Result<Vec<f64>> = (0..inner).map(|_| once()).collect();
+        Ok(times?.into_iter().sum::<f64>() / inner as f64)
+    };
+    let mut times = vec![];
+    if args.serve {
+        say(serde_json::json!({ "ready": true }));
+        for line in std::io::stdin().lock().lines() {
+            match line {
+                Ok(line) if line.trim() == "go" => times.push(repeat()?),
+                _ => break,
+            }
+            say(serde_json::json!({ "t": times.last() }));
+        }
+    } else {
+        for _ in 0..args.reps {
+            times.push(repeat()?);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let Some(&least) = times.first() else {
+        return Ok(());
+    };
+    let median = (times[times.len() / 2] + times[(times.len() - 1) / 2]) / 2.0;
+    let updates = (case.batch * case.side * case.side * case.steps) as f64;
+    let run = memory("VmHWM");
+    say(serde_json::json!({
+        "workload": format!("W{}", case.workload),
+        "case": case.name,
+        "phase": if case.train { "train" } else { "infer" },
+        "peer": if args.plain { "lnca-plain" } else { "lnca" },
+        "version": env!("CARGO_PKG_VERSION"),
+        "threads": args.threads,
+        "batch": case.batch,
+        "grid": [case.side, case.side],
+        "steps": case.steps,
+        "reps": times.len(),
+        "median_s": median,
+        "min_s": least,
+        "max_s": times.last(),
+        "cell_updates_per_s": updates / median,
+        "gflops": updates * case.flops() as f64 / median / 1e9,
+        "flop_per_cell_step": case.flops(),
+        "inner": inner,
+        "first_call_s": first,
+        "rss_import_mb": loaded,
+        "rss_run_mb": run,
+        "rss_peak_mb": run.max(warm),
+    }));
+    Ok(())
+}
+
+fn say(value: serde_json::Value) {
+    println!("{value}");
+    // Whoever drives this reads line by line; where nobody does, nothing is lost.
+    let _ = std::io::stdout().flush();
+}
+
+/// A line of this process's memory in MiB, or 0 where the system does not say.
+fn memory(line: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = status
+        .lines()
+        .find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
+    let number = kilobytes.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    number.unwrap_or(0.0) / 1024.0
+}
