@@ -19,10 +19,6 @@ use lnca::{
 use rand::Rng;
 use rand_distr::StandardNormal;
 
-/// Candle allocates every intermediate anew, and the system's allocator gives such blocks back each time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Times one of the comparison workloads.
 #[derive(Parser)]
 #[command(

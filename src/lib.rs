@@ -87,7 +87,7 @@ pub use cells::{CellLayout, OutputStart};
 pub use error::{Error, Result};
 pub use evaluate::{Scores, evaluate};
 pub use model::{Model, ModelCard, ModelConfig};
-pub use program::{Function, Program, ProgramBuilder};
+pub use program::{Function, Program, ProgramBuilder, Value};
 pub use recipe::Recipe;
 pub use restorer::{LatentNca, PlainNca, Restorer};
 pub use rollout::{Memory, Rollout, Step};

@@ -67,6 +67,31 @@ impl Key {
         philox4x32(counter, self.halves())
     }
 
+    /// The words of `N` counters that follow each other, word by word: those of `counter` with its first
+    /// component increased by 0 to N - 1.
+    #[inline(always)]
+    pub(crate) fn words_of<const N: usize>(self, counter: [u32; 4]) -> [[u32; N]; 4] {
+        let mut at = counter.map(|word| [word; N]);
+        for (i, first) in at[0].iter_mut().enumerate() {
+            *first = first.wrapping_add(i as u32);
+        }
+        let [mut k0, mut k1] = self.halves();
+        for _ in 0..10 {
+            let [a, b, c, d] = at;
+            for i in 0..N {
+                let p = u64::from(a[i]) * 0xD251_1F53;
+                let q = u64::from(c[i]) * 0xCD9E_8D57;
+                at[0][i] = (q >> 32) as u32 ^ b[i] ^ k0;
+                at[1][i] = q as u32;
+                at[2][i] = (p >> 32) as u32 ^ d[i] ^ k1;
+                at[3][i] = p as u32;
+            }
+            k0 = k0.wrapping_add(0x9E37_79B9);
+            k1 = k1.wrapping_add(0xBB67_AE85);
+        }
+        at
+    }
+
     /// A sequential generator over this key, for shuffles and distributions of the `rand` family.
     pub fn rng(self) -> Philox {
         Philox {
@@ -130,6 +155,16 @@ mod tests {
             ),
             [0xD16C_FE09, 0x94FD_CCEB, 0x5001_E420, 0x2412_6EA1]
         );
+    }
+
+    #[test]
+    fn words_side_by_side_are_those_one_by_one() {
+        let key = Key::new(99);
+        let many = key.words_of::<5>([u32::MAX - 1, 2, 3, 4]);
+        for i in 0..5 {
+            let one = key.words([(u32::MAX - 1).wrapping_add(i), 2, 3, 4]);
+            assert_eq!(many.map(|words| words[i as usize]), one);
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Update masks and dropout, from the same counters as everywhere.
 
-use crate::random::unit;
+use pulp::Simd;
+
+use crate::random::{Key, unit};
 use crate::rollout::mask::{DROPOUT, FIRE};
 
 use super::Task;
+use super::kernels::arch;
 
 /// Which lanes of a group fire in a step; `None` where all do.
 pub(super) fn fired(
@@ -25,17 +28,48 @@ pub(super) fn fired(
     if task.fire_rate >= 1.0 {
         return None;
     }
-    let rate = task.fire_rate as f32;
     for image in 0..images {
         let number = (task.first_image + first + image) as u32;
-        for block in 0..cells.div_ceil(4) {
-            let words = task.key.words([block as u32, number, step as u32, FIRE]);
-            for (word, cell) in words.into_iter().zip(4 * block..cells) {
-                fires[cell * images + image] = unit(word) < rate;
-            }
-        }
+        let counter = [0, number, step as u32, FIRE];
+        draw(
+            task.key,
+            counter,
+            task.fire_rate as f32,
+            &mut fires,
+            (image, images),
+        );
     }
     Some(fires)
+}
+
+/// Counters whose words are computed side by side.
+const SIDE: usize = 16;
+
+/// Whether each lane of an image draws below `rate`: every `each`-th of `fires` from `start` on.
+#[pulp::with_simd(draw = arch())]
+#[inline(always)]
+fn draw_simd<'a, S: Simd>(
+    _: S,
+    key: Key,
+    counter: [u32; 4],
+    rate: f32,
+    fires: &'a mut [bool],
+    (start, each): (usize, usize),
+) {
+    let mut counter = counter;
+    for fires in fires[start..].chunks_mut(4 * SIDE * each) {
+        let words = key.words_of::<SIDE>(counter);
+        let cells = fires.len().div_ceil(each);
+        for i in 0..SIDE {
+            for (w, words) in words.iter().enumerate() {
+                let cell = 4 * i + w;
+                if cell < cells {
+                    fires[cell * each] = unit(words[i]) < rate;
+                }
+            }
+        }
+        counter[0] += SIDE as u32;
+    }
 }
 
 /// Calls `f` with each channel's factor at one cell.

@@ -90,8 +90,8 @@ pub(crate) fn run(program: Program, task: Task, cells: &Tensor) -> Result<Tensor
 /// What the backward pass of a group needs.
 #[derive(Default)]
 struct Saved {
-    /// States before every `every`-th step.
-    states: Vec<Vec<f32>>,
+    /// States before every `every`-th step, one after the other.
+    states: Vec<f32>,
     /// Which lanes stayed alive in each step, where the program has such a rule.
     alive: Vec<Vec<bool>>,
 }
@@ -199,9 +199,13 @@ impl FusedRollout {
             let mut runner = Runner::new(group);
             let mut state = group.gather(cells);
             let mut saved = Saved::default();
+            if self.differentiable {
+                let states = self.task.steps.len().div_ceil(self.task.every);
+                saved.states.reserve_exact(states * state.len());
+            }
             for step in self.task.steps.clone() {
                 if self.differentiable && (step - self.task.steps.start).is_multiple_of(self.task.every) {
-                    saved.states.push(state.clone());
+                    saved.states.extend_from_slice(&state);
                 }
                 let alive = runner.step(step, &mut state);
                 if self.differentiable {
@@ -228,11 +232,11 @@ impl FusedRollout {
             let saved = &saved[group.number];
             let mut weights = vec![vec![0f32; size]; group.plan.strips.len()];
             let start = self.task.steps.start;
-            for (n, first) in saved.states.iter().enumerate().rev() {
+            for (n, first) in saved.states.chunks_exact(grad.len()).enumerate().rev() {
                 let from = start + n * self.task.every;
                 let steps = from..self.task.steps.end.min(from + self.task.every);
                 let mut states = vec![];
-                let mut state = first.clone();
+                let mut state = first.to_vec();
                 for step in from + 1..steps.end {
                     let mut next = state.clone();
                     runner.step(step - 1, &mut next);
@@ -371,7 +375,7 @@ impl<'a> Runner<'a> {
                     let bands = &plan.bands[bands.clone()];
                     let (first, end) = (bands[0].start, bands[bands.len() - 1].end);
                     let lanes = (end - first) * row;
-                    let mut part = vec![0f32; channels * lanes + LANES];
+                    let mut part = scratch.zeros(channels * lanes + LANES);
                     let to = ViewMut {
                         data: &mut part,
                         stride: lanes,
@@ -380,10 +384,11 @@ impl<'a> Runner<'a> {
                     (first, lanes, part)
                 })
                 .collect();
-            for (first, lanes, part) in parts {
+            for ((first, lanes, part), scratch) in parts.into_iter().zip(&mut self.scratch) {
                 for (c, line) in part.chunks_exact(lanes).enumerate().take(channels) {
                     next[c * stride + first * row..][..lanes].copy_from_slice(line);
                 }
+                scratch.give_back(part);
             }
         }
         let alive = of.bury(state, &mut next);
@@ -422,7 +427,7 @@ impl<'a> Runner<'a> {
                 plan.span(plan.reach, &bands[bands.len() - 1]),
             );
             let rows = (last.0 + last.1 as isize - first.0) as usize;
-            let mut flow = vec![0f32; channels * rows * row];
+            let mut flow = scratch.zeros(channels * rows * row);
             let cells = |c: usize, start: isize, lanes: &[f32]| {
                 let at = (c * rows + (start - first.0) as usize) * row;
                 let to = flow[at..][..lanes.len()].iter_mut();
@@ -445,14 +450,16 @@ impl<'a> Runner<'a> {
                     .collect()
             }
         };
-        for (start, rows, flow) in parts {
-            for (c, flow) in flow.chunks_exact(rows * row).enumerate() {
-                for (r, flow) in flow.chunks_exact(row).enumerate() {
+        let count = self.scratch.len();
+        for (n, (start, rows, flow)) in parts.into_iter().enumerate() {
+            for (c, lanes) in flow.chunks_exact(rows * row).enumerate().take(channels) {
+                for (r, flow) in lanes.chunks_exact(row).enumerate() {
                     let at = (start + r as isize).rem_euclid(plan.height as isize) as usize;
                     let to = grad[c * stride + at * row..][..row].iter_mut();
                     to.zip(flow).for_each(|(to, x)| *to += x);
                 }
             }
+            self.scratch[n % count].give_back(flow);
         }
     }
 }

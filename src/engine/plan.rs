@@ -61,8 +61,8 @@ pub(super) struct Plan {
     band_rows: usize,
 }
 
-/// Floats that the values of a band may take: half of the second-level cache of most processors.
-const BAND_FLOATS: usize = 1 << 18;
+/// Floats that the values of a band may take: 2 MiB, the second-level cache of a large core.
+const BAND_FLOATS: usize = 1 << 19;
 /// Most parts of a grid whose gradients are summed apart.
 const STRIPS: usize = 8;
 

@@ -49,12 +49,25 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    fn take(&mut self, len: usize) -> Vec<f32> {
-        let mut buffer = self.free.pop().unwrap_or_default();
-        if buffer.len() < len {
-            buffer.resize(len, 0.0);
-        }
+    /// A buffer of zeros, to be given back when done.
+    pub fn zeros(&mut self, len: usize) -> Vec<f32> {
+        let mut buffer = self.take(len);
+        buffer[..len].fill(0.0);
         buffer
+    }
+
+    /// Takes a buffer back.
+    pub fn give_back(&mut self, buffer: Vec<f32>) {
+        self.free.push(buffer);
+    }
+
+    /// A buffer of at least `len` floats of any value: the last one given back that is about as long.
+    fn take(&mut self, len: usize) -> Vec<f32> {
+        let fits = |buffer: &Vec<f32>| (len..=2 * len).contains(&buffer.len());
+        match self.free.iter().rposition(fits) {
+            Some(at) => self.free.remove(at),
+            None => vec![0.0; len],
+        }
     }
 
     /// Gives all buffers of the last band back.
