@@ -9,15 +9,21 @@ use lnca::{
 };
 use rand::Rng;
 
-/// The largest difference of two tensors in units of the largest value of the second.
-pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
-    let values = |x: &Tensor| -> Vec<f64> {
-        let x = x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-        x.to_vec1().unwrap()
-    };
+fn values(x: &Tensor) -> Vec<f64> {
+    let x = x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+    x.to_vec1().unwrap()
+}
+
+/// The largest value of a tensor.
+fn largest(x: &Tensor) -> f64 {
+    values(x).into_iter().fold(0.0, |m, x| m.max(x.abs()))
+}
+
+/// The largest difference of two tensors in units of the largest value of the second, or of `least`.
+pub fn distance(a: &Tensor, b: &Tensor, least: f64) -> f64 {
     assert_eq!(a.dims(), b.dims());
+    let scale = largest(b).max(least);
     let (a, b) = (values(a), values(b));
-    let scale = b.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
     let difference = |(a, b): (&f64, &f64)| if a == b { 0.0 } else { (a - b).abs() };
     a.iter()
         .zip(&b)
@@ -78,8 +84,10 @@ pub fn agree<T: TransitionFn + Clone + 'static>(
     let fused = everything(transition, vars, &cells, rollout).unwrap();
     let plain = everything(transition, vars, &cells, &rollout.clone().plain()).unwrap();
     let limits = [1e-5].into_iter().chain(std::iter::repeat(1e-4));
+    // Of a gradient that nearly cancels only rounding is left.
+    let least = 1e-3 * plain[1..].iter().map(largest).fold(1e-3, f64::max);
     for (i, ((fused, plain), limit)) in fused.iter().zip(&plain).zip(limits).enumerate() {
-        let distance = distance(fused, plain);
+        let distance = distance(fused, plain, least);
         assert!(
             distance < limit,
             "{shape:?}, tensor {i} {:?}: {distance:e}",
@@ -104,7 +112,7 @@ pub fn agree<T: TransitionFn + Clone + 'static>(
         .memory(Memory::Nothing)
         .run(transition, &cells)
         .unwrap();
-    assert!(distance(&alone, &fused[0]) < 1e-6);
+    assert!(distance(&alone, &fused[0], 1e-3) < 1e-6);
 }
 
 pub fn bits(x: &Tensor) -> Vec<u32> {
@@ -204,7 +212,7 @@ fn every_step_of_a_trajectory_has_a_gradient() {
     let rollout = Rollout::new(5).fire_rate(0.5);
     let fused = gradients(rollout.clone());
     for (fused, plain) in fused.iter().zip(&gradients(rollout.plain())) {
-        assert!(distance(fused, plain) < 1e-4);
+        assert!(distance(fused, plain, 1e-6) < 1e-4);
     }
 }
 
@@ -221,4 +229,29 @@ fn given_masks_are_followed() {
             .unwrap()
     });
     agree(&nafca, &vars, (3, 8, 8), &Rollout::new(3).masks(masks.collect()));
+}
+
+#[test]
+fn what_is_kept_changes_no_bit() {
+    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let growing = Growing::new(GrowingConfig::default(), weights.builder()).unwrap();
+    let vars = shaken(&weights, 0.05);
+    let cells = noise(&[2, 9, 9, 16], 5);
+    let state = 2 * 9 * 9 * 16 * 4;
+    let run = |memory: Memory| {
+        let rollout = Rollout::new(7).fire_rate(0.5).key(Key::new(8)).memory(memory);
+        everything(&growing, &vars, &cells, &rollout).unwrap()
+    };
+    let all = run(Memory::Every(1));
+    let policies = [
+        Memory::Every(3),
+        Memory::Every(100),
+        Memory::Budget(0),
+        Memory::Budget(5 * state),
+    ];
+    for memory in policies {
+        for (a, b) in all.iter().zip(&run(memory)) {
+            assert_eq!(bits(a), bits(b), "{memory:?}");
+        }
+    }
 }

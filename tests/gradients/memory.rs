@@ -61,7 +61,8 @@ where
         .fire_rate(0.5)
         .key(Key::new(11))
         .training(true)
-        .memory(memory);
+        .memory(memory)
+        .plain();
     let last = rollout.run(transition, cells.as_tensor())?;
     let grads = (&last * normal(4, shape, dtype))?.sum_all()?.backward()?;
     let mut all = vec![("last state".to_string(), values(&last))];
