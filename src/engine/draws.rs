@@ -48,12 +48,12 @@ const SIDE: usize = 16;
 /// Whether each lane of an image draws below `rate`: every `each`-th of `fires` from `start` on.
 #[pulp::with_simd(draw = arch())]
 #[inline(always)]
-fn draw_simd<'a, S: Simd>(
+fn draw_simd<S: Simd>(
     _: S,
     key: Key,
     counter: [u32; 4],
     rate: f32,
-    fires: &'a mut [bool],
+    fires: &mut [bool],
     (start, each): (usize, usize),
 ) {
     let mut counter = counter;

@@ -344,23 +344,23 @@ fn moments(x: View<'_>, channels: usize, at: usize, n: usize, eps: f32) -> ([f32
     (mean, scale)
 }
 
+/// A layer norm and its input.
+#[derive(Clone, Copy)]
+pub(super) struct Norm<'a> {
+    pub x: View<'a>,
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+    pub eps: f32,
+}
+
 #[inline(always)]
-fn norm_block<'a>(
-    x: View<'a>,
-    weight: &[f32],
-    bias: &[f32],
-    eps: f32,
-    y: &mut ViewMut<'a>,
-    channels: usize,
-    at: usize,
-    n: usize,
-) {
-    let (mean, scale) = moments(x, channels, at, n, eps);
-    for c in 0..channels {
-        let x = &x.data[c * x.stride + at..][..n];
+fn norm_block(of: Norm<'_>, y: &mut ViewMut<'_>, at: usize, n: usize) {
+    let (mean, scale) = moments(of.x, of.weight.len(), at, n, of.eps);
+    for (c, (weight, bias)) in of.weight.iter().zip(of.bias).enumerate() {
+        let x = &of.x.data[c * of.x.stride + at..][..n];
         let y = &mut y.data[c * y.stride + at..][..n];
         for l in 0..n {
-            y[l] = (x[l] - mean[l]) * scale[l] * weight[c] + bias[c];
+            y[l] = (x[l] - mean[l]) * scale[l] * weight + bias;
         }
     }
 }
@@ -368,20 +368,13 @@ fn norm_block<'a>(
 /// Layer norm over the channels of each lane.
 #[pulp::with_simd(norm = arch())]
 #[inline(always)]
-pub(super) fn norm_simd<'a, S: Simd>(
-    _: S,
-    x: View<'a>,
-    weights: (&'a [f32], &'a [f32]),
-    eps: f32,
-    y: ViewMut<'a>,
-    size: Size,
-) {
-    let (mut y, (weight, bias)) = (y, weights);
-    for at in (0..size.1).step_by(BLOCK) {
+pub(super) fn norm_simd<'a, S: Simd>(_: S, of: Norm<'a>, y: ViewMut<'a>, lanes: usize) {
+    let mut y = y;
+    for at in (0..lanes).step_by(BLOCK) {
         // The block of full size is compiled for itself.
-        match size.1 - at {
-            n if n >= BLOCK => norm_block(x, weight, bias, eps, &mut y, size.0, at, BLOCK),
-            n => norm_block(x, weight, bias, eps, &mut y, size.0, at, n),
+        match lanes - at {
+            n if n >= BLOCK => norm_block(of, &mut y, at, BLOCK),
+            n => norm_block(of, &mut y, at, n),
         }
     }
 }
@@ -391,40 +384,38 @@ pub(super) fn norm_simd<'a, S: Simd>(
 #[inline(always)]
 pub(super) fn norm_back_simd<'a, S: Simd>(
     _: S,
-    x: View<'a>,
-    weight: &'a [f32],
-    eps: f32,
+    of: Norm<'a>,
     dy: View<'a>,
     dx: ViewMut<'a>,
     dw: (&'a mut [f32], &'a mut [f32]),
-    size: Size,
+    lanes: usize,
 ) {
-    let channels = size.0;
-    for at in (0..size.1).step_by(BLOCK) {
-        let n = BLOCK.min(size.1 - at);
-        let (mean, scale) = moments(x, channels, at, n, eps);
+    let channels = of.weight.len();
+    for at in (0..lanes).step_by(BLOCK) {
+        let n = BLOCK.min(lanes - at);
+        let (mean, scale) = moments(of.x, channels, at, n, of.eps);
         let (mut sum, mut along) = ([0f32; BLOCK], [0f32; BLOCK]);
-        for c in 0..channels {
-            let x = &x.data[c * x.stride + at..][..n];
+        for (c, &weight) in of.weight.iter().enumerate() {
+            let x = &of.x.data[c * of.x.stride + at..][..n];
             let dy = &dy.data[c * dy.stride + at..][..n];
             let mut products = [0f32; BLOCK];
             for l in 0..n {
                 let normal = (x[l] - mean[l]) * scale[l];
                 products[l] = dy[l] * normal;
-                sum[l] += dy[l] * weight[c];
-                along[l] += products[l] * weight[c];
+                sum[l] += dy[l] * weight;
+                along[l] += products[l] * weight;
             }
             dw.0[c] += total(&products);
             dw.1[c] += total(dy);
         }
         let share = 1.0 / channels as f32;
-        for c in 0..channels {
-            let x = &x.data[c * x.stride + at..][..n];
+        for (c, &weight) in of.weight.iter().enumerate() {
+            let x = &of.x.data[c * of.x.stride + at..][..n];
             let dy = &dy.data[c * dy.stride + at..][..n];
             let dx = &mut dx.data[c * dx.stride + at..][..n];
             for l in 0..n {
                 let normal = (x[l] - mean[l]) * scale[l];
-                dx[l] += scale[l] * (dy[l] * weight[c] - share * (sum[l] + normal * along[l]));
+                dx[l] += scale[l] * (dy[l] * weight - share * (sum[l] + normal * along[l]));
             }
         }
     }

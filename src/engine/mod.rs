@@ -29,7 +29,7 @@ use crate::random::Key;
 
 use kernels::ViewMut;
 use plan::{Plan, Work};
-use run::{Scratch, Shared, StepOf};
+use run::{Before, Scratch, Shared, StepOf};
 
 /// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
 const LANES: usize = 16;
@@ -359,6 +359,10 @@ impl<'a> Runner<'a> {
         let plan = self.group.plan;
         let channels = self.group.shared.program.layout.channels();
         let firing = of.firing(state);
+        let before = Before {
+            state,
+            firing: &firing,
+        };
         let mut next = std::mem::take(&mut self.next);
         next.resize(state.len(), 0.0);
         let (stride, row) = (plan.grid_stride(), plan.row());
@@ -367,7 +371,7 @@ impl<'a> Runner<'a> {
                 data: &mut next,
                 stride,
             };
-            of.forward(scratch, state, &firing, &plan.bands, (to, 0));
+            of.forward(scratch, before, &plan.bands, (to, 0));
         } else {
             let strips = plan.strips.par_iter().zip(&mut self.scratch);
             let parts: Vec<(usize, usize, Vec<f32>)> = strips
@@ -380,7 +384,7 @@ impl<'a> Runner<'a> {
                         data: &mut part,
                         stride: lanes,
                     };
-                    of.forward(scratch, state, &firing, bands, (to, first));
+                    of.forward(scratch, before, bands, (to, first));
                     (first, lanes, part)
                 })
                 .collect();
@@ -419,6 +423,10 @@ impl<'a> Runner<'a> {
             }
         }
         let firing = of.firing(state);
+        let before = Before {
+            state,
+            firing: &firing,
+        };
         // Each strip adds up what flows to its rows and those around it, apart from the others.
         let strip = |bands: &Range<usize>, scratch: &mut Scratch, weights: &mut Vec<f32>| {
             let bands = &plan.bands[bands.clone()];
@@ -433,7 +441,7 @@ impl<'a> Runner<'a> {
                 let to = flow[at..][..lanes.len()].iter_mut();
                 to.zip(lanes).for_each(|(to, x)| *to += x);
             };
-            of.backward(scratch, state, &firing, bands, grad, cells, weights);
+            of.backward(scratch, before, bands, grad, cells, weights);
             (first.0, rows, flow)
         };
         let parts: Vec<(isize, usize, Vec<f32>)> = match &mut self.scratch[..] {

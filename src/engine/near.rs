@@ -85,10 +85,28 @@ impl Spread {
         );
     }
 
+    /// What the rows of `hop` see.
+    pub fn around(&self, hop: &Hop) -> Around<'_> {
+        Around {
+            data: &self.data,
+            plane: self.plane,
+            images: self.images,
+            rows: (0..hop.to.1).map(|row| self.rows(hop, row)).collect(),
+        }
+    }
+
     /// Where the three rows begin that row `row` of `hop` sees, in each plane.
     fn rows(&self, hop: &Hop, row: usize) -> [usize; 3] {
         [-1, 0, 1].map(|dy| hop.row(row, dy).unwrap_or(self.rows) * self.pitch)
     }
+}
+
+/// Spread channels, and where in each of them the three rows begin that a row sees.
+pub(super) struct Around<'a> {
+    data: &'a [f32],
+    plane: usize,
+    images: usize,
+    rows: Vec<[usize; 3]>,
 }
 
 #[pulp::with_simd(spread = arch())]
@@ -131,18 +149,11 @@ pub(super) struct Tap {
 }
 
 /// Channel c of `y` becomes, or gets added, the sum of `taps[c]` over neighbours.
-pub(super) fn stencil(x: &Spread, hop: &Hop, taps: &[Vec<Tap>], y: ViewMut<'_>, width: usize, add: bool) {
-    let rows: Vec<[usize; 3]> = (0..hop.to.1).map(|row| x.rows(hop, row)).collect();
-    stencil_rows(&x.data, (x.plane, x.images), &rows, taps, y, width, add);
-}
-
-#[pulp::with_simd(stencil_rows = arch())]
+#[pulp::with_simd(stencil = arch())]
 #[inline(always)]
-fn stencil_rows_simd<'a, S: Simd>(
+pub(super) fn stencil_simd<'a, S: Simd>(
     simd: S,
-    x: &'a [f32],
-    (plane, images): (usize, usize),
-    rows: &'a [[usize; 3]],
+    x: Around<'a>,
     taps: &'a [Vec<Tap>],
     y: ViewMut<'a>,
     width: usize,
@@ -152,19 +163,19 @@ fn stencil_rows_simd<'a, S: Simd>(
     let mut at: Vec<(usize, f32)> = vec![];
     let lanes = S::F32_LANES;
     for (c, taps) in taps.iter().enumerate() {
-        let y = y.row(c, rows.len() * width);
-        for (starts, y) in rows.iter().zip(y.chunks_exact_mut(width)) {
+        let y = y.row(c, x.rows.len() * width);
+        for (starts, y) in x.rows.iter().zip(y.chunks_exact_mut(width)) {
             at.clear();
             at.extend(taps.iter().map(|tap| {
-                let row = starts[tap.neighbour / 3] + (tap.neighbour % 3) * images;
-                (tap.channel * plane + row, tap.factor)
+                let row = starts[tap.neighbour / 3] + (tap.neighbour % 3) * x.images;
+                (tap.channel * x.plane + row, tap.factor)
             }));
             for (block, y) in y.chunks_mut(2 * lanes).enumerate() {
                 let mut sums = [simd.splat_f32s(0.0); 2];
                 for &(at, factor) in &at {
                     let (at, factor) = (at + block * 2 * lanes, simd.splat_f32s(factor));
-                    sums[0] = simd.mul_add_e_f32s(factor, lanes_at::<S>(x, at), sums[0]);
-                    sums[1] = simd.mul_add_e_f32s(factor, lanes_at::<S>(x, at + lanes), sums[1]);
+                    sums[0] = simd.mul_add_e_f32s(factor, lanes_at::<S>(x.data, at), sums[0]);
+                    sums[1] = simd.mul_add_e_f32s(factor, lanes_at::<S>(x.data, at + lanes), sums[1]);
                 }
                 for (sum, y) in sums.into_iter().zip(y.chunks_mut(lanes)) {
                     let sum = match add {
@@ -185,38 +196,24 @@ fn lanes_at<S: Simd>(x: &[f32], at: usize) -> S::f32s {
 }
 
 /// The gradient of a depthwise kernel, `[channels, filters, 9]`, added to `kernel`.
-pub(super) fn kernel_back(
-    x: &Spread,
-    hop: &Hop,
-    dy: View<'_>,
-    kernel: &mut [f32],
-    filters: usize,
-    width: usize,
-) {
-    let rows: Vec<[usize; 3]> = (0..hop.to.1).map(|row| x.rows(hop, row)).collect();
-    kernel_back_rows(&x.data, (x.plane, x.images), &rows, dy, kernel, filters, width);
-}
-
-#[pulp::with_simd(kernel_back_rows = arch())]
+#[pulp::with_simd(kernel_back = arch())]
 #[inline(always)]
-fn kernel_back_rows_simd<'a, S: Simd>(
+pub(super) fn kernel_back_simd<'a, S: Simd>(
     _: S,
-    x: &'a [f32],
-    (plane, images): (usize, usize),
-    rows: &'a [[usize; 3]],
+    x: Around<'a>,
     dy: View<'a>,
     kernel: &'a mut [f32],
     filters: usize,
     width: usize,
 ) {
     for (channel, kernel) in kernel.chunks_exact_mut(9).enumerate() {
-        let x = &x[channel / filters * plane..][..plane];
-        let dy = dy.row(channel, rows.len() * width);
+        let plane = &x.data[channel / filters * x.plane..][..x.plane];
+        let dy = dy.row(channel, x.rows.len() * width);
         for (n, kernel) in kernel.iter_mut().enumerate() {
             let mut parts = [0f32; LANES];
-            for (starts, dy) in rows.iter().zip(dy.chunks_exact(width)) {
-                let x = &x[starts[n / 3] + n % 3 * images..][..width];
-                for (x, dy) in x.chunks(LANES).zip(dy.chunks(LANES)) {
+            for (starts, dy) in x.rows.iter().zip(dy.chunks_exact(width)) {
+                let near = &plane[starts[n / 3] + n % 3 * x.images..][..width];
+                for (x, dy) in near.chunks(LANES).zip(dy.chunks(LANES)) {
                     for (part, (x, dy)) in parts.iter_mut().zip(x.iter().zip(dy)) {
                         *part += x * dy;
                     }

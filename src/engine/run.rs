@@ -7,7 +7,7 @@ use crate::transition::AliveMask;
 
 use super::draws::{dropout, fired};
 use super::gemm::Gemm;
-use super::kernels::{self, Picked, View, ViewMut, arch};
+use super::kernels::{self, Norm, Picked, View, ViewMut, arch};
 use super::near::{self, Attention, AttentionBack, Hop, Spread, Tap};
 use super::plan::{Domain, Plan, Work};
 use super::{LANES, Task};
@@ -101,6 +101,13 @@ pub(super) struct StepOf<'a> {
 /// The lanes of a step that fire and are alive before it; `None` where all do.
 pub(super) type Firing = Option<Vec<bool>>;
 
+/// The state before a step, and which lanes fire in it.
+#[derive(Clone, Copy)]
+pub(super) struct Before<'a> {
+    pub state: &'a [f32],
+    pub firing: &'a Firing,
+}
+
 /// A band and its lanes that fire, counted from the band's first.
 struct Band<'a> {
     rows: &'a Range<usize>,
@@ -169,14 +176,12 @@ impl StepOf<'_> {
     pub fn forward(
         &self,
         scratch: &mut Scratch,
-        state: &[f32],
-        firing: &Firing,
+        Before { state, firing }: Before<'_>,
         bands: &[Range<usize>],
         (next, first): (ViewMut<'_>, usize),
     ) {
         let plan = self.plan;
         let (row, layout) = (plan.row(), self.shared.program.layout);
-        let next = next;
         for rows in bands {
             let band = self.band(rows, firing);
             let (lanes, channels) = (rows.len() * row, layout.channels());
@@ -226,8 +231,7 @@ impl StepOf<'_> {
     pub fn backward(
         &self,
         scratch: &mut Scratch,
-        state: &[f32],
-        firing: &Firing,
+        Before { state, firing }: Before<'_>,
         bands: &[Range<usize>],
         grad: &[f32],
         mut cells: impl FnMut(usize, isize, &[f32]),
@@ -360,7 +364,7 @@ impl StepOf<'_> {
                     data: &mut out,
                     stride,
                 };
-                self.compute(scratch, state, n, band, y, keep);
+                self.compute(scratch, state, n, band, y);
                 scratch.values[n] = Some(out);
             }
             if !keep {
@@ -372,15 +376,7 @@ impl StepOf<'_> {
         }
     }
 
-    fn compute(
-        &self,
-        scratch: &mut Scratch,
-        state: &[f32],
-        n: usize,
-        band: &Band<'_>,
-        y: ViewMut<'_>,
-        keep: bool,
-    ) {
+    fn compute(&self, scratch: &mut Scratch, state: &[f32], n: usize, band: &Band<'_>, y: ViewMut<'_>) {
         let (plan, shared) = (self.plan, self.shared);
         let width = plan.nodes[n].width;
         let (lanes, reach) = self.lanes(n, band);
@@ -435,12 +431,16 @@ impl StepOf<'_> {
             Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. } => {
                 let hop = self.spread(scratch, n, *x, band, op);
                 let taps = self.taps(op, plan.nodes[*x].width, width);
-                near::stencil(&scratch.near, &hop, &taps, y, plan.row(), false);
+                near::stencil(scratch.near.around(&hop), &taps, y, plan.row(), false);
             }
             Op::LayerNorm { x, weight, bias, eps } => {
-                let x = self.view(scratch, *x, start(*x));
-                let weights = (shared.param(*weight), shared.param(*bias));
-                kernels::norm(x, weights, *eps as f32, y, size);
+                let norm = Norm {
+                    x: self.view(scratch, *x, start(*x)),
+                    weight: shared.param(*weight),
+                    bias: shared.param(*bias),
+                    eps: *eps as f32,
+                };
+                kernels::norm(norm, y, lanes);
             }
             Op::Map { x, function } => {
                 kernels::map(*function, self.view(scratch, *x, start(*x)), y, size);
@@ -465,7 +465,7 @@ impl StepOf<'_> {
                 padding,
             } => {
                 let hop = self.hop(n, *k, band, *padding);
-                self.spread_values(scratch, (*k, *v), &hop, reach, band);
+                self.spread_values(scratch, (*k, *v), &hop);
                 let mut shares = std::mem::take(&mut scratch.shares[n]);
                 at_least(&mut shares, 9 * heads * plan.stride(n) + LANES);
                 let attention = Attention {
@@ -483,7 +483,6 @@ impl StepOf<'_> {
                     stride,
                 };
                 attention.forward(y, to);
-                let _ = keep;
                 scratch.shares[n] = shares;
             }
             Op::Dropout { x, rate, site } => {
@@ -491,9 +490,8 @@ impl StepOf<'_> {
                 if !shared.task.training || *rate == 0.0 {
                     return kernels::copy(x, y, size);
                 }
-                let stride = y.stride;
-                self.draw_dropout(scratch_mask(y.data), stride, n, band, (*rate, *site));
-                let mut y = y;
+                let (mut y, stride) = (y, y.stride);
+                self.draw_dropout(y.data, stride, n, band, (*rate, *site));
                 for c in 0..width {
                     let x = x.row(c, lanes);
                     y.row(c, lanes).iter_mut().zip(x).for_each(|(y, x)| *y *= x);
@@ -597,23 +595,28 @@ impl StepOf<'_> {
                 {
                     let hop = self.spread(scratch, n, *x, band, op);
                     let kernel = &mut weights[shared.range(*kernel)];
-                    near::kernel_back(&scratch.near, &hop, dy, kernel, width / input, plan.row());
+                    near::kernel_back(scratch.near.around(&hop), dy, kernel, width / input, plan.row());
                 }
                 let hop = self.hop(n, *x, band, *padding).back();
                 let mut spread = std::mem::take(&mut scratch.near);
                 spread.fill(dy, width, (hop.from.1, plan.row(), plan.images), *padding);
                 let taps = self.taps_back(op, input, width);
                 self.give(scratch, *x, 0, |_, dx| {
-                    near::stencil(&spread, &hop, &taps, dx, plan.row(), true);
+                    near::stencil(spread.around(&hop), &taps, dx, plan.row(), true);
                 });
                 scratch.near = spread;
             }
             Op::LayerNorm { x, weight, bias, eps } => {
                 let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);
                 self.give(scratch, *x, start(*x), |scratch, dx| {
-                    let x = self.view(scratch, *x, start(*x));
+                    let norm = Norm {
+                        x: self.view(scratch, *x, start(*x)),
+                        weight: shared.param(*weight),
+                        bias: shared.param(*bias),
+                        eps: *eps as f32,
+                    };
                     let dw = (&mut of_weight[..], &mut of_bias[..]);
-                    kernels::norm_back(x, shared.param(*weight), *eps as f32, dy, dx, dw, size);
+                    kernels::norm_back(norm, dy, dx, dw, lanes);
                 });
                 for (param, sums) in [(*weight, of_weight), (*bias, of_bias)] {
                     if shared.trained[param] {
@@ -758,7 +761,7 @@ impl StepOf<'_> {
         let (width, stride, row) = (plan.nodes[n].width, plan.stride(n), plan.row());
         let (_, reach) = self.lanes(n, band);
         let hop = self.hop(n, k, band, padding);
-        self.spread_values(scratch, (k, v), &hop, reach, band);
+        self.spread_values(scratch, (k, v), &hop);
         let shares = std::mem::take(&mut scratch.shares[n]);
         let mut scores = std::mem::take(&mut scratch.wide);
         at_least(&mut scores, 9 * heads * stride + LANES);
@@ -821,15 +824,7 @@ impl StepOf<'_> {
     }
 
     /// Spreads keys and values out.
-    fn spread_values(
-        &self,
-        scratch: &mut Scratch,
-        (k, v): (usize, usize),
-        hop: &Hop,
-        reach: usize,
-        band: &Band<'_>,
-    ) {
-        let _ = (reach, band);
+    fn spread_values(&self, scratch: &mut Scratch, (k, v): (usize, usize), hop: &Hop) {
         let rows = (hop.from.1, self.plan.row(), self.plan.images);
         let (mut near, mut far) = (
             std::mem::take(&mut scratch.near),
@@ -958,9 +953,4 @@ impl Band<'_> {
     fn fires(&self) -> bool {
         self.picked.as_ref().is_none_or(|picked| !picked.index.is_empty())
     }
-}
-
-/// The buffer of a result, first used for its mask.
-fn scratch_mask(data: &mut [f32]) -> &mut [f32] {
-    data
 }
