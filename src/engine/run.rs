@@ -490,7 +490,7 @@ impl StepOf<'_> {
                 if !shared.task.training || *rate == 0.0 {
                     return kernels::copy(x, y, size);
                 }
-                let (mut y, stride) = (y, y.stride);
+                let (stride, mut y) = (y.stride, y);
                 self.draw_dropout(y.data, stride, n, band, (*rate, *site));
                 for c in 0..width {
                     let x = x.row(c, lanes);
