@@ -4,7 +4,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::LANES;
 
-/// `c[m, n] = sum over k of a[m, k] b[k, n]`, on top of what is there if `add`.
+/// `c[m, n] = sum over k of a[m, k] b[k, n]`.
 ///
 /// Element (i, j) of a matrix lies at `i * row + j` (of `a`: `i * a_row + j * a_column`). Rows of `b` and
 /// `c` are read and written in whole vectors, that is up to `n` rounded up to [`LANES`].
@@ -17,7 +17,23 @@ pub(super) struct Gemm<'a> {
     pub c: &'a mut [f32],
     pub c_row: usize,
     pub size: [usize; 3],
-    pub add: bool,
+    pub end: End<'a>,
+}
+
+/// What becomes of the sums.
+#[derive(Clone, Copy)]
+pub(super) enum End<'a> {
+    /// They are added to what is there.
+    Add,
+    /// They replace what is there, with a shift for each row, and cut off at 0 if `relu`.
+    Store { bias: Option<&'a [f32]>, relu: bool },
+}
+
+impl End<'_> {
+    pub const STORE: Self = Self::Store {
+        bias: None,
+        relu: false,
+    };
 }
 
 impl Gemm<'_> {
@@ -93,6 +109,11 @@ impl Gemm<'_> {
         let k = self.size[1];
         let at = vector * S::F32_LANES;
         let mut sums = [[simd.splat_f32s(0.0); N]; M];
+        if let End::Store { bias: Some(bias), .. } = self.end {
+            for (sums, &bias) in sums.iter_mut().zip(&bias[row..row + M]) {
+                *sums = [simd.splat_f32s(bias); N];
+            }
+        }
         // SAFETY: `run` has checked that all rows of the three matrices, whole vectors wide, lie within
         // their slices; `row + M` and `vector + N` are at most their numbers. `c` is borrowed mutably, so it
         // overlaps neither `a` nor `b`. Vectors are read and written unaligned.
@@ -125,9 +146,10 @@ impl Gemm<'_> {
                 let mut j = 0;
                 while j < N {
                     let to = c.add(i * self.c_row + j * S::F32_LANES).cast::<S::f32s>();
-                    let sum = match self.add {
-                        true => simd.add_f32s(to.read_unaligned(), sums[i][j]),
-                        false => sums[i][j],
+                    let sum = match self.end {
+                        End::Add => simd.add_f32s(to.read_unaligned(), sums[i][j]),
+                        End::Store { relu: true, .. } => simd.max_f32s(sums[i][j], simd.splat_f32s(0.0)),
+                        End::Store { .. } => sums[i][j],
                     };
                     to.write_unaligned(sum);
                     j += 1;
@@ -173,7 +195,7 @@ mod tests {
                         c: &mut c,
                         c_row,
                         size: [m, k, n],
-                        add: true,
+                        end: End::Add,
                     };
                     gemm.run(arch);
                     for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {

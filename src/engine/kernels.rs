@@ -245,14 +245,12 @@ pub(super) fn affine_simd<'a, S: Simd>(
     }
 }
 
-/// `y += row` per channel: a bias.
-#[pulp::with_simd(add_bias = arch())]
+/// Sets `dy` to 0 where `y` was cut off.
+#[pulp::with_simd(cut_off = arch())]
 #[inline(always)]
-pub(super) fn add_bias_simd<'a, S: Simd>(_: S, bias: &'a [f32], y: ViewMut<'a>, size: Size) {
-    let mut y = y;
-    for (c, bias) in bias.iter().enumerate().take(size.0) {
-        y.row(c, size.1).iter_mut().for_each(|y| *y += bias);
-    }
+pub(super) fn cut_off_simd<'a, S: Simd>(_: S, y: View<'a>, dy: ViewMut<'a>, size: Size) {
+    let mut dy = dy;
+    zip!(size, y, dy, |a, b| *b = if a > 0.0 { *b } else { 0.0 });
 }
 
 /// Lanes added up while a sum is vectorised.

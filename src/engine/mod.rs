@@ -27,9 +27,8 @@ use crate::Result;
 use crate::program::{Op, Program};
 use crate::random::Key;
 
-use kernels::ViewMut;
-use plan::{Plan, Work};
-use run::{Before, Scratch, Shared, StepOf};
+use plan::Plan;
+use run::{Before, Prepared, Scratch, Shared, StepOf};
 
 /// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
 const LANES: usize = 16;
@@ -109,7 +108,7 @@ struct FusedRollout {
 struct Group<'a> {
     shared: &'a Shared<'a>,
     plan: &'a Plan,
-    tables: &'a [Option<Vec<f32>>],
+    prepared: &'a [Prepared],
     images: Range<usize>,
     /// Its place among the groups.
     number: usize,
@@ -147,8 +146,8 @@ impl FusedRollout {
                 &flow,
                 self.differentiable,
             );
-            let tables = tables(&plan);
-            (plan, tables)
+            let prepared = Prepared::new(&plan, |param| shared.param(param).to_vec());
+            (plan, prepared)
         };
         let (full, rest) = (plan(size), (batch % size > 0).then(|| plan(batch % size)));
         let ranges: Vec<Range<usize>> = (0..batch)
@@ -159,14 +158,14 @@ impl FusedRollout {
         let ranges = ranges.into_par_iter().enumerate();
         ranges
             .map(|(number, images)| {
-                let (plan, tables) = match &rest {
+                let (plan, prepared) = match &rest {
                     Some(rest) if images.len() < size => rest,
                     _ => &full,
                 };
                 f(&Group {
                     shared: &shared,
                     plan,
-                    tables,
+                    prepared,
                     images,
                     number,
                     parallel,
@@ -264,59 +263,35 @@ impl FusedRollout {
     }
 }
 
-/// The constants of a plan's program on all lanes.
-fn tables(plan: &Plan) -> Vec<Option<Vec<f32>>> {
-    let table = |work: &Work| match work {
-        Work::Op(Op::Constant(table)) => {
-            let width = table.dims()[2];
-            let values = table
-                .to_dtype(DType::F32)
-                .and_then(|t| t.flatten_all()?.to_vec1::<f32>());
-            let (values, stride) = (values.unwrap_or_default(), plan.grid_stride());
-            let mut planes = vec![0f32; width * stride];
-            for (cell, values) in values.chunks_exact(width).enumerate() {
-                for (c, &value) in values.iter().enumerate() {
-                    planes[c * stride + cell * plan.images..][..plan.images].fill(value);
-                }
-            }
-            Some(planes)
-        }
-        _ => None,
-    };
-    plan.nodes.iter().map(|node| table(&node.work)).collect()
-}
-
 impl Group<'_> {
-    /// Planes of the group's cells, `[B, H, W, C]`.
+    /// The group's cells, of `[B, H, W, C]`, as `[H, C, W, images]`: rows lie together, and lanes in them.
     fn gather(&self, cells: &[f32]) -> Vec<f32> {
         let plan = self.plan;
         let channels = self.shared.program.layout.channels();
-        let (stride, images) = (plan.grid_stride(), plan.images);
         let size = plan.height * plan.columns * channels;
-        let mut planes = vec![0f32; channels * stride + LANES];
+        let mut lanes = vec![0f32; self.images.len() * size];
         for (i, image) in self.images.clone().enumerate() {
             let cells = cells[image * size..][..size].chunks_exact(channels);
             for (at, cell) in cells.enumerate() {
+                let first = at / plan.columns * plan.line() + at % plan.columns * plan.images + i;
                 for (c, &value) in cell.iter().enumerate() {
-                    planes[c * stride + at * images + i] = value;
+                    lanes[first + c * plan.row()] = value;
                 }
             }
         }
-        planes
+        lanes
     }
 
     /// The way back, to this group's images alone.
-    fn scatter(&self, planes: &[f32], cells: &mut [f32]) {
+    fn scatter(&self, lanes: &[f32], cells: &mut [f32]) {
         let plan = self.plan;
         let channels = self.shared.program.layout.channels();
-        let (stride, images) = (plan.grid_stride(), plan.images);
-        for (i, image) in cells
-            .chunks_exact_mut(plan.height * plan.columns * channels)
-            .enumerate()
-        {
+        let size = plan.height * plan.columns * channels;
+        for (i, image) in cells.chunks_exact_mut(size).enumerate() {
             for (at, cell) in image.chunks_exact_mut(channels).enumerate() {
+                let first = at / plan.columns * plan.line() + at % plan.columns * plan.images + i;
                 for (c, value) in cell.iter_mut().enumerate() {
-                    *value = planes[c * stride + at * images + i];
+                    *value = lanes[first + c * plan.row()];
                 }
             }
         }
@@ -347,7 +322,7 @@ impl<'a> Runner<'a> {
         StepOf {
             shared: self.group.shared,
             plan: self.group.plan,
-            tables: self.group.tables,
+            prepared: self.group.prepared,
             first: self.group.images.start,
             step,
         }
@@ -357,7 +332,6 @@ impl<'a> Runner<'a> {
     fn step(&mut self, step: usize, state: &mut Vec<f32>) -> Option<Vec<bool>> {
         let of = self.at(step);
         let plan = self.group.plan;
-        let channels = self.group.shared.program.layout.channels();
         let firing = of.firing(state);
         let before = Before {
             state,
@@ -365,37 +339,24 @@ impl<'a> Runner<'a> {
         };
         let mut next = std::mem::take(&mut self.next);
         next.resize(state.len(), 0.0);
-        let (stride, row) = (plan.grid_stride(), plan.row());
         if let [scratch] = &mut self.scratch[..] {
-            let to = ViewMut {
-                data: &mut next,
-                stride,
-            };
-            of.forward(scratch, before, &plan.bands, (to, 0));
+            of.forward(scratch, before, &plan.bands, (&mut next, 0));
         } else {
-            let strips = plan.strips.par_iter().zip(&mut self.scratch);
-            let parts: Vec<(usize, usize, Vec<f32>)> = strips
-                .map(|(bands, scratch)| {
-                    let bands = &plan.bands[bands.clone()];
-                    let (first, end) = (bands[0].start, bands[bands.len() - 1].end);
-                    let lanes = (end - first) * row;
-                    let mut part = scratch.zeros(channels * lanes + LANES);
-                    let to = ViewMut {
-                        data: &mut part,
-                        stride: lanes,
-                    };
-                    of.forward(scratch, before, bands, (to, first));
-                    (first, lanes, part)
-                })
-                .collect();
-            for ((first, lanes, part), scratch) in parts.into_iter().zip(&mut self.scratch) {
-                for (c, line) in part.chunks_exact(lanes).enumerate().take(channels) {
-                    next[c * stride + first * row..][..lanes].copy_from_slice(line);
-                }
-                scratch.give_back(part);
+            let mut rest = &mut next[..];
+            let mut parts = vec![];
+            for bands in &plan.strips {
+                let bands = &plan.bands[bands.clone()];
+                let (first, end) = (bands[0].start, bands[bands.len() - 1].end);
+                let (part, after) = rest.split_at_mut((end - first) * plan.line());
+                parts.push((bands, part, first));
+                rest = after;
             }
+            let parts = parts.into_par_iter().zip(&mut self.scratch);
+            parts.for_each(|((bands, part, first), scratch)| {
+                of.forward(scratch, before, bands, (part, first));
+            });
         }
-        let alive = of.bury(state, &mut next);
+        let alive = of.bury(&firing, &mut next);
         self.next = std::mem::replace(state, next);
         alive
     }
@@ -411,16 +372,9 @@ impl<'a> Runner<'a> {
     ) {
         let of = self.at(step);
         let plan = self.group.plan;
-        let (row, stride) = (plan.row(), plan.grid_stride());
-        let channels = self.group.shared.program.layout.channels();
+        let line = plan.line();
         if let Some(alive) = alive {
-            for channel in grad[..channels * stride].chunks_exact_mut(stride) {
-                channel.iter_mut().zip(alive).for_each(|(g, &alive)| {
-                    if !alive {
-                        *g = 0.0;
-                    }
-                });
-            }
+            of.clear_dead(alive, grad);
         }
         let firing = of.firing(state);
         let before = Before {
@@ -435,13 +389,8 @@ impl<'a> Runner<'a> {
                 plan.span(plan.reach, &bands[bands.len() - 1]),
             );
             let rows = (last.0 + last.1 as isize - first.0) as usize;
-            let mut flow = scratch.zeros(channels * rows * row);
-            let cells = |c: usize, start: isize, lanes: &[f32]| {
-                let at = (c * rows + (start - first.0) as usize) * row;
-                let to = flow[at..][..lanes.len()].iter_mut();
-                to.zip(lanes).for_each(|(to, x)| *to += x);
-            };
-            of.backward(scratch, before, bands, grad, cells, weights);
+            let mut flow = scratch.zeros(rows * line);
+            of.backward(scratch, before, bands, grad, (&mut flow, first.0), weights);
             (first.0, rows, flow)
         };
         let parts: Vec<(isize, usize, Vec<f32>)> = match &mut self.scratch[..] {
@@ -460,12 +409,10 @@ impl<'a> Runner<'a> {
         };
         let count = self.scratch.len();
         for (n, (start, rows, flow)) in parts.into_iter().enumerate() {
-            for (c, lanes) in flow.chunks_exact(rows * row).enumerate().take(channels) {
-                for (r, flow) in lanes.chunks_exact(row).enumerate() {
-                    let at = (start + r as isize).rem_euclid(plan.height as isize) as usize;
-                    let to = grad[c * stride + at * row..][..row].iter_mut();
-                    to.zip(flow).for_each(|(to, x)| *to += x);
-                }
+            for (r, flow) in flow.chunks_exact(line).enumerate().take(rows) {
+                let at = (start + r as isize).rem_euclid(plan.height as isize) as usize;
+                let to = grad[at * line..][..line].iter_mut();
+                to.zip(flow).for_each(|(to, x)| *to += x);
             }
             self.scratch[n % count].give_back(flow);
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::program::{Op, Program};
+use crate::program::{Function, Node, Op, Program};
 use crate::stencil::Padding;
 
 use super::LANES;
@@ -35,6 +35,8 @@ pub(super) struct Planned {
     pub channel: usize,
     /// Whether a gradient flows through it.
     pub differentiable: bool,
+    /// For a linear layer: whether its values are cut off at 0, the function that comes after it.
+    pub relu: bool,
     /// Whether it is the last to read the buffers of these roots.
     pub last_use_of: Vec<usize>,
 }
@@ -103,9 +105,9 @@ impl Plan {
         self.columns * self.images
     }
 
-    /// Distance of the channels of a whole grid.
-    pub fn grid_stride(&self) -> usize {
-        padded(self.height * self.row())
+    /// Floats of all cells of a row of the grid, channel by channel.
+    pub fn line(&self) -> usize {
+        self.nodes[0].width * self.row()
     }
 
     /// Distance of the channels of a node's buffer.
@@ -163,6 +165,10 @@ impl Plan {
             let through = differentiable[n];
             let (root, channel) = match &op {
                 Op::Slice { x, start } => (self.nodes[*x].root, self.nodes[*x].channel + start),
+                Op::Map { x, function } if self.merges(program, node, *function, *x) => {
+                    self.nodes[*x].relu = true;
+                    (*x, 0)
+                }
                 _ => (self.nodes.len(), 0),
             };
             self.push(Work::Op(op), node.width, domain, (root, channel), through);
@@ -172,6 +178,24 @@ impl Plan {
         if self.sparse && self.nodes[self.update].domain != Domain::Fired {
             self.update = self.compress(self.update);
         }
+    }
+
+    /// Whether a function can be part of the linear layer `x` that it is applied to.
+    fn merges(&self, program: &Program, node: &Node, function: Function, x: usize) -> bool {
+        let readers = |x: usize| {
+            program
+                .nodes
+                .iter()
+                .filter(|node| node.op.inputs().contains(&x))
+                .count()
+        };
+        let alone = node
+            .op
+            .inputs()
+            .iter()
+            .all(|&x| readers(x) == 1 && x != program.update);
+        let linear = matches!(self.nodes[x].work, Work::Op(Op::Linear { .. }));
+        function == Function::Relu && alone && linear
     }
 
     fn compress(&mut self, x: usize) -> usize {
@@ -196,6 +220,7 @@ impl Plan {
             root,
             channel,
             differentiable,
+            relu: false,
             last_use_of: vec![],
         });
     }
@@ -234,7 +259,9 @@ impl Plan {
                 last[self.nodes[x].root] = n;
             }
         }
+        // The update is added to the cells when all is done.
         last[self.nodes[self.update].root] = usize::MAX;
+        last[0] = usize::MAX;
         for (root, &n) in last.iter().enumerate() {
             if self.nodes[root].root == root && n != usize::MAX {
                 self.nodes[n].last_use_of.push(root);

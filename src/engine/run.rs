@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
+use candle_core::{DType, Tensor};
+
 use crate::program::{Op, Program};
 use crate::transition::AliveMask;
 
 use super::draws::{dropout, fired};
-use super::gemm::Gemm;
+use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, Picked, View, ViewMut, arch};
 use super::near::{self, Attention, AttentionBack, Hop, Spread, Tap};
 use super::plan::{Domain, Plan, Work};
@@ -29,7 +31,7 @@ impl<'a> Shared<'a> {
         start..start + self.program.params[param].elem_count()
     }
 
-    fn param(&self, param: usize) -> &'a [f32] {
+    pub fn param(&self, param: usize) -> &'a [f32] {
         &self.params[self.range(param)]
     }
 }
@@ -87,19 +89,107 @@ fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer
 }
 
+/// What a node of a plan needs beside its inputs, the same in every step.
+pub(super) enum Prepared {
+    Nothing,
+    /// A constant on all lanes, row by row.
+    Table(Vec<f32>),
+    /// What each channel of a stencil adds up, and what each of its input gets of the gradient.
+    Taps(Vec<Vec<Tap>>, Vec<Vec<Tap>>),
+}
+
+impl Prepared {
+    pub fn new(plan: &Plan, params: impl Fn(usize) -> Vec<f32>) -> Vec<Self> {
+        let prepare = |n: usize| match &plan.nodes[n].work {
+            Work::Op(Op::Constant(table)) => Self::Table(on_all_lanes(plan, table)),
+            Work::Op(
+                op @ (Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. }),
+            ) => {
+                let kernel = match op {
+                    Op::Depthwise { kernel, .. } => params(*kernel),
+                    _ => vec![],
+                };
+                let (input, width) = (plan.nodes[*x].width, plan.nodes[n].width);
+                let taps = taps(op, &kernel, input, width);
+                let back = taps_back(&taps, input);
+                Self::Taps(taps, back)
+            }
+            _ => Self::Nothing,
+        };
+        (0..plan.nodes.len()).map(prepare).collect()
+    }
+}
+
+fn on_all_lanes(plan: &Plan, table: &Tensor) -> Vec<f32> {
+    let width = table.dims()[2];
+    let values = table
+        .to_dtype(DType::F32)
+        .and_then(|t| t.flatten_all()?.to_vec1::<f32>());
+    let values = values.unwrap_or_default();
+    let mut lanes = vec![0f32; values.len() * plan.images];
+    for (cell, values) in values.chunks_exact(width).enumerate() {
+        let (y, x) = (cell / plan.columns, cell % plan.columns);
+        for (c, &value) in values.iter().enumerate() {
+            lanes[(y * width + c) * plan.row() + x * plan.images..][..plan.images].fill(value);
+        }
+    }
+    lanes
+}
+
+/// What each channel of a stencil adds up.
+fn taps(op: &Op, kernel: &[f32], input: usize, width: usize) -> Vec<Vec<Tap>> {
+    let tap = |channel, neighbour, factor| Tap {
+        channel,
+        neighbour,
+        factor,
+    };
+    let of = |c: usize| -> Vec<Tap> {
+        match op {
+            Op::Neighbourhood { .. } => vec![tap(c % input, c / input, 1.0)],
+            Op::SumTaps { .. } => (0..9).map(|n| tap(n * width + c, n, 1.0)).collect(),
+            _ => {
+                let factors = kernel[9 * c..][..9]
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, f)| **f != 0.0);
+                factors.map(|(n, &f)| tap(c * input / width, n, f)).collect()
+            }
+        }
+    };
+    (0..width).map(of).collect()
+}
+
+/// What each channel of a stencil's input gets of the gradient.
+fn taps_back(taps: &[Vec<Tap>], input: usize) -> Vec<Vec<Tap>> {
+    let mut back = vec![vec![]; input];
+    for (c, taps) in taps.iter().enumerate() {
+        for tap in taps {
+            back[tap.channel].push(Tap {
+                channel: c,
+                neighbour: 8 - tap.neighbour,
+                factor: tap.factor,
+            });
+        }
+    }
+    back
+}
+
 /// One step of a group.
 pub(super) struct StepOf<'a> {
     pub shared: &'a Shared<'a>,
     pub plan: &'a Plan,
-    /// Constants of the program on all lanes, by node of the plan.
-    pub tables: &'a [Option<Vec<f32>>],
+    /// What the nodes of the plan need beside their inputs.
+    pub prepared: &'a [Prepared],
     /// Number of the group's first image in the batch.
     pub first: usize,
     pub step: usize,
 }
 
-/// The lanes of a step that fire and are alive before it; `None` where all do.
-pub(super) type Firing = Option<Vec<bool>>;
+/// Which lanes take their update in a step, and which are alive before it; `None` where all are.
+pub(super) struct Firing {
+    fires: Option<Vec<bool>>,
+    alive: Option<Vec<bool>>,
+}
 
 /// The state before a step, and which lanes fire in it.
 #[derive(Clone, Copy)]
@@ -119,24 +209,31 @@ impl StepOf<'_> {
     pub fn firing(&self, state: &[f32]) -> Firing {
         let plan = self.plan;
         let lanes = plan.height * plan.row();
-        let mut firing = fired(self.shared.task, self.step, self.first, plan.images, lanes);
-        if let Some(rule) = &self.shared.program.alive {
-            let alive = self.alive(rule, state);
-            match &mut firing {
-                Some(firing) => firing.iter_mut().zip(alive).for_each(|(f, a)| *f &= a),
-                None => firing = Some(alive),
+        let mut fires = fired(self.shared.task, self.step, self.first, plan.images, lanes);
+        let rule = &self.shared.program.alive;
+        let alive = rule.as_ref().map(|rule| self.alive(rule, state));
+        if let Some(alive) = &alive {
+            match &mut fires {
+                Some(fires) => fires.iter_mut().zip(alive).for_each(|(f, a)| *f &= a),
+                None => fires = Some(alive.clone()),
             }
         }
-        firing
+        Firing { fires, alive }
     }
 
     /// Which lanes have a living neighbour.
     fn alive(&self, rule: &AliveMask, state: &[f32]) -> Vec<bool> {
         let plan = self.plan;
         let (row, images) = (plan.row(), plan.images);
-        let channel = &state[rule.channel * plan.grid_stride()..][..plan.height * row];
         let threshold = rule.threshold as f32;
-        let above: Vec<u8> = channel.iter().map(|&x| u8::from(x > threshold)).collect();
+        let mut above = vec![0u8; plan.height * row];
+        for (above, cells) in above.chunks_exact_mut(row).zip(state.chunks_exact(plan.line())) {
+            let channel = &cells[rule.channel * row..][..row];
+            above
+                .iter_mut()
+                .zip(channel)
+                .for_each(|(a, &x)| *a = u8::from(x > threshold));
+        }
         // First along rows, then along columns.
         let mut wide = above.clone();
         for (above, wide) in above.chunks_exact(row).zip(wide.chunks_exact_mut(row)) {
@@ -176,112 +273,113 @@ impl StepOf<'_> {
     pub fn forward(
         &self,
         scratch: &mut Scratch,
-        Before { state, firing }: Before<'_>,
+        before: Before<'_>,
         bands: &[Range<usize>],
-        (next, first): (ViewMut<'_>, usize),
+        (next, first): (&mut [f32], usize),
     ) {
         let plan = self.plan;
-        let (row, layout) = (plan.row(), self.shared.program.layout);
+        let (row, line, layout) = (plan.row(), plan.line(), self.shared.program.layout);
         for rows in bands {
-            let band = self.band(rows, firing);
-            let (lanes, channels) = (rows.len() * row, layout.channels());
-            let old = View {
-                data: &state[rows.start * row..],
-                stride: plan.grid_stride(),
-            };
-            let mut new = ViewMut {
-                data: &mut next.data[(rows.start - first) * row..],
-                stride: next.stride,
-            };
+            let band = self.band(rows, before.firing);
+            let next = &mut next[(rows.start - first) * line..][..rows.len() * line];
             if !band.fires() {
-                kernels::copy(old, new, (channels, lanes));
+                next.copy_from_slice(&before.state[rows.start * line..][..rows.len() * line]);
                 continue;
             }
-            self.evaluate(scratch, state, &band, false);
-            kernels::copy(old, new.reborrow(0), (channels, lanes));
+            self.evaluate(scratch, before.state, &band, false);
+            let mut cells = scratch.values[0].take().unwrap_or_default();
+            let (start, stride) = (self.start(0, 0, &band), plan.stride(0));
+            let to = ViewMut {
+                data: &mut cells[layout.input * stride + start..],
+                stride,
+            };
             let update = self.view(scratch, plan.update, 0);
-            let (updated, new) = (layout.update_channels(), new.reborrow(layout.input));
             match &band.picked {
-                None => kernels::add_to(update, new, (updated, lanes)),
-                Some(picked) => kernels::expand(update, picked, new, updated),
+                None => kernels::add_to(update, to, (layout.update_channels(), band.lanes(row))),
+                Some(picked) => kernels::expand(update, picked, to, layout.update_channels()),
             }
+            for (r, next) in next.chunks_exact_mut(line).enumerate() {
+                for (c, next) in next.chunks_exact_mut(row).enumerate() {
+                    next.copy_from_slice(&cells[c * stride + start + r * row..][..row]);
+                }
+            }
+            scratch.give_back(cells);
             scratch.clear(plan.nodes.len());
         }
     }
 
     /// Which lanes stay alive after the step, given the cells with their updates; dead cells become 0.
-    pub fn bury(&self, state: &[f32], next: &mut [f32]) -> Option<Vec<bool>> {
+    pub fn bury(&self, firing: &Firing, next: &mut [f32]) -> Option<Vec<bool>> {
         let rule = self.shared.program.alive.as_ref()?;
-        let mut alive = self.alive(rule, state);
-        let after = self.alive(rule, next);
-        alive.iter_mut().zip(after).for_each(|(a, b)| *a &= b);
-        let stride = self.plan.grid_stride();
-        for channel in next.chunks_exact_mut(stride) {
-            channel.iter_mut().zip(&alive).for_each(|(x, &alive)| {
-                if !alive {
-                    *x = 0.0;
-                }
-            });
-        }
+        let mut alive = self.alive(rule, next);
+        let before = firing.alive.as_ref()?;
+        alive.iter_mut().zip(before).for_each(|(a, b)| *a &= b);
+        self.clear_dead(&alive, next);
         Some(alive)
     }
 
-    /// Adds the gradients of a strip: `grad` is that of the next state, already 0 where cells died;
-    /// `cells` gets what flows to the state through the update, `weights` those of the weights.
+    /// Sets all channels of dead cells to 0.
+    pub fn clear_dead(&self, alive: &[bool], cells: &mut [f32]) {
+        let (row, line) = (self.plan.row(), self.plan.line());
+        for (alive, cells) in alive.chunks_exact(row).zip(cells.chunks_exact_mut(line)) {
+            if alive.iter().all(|&alive| alive) {
+                continue;
+            }
+            for channel in cells.chunks_exact_mut(row) {
+                for (x, &alive) in channel.iter_mut().zip(alive) {
+                    *x = if alive { *x } else { 0.0 };
+                }
+            }
+        }
+    }
+
+    /// Adds the gradients of bands: `grad` is that of the next state, already 0 where cells died. What
+    /// flows to the state through the update goes to `flow`, whose rows begin with `first`; `weights`
+    /// gets the gradients of the weights.
     pub fn backward(
         &self,
         scratch: &mut Scratch,
-        Before { state, firing }: Before<'_>,
+        before: Before<'_>,
         bands: &[Range<usize>],
         grad: &[f32],
-        mut cells: impl FnMut(usize, isize, &[f32]),
+        (flow, first): (&mut [f32], isize),
         weights: &mut [f32],
     ) {
         let plan = self.plan;
-        let (row, layout) = (plan.row(), self.shared.program.layout);
+        let (row, line) = (plan.row(), plan.line());
         for rows in bands {
-            let band = self.band(rows, firing);
+            let band = self.band(rows, before.firing);
             if !band.fires() {
                 continue;
             }
-            self.evaluate(scratch, state, &band, true);
-            let stride = plan.stride(plan.update);
-            let root = plan.nodes[plan.update].root;
-            let mut seed = self.zeroed(scratch, root);
-            let from = View {
-                data: &grad[layout.input * plan.grid_stride() + rows.start * row..],
-                stride: plan.grid_stride(),
-            };
-            let at = plan.nodes[plan.update].channel * stride + self.start(plan.update, 0, &band);
-            let to = ViewMut {
-                data: &mut seed[at..],
-                stride,
-            };
-            match &band.picked {
-                None => kernels::copy(from, to, (layout.update_channels(), band.lanes(row))),
-                Some(picked) => kernels::compress(from, picked, to, layout.update_channels()),
-            }
-            scratch.grads[root] = Some(seed);
-            for n in (0..plan.nodes.len()).rev() {
+            self.evaluate(scratch, before.state, &band, true);
+            self.seed(scratch, grad, &band);
+            for n in (1..plan.nodes.len()).rev() {
                 let node = &plan.nodes[n];
                 if node.root != n || !node.differentiable {
                     continue;
                 }
-                if n == 0 {
-                    break;
-                }
-                if let Some(grad) = scratch.grads[n].take() {
+                if let Some(mut grad) = scratch.grads[n].take() {
+                    if node.relu {
+                        let (lanes, _) = self.lanes(n, &band);
+                        let dy = ViewMut {
+                            data: &mut grad,
+                            stride: plan.stride(n),
+                        };
+                        kernels::cut_off(self.view(scratch, n, 0), dy, (node.width, lanes));
+                    }
                     self.back(scratch, n, &grad, &band, weights);
                     scratch.free.push(grad);
                 }
             }
-            if let Some(grad) = scratch.grads[0].take() {
-                let Domain::Rows(reach) = plan.nodes[0].domain else {
-                    continue;
-                };
+            if let (Some(grad), Domain::Rows(reach)) = (scratch.grads[0].take(), plan.nodes[0].domain) {
                 let (start, count) = plan.span(reach, rows);
-                for c in 0..layout.channels() {
-                    cells(c, start, &grad[c * plan.stride(0)..][..count * row]);
+                let flow = &mut flow[(start - first) as usize * line..][..count * line];
+                for (r, flow) in flow.chunks_exact_mut(line).enumerate() {
+                    for (c, flow) in flow.chunks_exact_mut(row).enumerate() {
+                        let grad = &grad[c * plan.stride(0) + r * row..][..row];
+                        flow.iter_mut().zip(grad).for_each(|(flow, g)| *flow += g);
+                    }
                 }
                 scratch.free.push(grad);
             }
@@ -289,9 +387,42 @@ impl StepOf<'_> {
         }
     }
 
+    /// The gradient of the update of a band.
+    fn seed(&self, scratch: &mut Scratch, grad: &[f32], band: &Band<'_>) {
+        let plan = self.plan;
+        let (row, layout) = (plan.row(), self.shared.program.layout);
+        let (planned, stride) = (&plan.nodes[plan.update], plan.stride(plan.update));
+        let mut seed = self.zeroed(scratch, planned.root);
+        let mut to = ViewMut {
+            data: &mut seed[planned.channel * stride + self.start(plan.update, 0, band)..],
+            stride,
+        };
+        let channels = layout.input..layout.channels();
+        match &band.picked {
+            None => load(grad, (plan.line(), row), channels, band.rows.clone(), to),
+            Some(picked) => {
+                let lanes = band.rows.len() * row;
+                let mut all = scratch.take(layout.update_channels() * lanes + LANES);
+                let dense = ViewMut {
+                    data: &mut all,
+                    stride: lanes,
+                };
+                load(grad, (plan.line(), row), channels, band.rows.clone(), dense);
+                let from = View {
+                    data: &all,
+                    stride: lanes,
+                };
+                kernels::compress(from, picked, to.reborrow(0), layout.update_channels());
+                scratch.give_back(all);
+            }
+        }
+        scratch.grads[planned.root] = Some(seed);
+    }
+
     fn band<'b>(&self, rows: &'b Range<usize>, firing: &Firing) -> Band<'b> {
         let row = self.plan.row();
         let firing = firing
+            .fires
             .as_ref()
             .map(|firing| &firing[rows.start * row..rows.end * row]);
         Band {
@@ -393,10 +524,11 @@ impl StepOf<'_> {
             }
         };
         match op {
-            Op::Cells => self.load(state, plan.grid_stride(), reach, band, y, width),
+            Op::Cells => self.load(state, reach, band, y, width),
             Op::Constant(_) => {
-                let table = self.tables[n].as_deref().unwrap_or_default();
-                self.load(table, plan.grid_stride(), reach, band, y, width)
+                if let Prepared::Table(table) = &self.prepared[n] {
+                    self.load(table, reach, band, y, width);
+                }
             }
             Op::Slice { .. } => {}
             Op::Concat(parts) => {
@@ -421,17 +553,18 @@ impl StepOf<'_> {
                     c: &mut *y.data,
                     c_row: y.stride,
                     size: [width, input, lanes],
-                    add: false,
+                    end: End::Store {
+                        bias: bias.map(|bias| shared.param(bias)),
+                        relu: plan.nodes[n].relu,
+                    },
                 };
                 gemm.run(arch());
-                if let Some(bias) = bias {
-                    kernels::add_bias(shared.param(*bias), y, size);
-                }
             }
             Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. } => {
                 let hop = self.spread(scratch, n, *x, band, op);
-                let taps = self.taps(op, plan.nodes[*x].width, width);
-                near::stencil(scratch.near.around(&hop), &taps, y, plan.row(), false);
+                if let Prepared::Taps(taps, _) = &self.prepared[n] {
+                    near::stencil(scratch.near.around(&hop), taps, y, plan.row(), false);
+                }
             }
             Op::LayerNorm { x, weight, bias, eps } => {
                 let norm = Norm {
@@ -573,7 +706,7 @@ impl StepOf<'_> {
                         c,
                         c_row,
                         size: [input, width, lanes],
-                        add: whole && !first,
+                        end: if whole && !first { End::Add } else { End::STORE },
                     };
                     gemm.run(arch());
                     if !whole {
@@ -600,10 +733,11 @@ impl StepOf<'_> {
                 let hop = self.hop(n, *x, band, *padding).back();
                 let mut spread = std::mem::take(&mut scratch.near);
                 spread.fill(dy, width, (hop.from.1, plan.row(), plan.images), *padding);
-                let taps = self.taps_back(op, input, width);
-                self.give(scratch, *x, 0, |_, dx| {
-                    near::stencil(spread.around(&hop), &taps, dx, plan.row(), true);
-                });
+                if let Prepared::Taps(_, taps) = &self.prepared[n] {
+                    self.give(scratch, *x, 0, |_, dx| {
+                        near::stencil(spread.around(&hop), taps, dx, plan.row(), true);
+                    });
+                }
                 scratch.near = spread;
             }
             Op::LayerNorm { x, weight, bias, eps } => {
@@ -738,7 +872,7 @@ impl StepOf<'_> {
             c,
             c_row,
             size: [width, lanes, input],
-            add: aligned,
+            end: if aligned { End::Add } else { End::STORE },
         };
         gemm.run(arch());
         if !aligned {
@@ -836,43 +970,6 @@ impl StepOf<'_> {
         (scratch.near, scratch.far) = (near, far);
     }
 
-    /// What each channel of a stencil adds up.
-    fn taps(&self, op: &Op, input: usize, width: usize) -> Vec<Vec<Tap>> {
-        let tap = |channel, neighbour, factor| Tap {
-            channel,
-            neighbour,
-            factor,
-        };
-        let of = |c: usize| -> Vec<Tap> {
-            match op {
-                Op::Neighbourhood { .. } => vec![tap(c % input, c / input, 1.0)],
-                Op::SumTaps { .. } => (0..9).map(|n| tap(n * width + c, n, 1.0)).collect(),
-                Op::Depthwise { kernel, .. } => {
-                    let kernel = &self.shared.param(*kernel)[9 * c..][..9];
-                    let factors = kernel.iter().enumerate().filter(|(_, f)| **f != 0.0);
-                    factors.map(|(n, &f)| tap(c * input / width, n, f)).collect()
-                }
-                _ => vec![],
-            }
-        };
-        (0..width).map(of).collect()
-    }
-
-    /// What each channel of a stencil's input gets of the gradient.
-    fn taps_back(&self, op: &Op, input: usize, width: usize) -> Vec<Vec<Tap>> {
-        let mut back = vec![vec![]; input];
-        for (c, taps) in self.taps(op, input, width).iter().enumerate() {
-            for tap in taps {
-                back[tap.channel].push(Tap {
-                    channel: c,
-                    neighbour: 8 - tap.neighbour,
-                    factor: tap.factor,
-                });
-            }
-        }
-        back
-    }
-
     /// A single channel stands for as many as are asked for.
     fn broadcast<'b>(&self, x: usize, width: usize, view: View<'b>) -> View<'b> {
         match self.plan.nodes[x].width {
@@ -881,30 +978,13 @@ impl StepOf<'_> {
         }
     }
 
-    /// Copies the rows around a band out of channels of the whole grid.
-    fn load(
-        &self,
-        grid: &[f32],
-        stride: usize,
-        reach: usize,
-        band: &Band<'_>,
-        mut y: ViewMut<'_>,
-        width: usize,
-    ) {
-        let (row, height) = (self.plan.row(), self.plan.height as isize);
+    /// Copies the rows around a band out of a whole grid, whose rows hold `width` channels.
+    fn load(&self, grid: &[f32], reach: usize, band: &Band<'_>, y: ViewMut<'_>, width: usize) {
+        let height = self.plan.height as isize;
         let (start, count) = self.plan.span(reach, band.rows);
-        for c in 0..width {
-            let grid = &grid[c * stride..][..stride];
-            let to = y.row(c, count * row);
-            if start >= 0 && start + count as isize <= height {
-                to.copy_from_slice(&grid[start as usize * row..][..count * row]);
-                continue;
-            }
-            for (r, to) in to.chunks_exact_mut(row).enumerate() {
-                let at = (start + r as isize).rem_euclid(height) as usize;
-                to.copy_from_slice(&grid[at * row..][..row]);
-            }
-        }
+        let rows = (start..start + count as isize).map(|row| row.rem_euclid(height) as usize);
+        let row = self.plan.row();
+        load(grid, (width * row, row), 0..width, rows, y);
     }
 
     /// The factors of a dropout on all lanes of node `n`.
@@ -952,5 +1032,26 @@ impl Band<'_> {
     /// Whether any lane takes an update.
     fn fires(&self) -> bool {
         self.picked.as_ref().is_none_or(|picked| !picked.index.is_empty())
+    }
+}
+
+/// Copies `channels` of some rows of a grid, in which the channels of a row lie together.
+fn load(
+    grid: &[f32],
+    (line, row): (usize, usize),
+    channels: Range<usize>,
+    rows: impl Iterator<Item = usize>,
+    y: ViewMut<'_>,
+) {
+    for (r, from) in rows.enumerate() {
+        let from = &grid[from * line..][..line];
+        for (c, from) in from
+            .chunks_exact(row)
+            .skip(channels.start)
+            .take(channels.len())
+            .enumerate()
+        {
+            y.data[c * y.stride + r * row..][..row].copy_from_slice(from);
+        }
     }
 }
