@@ -35,6 +35,13 @@ impl ViewMut<'_> {
         }
     }
 
+    /// Sets everything to 0 where nothing is to be added to.
+    pub fn clear_unless(&mut self, add: bool, (channels, lanes): Size) {
+        if !add {
+            (0..channels).for_each(|c| self.row(c, lanes).fill(0.0));
+        }
+    }
+
     #[inline(always)]
     pub fn row(&mut self, channel: usize, lanes: usize) -> &mut [f32] {
         &mut self.data[channel * self.stride..][..lanes]
@@ -123,7 +130,7 @@ pub(super) fn map_simd<'a, S: Simd>(_: S, f: Function, x: View<'a>, y: ViewMut<'
     }
 }
 
-/// Turns `dy` into what `f` makes of it at `x`, and adds it to `dx`.
+/// `dx = dy f'(x)`, or that added to `dx`.
 #[pulp::with_simd(map_back = arch())]
 #[inline(always)]
 pub(super) fn map_back_simd<'a, S: Simd>(
@@ -133,11 +140,15 @@ pub(super) fn map_back_simd<'a, S: Simd>(
     dy: View<'a>,
     dx: ViewMut<'a>,
     size: Size,
+    add: bool,
 ) {
     let mut dx = dx;
     macro_rules! slopes {
         (|$a:ident| $slope:expr) => {
             for c in 0..size.0 {
+                if !add {
+                    dx.row(c, size.1).fill(0.0);
+                }
                 let rows = x.row(c, size.1).iter().zip(dy.row(c, size.1));
                 for (to, (&$a, &grad)) in dx.row(c, size.1).iter_mut().zip(rows) {
                     *to += grad * $slope;
@@ -178,6 +189,14 @@ pub(super) fn sum_simd<'a, S: Simd>(_: S, a: View<'a>, b: View<'a>, y: ViewMut<'
         for (y, (a, b)) in y.row(c, size.1).iter_mut().zip(rows) {
             *y = a + b;
         }
+    }
+}
+
+/// `y = x` or `y += x`.
+pub(super) fn pass(x: View<'_>, y: ViewMut<'_>, size: Size, add: bool) {
+    match add {
+        true => add_to(x, y, size),
+        false => copy(x, y, size),
     }
 }
 
@@ -377,7 +396,7 @@ pub(super) fn norm_simd<'a, S: Simd>(_: S, of: Norm<'a>, y: ViewMut<'a>, lanes: 
     }
 }
 
-/// Adds the gradient of [`norm`] to `dx`, and those of its weights to `dw`.
+/// `dx =` the gradient of [`norm`], or that added to `dx`; those of its weights are added to `dw`.
 #[pulp::with_simd(norm_back = arch())]
 #[inline(always)]
 pub(super) fn norm_back_simd<'a, S: Simd>(
@@ -386,7 +405,7 @@ pub(super) fn norm_back_simd<'a, S: Simd>(
     dy: View<'a>,
     dx: ViewMut<'a>,
     dw: (&'a mut [f32], &'a mut [f32]),
-    lanes: usize,
+    (lanes, add): (usize, bool),
 ) {
     let channels = of.weight.len();
     for at in (0..lanes).step_by(BLOCK) {
@@ -411,6 +430,9 @@ pub(super) fn norm_back_simd<'a, S: Simd>(
             let x = &of.x.data[c * of.x.stride + at..][..n];
             let dy = &dy.data[c * dy.stride + at..][..n];
             let dx = &mut dx.data[c * dx.stride + at..][..n];
+            if !add {
+                dx.fill(0.0);
+            }
             for l in 0..n {
                 let normal = (x[l] - mean[l]) * scale[l];
                 dx[l] += scale[l] * (dy[l] * weight - share * (sum[l] + normal * along[l]));

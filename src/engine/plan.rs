@@ -14,6 +14,8 @@ pub(super) enum Work {
     Op(Op),
     /// The lanes of input `x` that fire, one after the other.
     Compress { x: usize },
+    /// The way back: the lanes of `x` at their places, 0 where none fired.
+    Expand { x: usize },
 }
 
 /// Where the lanes of a value lie.
@@ -119,6 +121,13 @@ impl Plan {
         padded(rows * self.row())
     }
 
+    /// Whether the backward pass does without the value of a node: that of a last linear layer.
+    pub fn dispensable(&self, node: usize) -> bool {
+        let linear = matches!(self.nodes[node].work, Work::Op(Op::Linear { .. }));
+        let read = self.nodes.iter().any(|other| other.inputs().contains(&node));
+        node == self.update && linear && !self.nodes[node].relu && !read
+    }
+
     /// First row and number of rows of a value around a band.
     pub fn span(&self, reach: usize, band: &Range<usize>) -> (isize, usize) {
         if self.bands.len() == 1 {
@@ -142,11 +151,15 @@ impl Plan {
         for (n, node) in program.nodes.iter().enumerate().rev() {
             let all = dense[n] || node.op.padding().is_some();
             for x in node.op.inputs() {
-                dense[x] |= all;
+                // Of queries that serve one attention, only those that fire matter.
+                let query = matches!(node.op, Op::Attention { q, k, v, .. } if q == x && k != x && v != x);
+                let linear = matches!(program.nodes[x].op, Op::Linear { .. });
+                let own = query && linear && !dense[n] && program.readers(x) == 1;
+                dense[x] |= all && !own;
             }
         }
         let mut numbers: Vec<usize> = Vec::with_capacity(count);
-        let mut compressed: Vec<Option<usize>> = vec![None; count];
+        let mut moved: Vec<Option<usize>> = vec![None; count];
         for (n, node) in program.nodes.iter().enumerate() {
             let mut op = node.op.clone();
             let is_dense = match &op {
@@ -157,10 +170,11 @@ impl Plan {
             let domain = if is_dense { Domain::Rows(0) } else { Domain::Fired };
             op.renumber(|x| {
                 let input = numbers[x];
-                if is_dense || self.nodes[input].domain == Domain::Fired {
-                    return input;
+                match (is_dense, self.nodes[input].domain) {
+                    (true, Domain::Rows(_)) | (false, Domain::Fired) => input,
+                    (true, Domain::Fired) => self.expand(input),
+                    (false, Domain::Rows(_)) => *moved[x].get_or_insert_with(|| self.compress(input)),
                 }
-                *compressed[x].get_or_insert_with(|| self.compress(input))
             });
             let through = differentiable[n];
             let (root, channel) = match &op {
@@ -205,6 +219,13 @@ impl Plan {
         self.nodes.len() - 1
     }
 
+    fn expand(&mut self, x: usize) -> usize {
+        let (width, through) = (self.nodes[x].width, self.nodes[x].differentiable);
+        let root = (self.nodes.len(), 0);
+        self.push(Work::Expand { x }, width, Domain::Rows(0), root, through);
+        self.nodes.len() - 1
+    }
+
     fn push(
         &mut self,
         work: Work,
@@ -235,7 +256,7 @@ impl Plan {
             for x in self.nodes[n].inputs() {
                 let hop = match &self.nodes[n].work {
                     Work::Op(op) => usize::from(op.looks_around(x)),
-                    Work::Compress { .. } => 0,
+                    Work::Compress { .. } | Work::Expand { .. } => 0,
                 };
                 for x in [x, self.nodes[x].root] {
                     if let Domain::Rows(reach) = &mut self.nodes[x].domain {
@@ -315,7 +336,7 @@ impl Planned {
     pub fn inputs(&self) -> Vec<usize> {
         match &self.work {
             Work::Op(op) => op.inputs(),
-            Work::Compress { x } => vec![*x],
+            Work::Compress { x } | Work::Expand { x } => vec![*x],
         }
     }
 }

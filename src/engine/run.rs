@@ -488,7 +488,7 @@ impl StepOf<'_> {
         let plan = self.plan;
         scratch.clear(plan.nodes.len());
         for (n, node) in plan.nodes.iter().enumerate() {
-            if node.root == n {
+            if node.root == n && !(keep && plan.dispensable(n)) {
                 let mut out = scratch.take(node.width * plan.stride(n) + LANES);
                 let stride = plan.stride(n);
                 let y = ViewMut {
@@ -519,6 +519,16 @@ impl StepOf<'_> {
                 let x = self.view(scratch, *x, self.start(*x, 0, band));
                 return match &band.picked {
                     Some(picked) => kernels::compress(x, picked, y, width),
+                    None => kernels::copy(x, y, size),
+                };
+            }
+            Work::Expand { x } => {
+                let (x, mut y) = (self.view(scratch, *x, 0), y);
+                return match &band.picked {
+                    Some(picked) => {
+                        (0..width).for_each(|c| y.row(c, lanes).fill(0.0));
+                        kernels::expand(x, picked, y, width);
+                    }
                     None => kernels::copy(x, y, size),
                 };
             }
@@ -647,10 +657,33 @@ impl StepOf<'_> {
         let op = match &plan.nodes[n].work {
             Work::Op(op) => op,
             Work::Compress { x } => {
-                let from = self.start(*x, 0, band);
-                return self.give(scratch, *x, from, |_, dx| match &band.picked {
-                    Some(picked) => kernels::expand(dy, picked, dx, width),
-                    None => kernels::add_to(dy, dx, size),
+                let all = (self.start(*x, 0, band), band.rows.len() * plan.row());
+                return self.give(scratch, *x, all, band, |_, mut dx, add| match &band.picked {
+                    Some(picked) => {
+                        dx.clear_unless(add, (width, all.1));
+                        kernels::expand(dy, picked, dx, width);
+                    }
+                    None => kernels::pass(dy, dx, size, add),
+                });
+            }
+            Work::Expand { x } => {
+                let count = band.lanes(plan.row());
+                return self.give(scratch, *x, (0, count), band, |scratch, dx, add| {
+                    let Some(picked) = &band.picked else {
+                        return kernels::pass(dy, dx, size, add);
+                    };
+                    if !add {
+                        return kernels::compress(dy, picked, dx, width);
+                    }
+                    let (mut line, stride) = (scratch.take(width * dx.stride), dx.stride);
+                    let to = ViewMut {
+                        data: &mut line,
+                        stride,
+                    };
+                    kernels::compress(dy, picked, to, width);
+                    let from = View { data: &line, stride };
+                    kernels::add_to(from, dx, (width, count));
+                    scratch.give_back(line);
                 });
             }
         };
@@ -664,8 +697,8 @@ impl StepOf<'_> {
                         data: &grad[channel * dy.stride..],
                         ..dy
                     };
-                    self.give(scratch, part, start(part), |_, dx| {
-                        kernels::add_to(dy, dx, (channels, lanes))
+                    self.give(scratch, part, (start(part), lanes), band, |_, dx, add| {
+                        kernels::pass(dy, dx, (channels, lanes), add);
                     });
                     channel += channels;
                 }
@@ -687,12 +720,7 @@ impl StepOf<'_> {
                 }
                 let mut wide = std::mem::take(&mut scratch.wide);
                 let whole = start(*x) == 0 && self.lanes(*x, band).0 == lanes;
-                // The first gradient of a whole value needs nothing to be added to.
-                let first = whole && plan.nodes[*x].root == *x && scratch.grads[*x].is_none();
-                if first && plan.nodes[*x].differentiable {
-                    scratch.grads[*x] = Some(scratch.take(input * plan.stride(*x) + LANES));
-                }
-                self.give(scratch, *x, start(*x), |_, dx| {
+                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
                     let (c, c_row) = match whole {
                         true => (&mut *dx.data, dx.stride),
                         false => (at_least(&mut wide, input * dy.stride + LANES), dy.stride),
@@ -706,7 +734,7 @@ impl StepOf<'_> {
                         c,
                         c_row,
                         size: [input, width, lanes],
-                        end: if whole && !first { End::Add } else { End::STORE },
+                        end: if whole && add { End::Add } else { End::STORE },
                     };
                     gemm.run(arch());
                     if !whole {
@@ -734,15 +762,16 @@ impl StepOf<'_> {
                 let mut spread = std::mem::take(&mut scratch.near);
                 spread.fill(dy, width, (hop.from.1, plan.row(), plan.images), *padding);
                 if let Prepared::Taps(_, taps) = &self.prepared[n] {
-                    self.give(scratch, *x, 0, |_, dx| {
-                        near::stencil(spread.around(&hop), taps, dx, plan.row(), true);
+                    let all = (0, hop.to.1 * plan.row());
+                    self.give(scratch, *x, all, band, |_, dx, add| {
+                        near::stencil(spread.around(&hop), taps, dx, plan.row(), add);
                     });
                 }
                 scratch.near = spread;
             }
             Op::LayerNorm { x, weight, bias, eps } => {
                 let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);
-                self.give(scratch, *x, start(*x), |scratch, dx| {
+                self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
                     let norm = Norm {
                         x: self.view(scratch, *x, start(*x)),
                         weight: shared.param(*weight),
@@ -750,7 +779,7 @@ impl StepOf<'_> {
                         eps: *eps as f32,
                     };
                     let dw = (&mut of_weight[..], &mut of_bias[..]);
-                    kernels::norm_back(norm, dy, dx, dw, lanes);
+                    kernels::norm_back(norm, dy, dx, dw, (lanes, add));
                 });
                 for (param, sums) in [(*weight, of_weight), (*bias, of_bias)] {
                     if shared.trained[param] {
@@ -759,24 +788,31 @@ impl StepOf<'_> {
                     }
                 }
             }
-            Op::Map { x, function } => self.give(scratch, *x, start(*x), |scratch, dx| {
-                kernels::map_back(*function, self.view(scratch, *x, start(*x)), dy, dx, size);
-            }),
+            Op::Map { x, function } => {
+                self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
+                    kernels::map_back(*function, self.view(scratch, *x, start(*x)), dy, dx, size, add);
+                })
+            }
             Op::Add { a, b } => {
                 for x in [*a, *b] {
-                    self.give(scratch, x, start(x), |_, dx| kernels::add_to(dy, dx, size));
+                    self.give(scratch, x, (start(x), lanes), band, |_, dx, add| {
+                        kernels::pass(dy, dx, size, add);
+                    });
                 }
             }
             Op::Mul { a, b } => {
-                self.give(scratch, *a, start(*a), |scratch, dx| {
+                self.give(scratch, *a, (start(*a), lanes), band, |scratch, dx, add| {
                     let right = self.view(scratch, *b, start(*b));
-                    kernels::product(dy, self.broadcast(*b, width, right), dx, size, true);
+                    kernels::product(dy, self.broadcast(*b, width, right), dx, size, add);
                 });
-                self.give(scratch, *b, start(*b), |scratch, dx| {
+                self.give(scratch, *b, (start(*b), lanes), band, |scratch, mut dx, add| {
                     let left = self.view(scratch, *a, start(*a));
                     match plan.nodes[*b].width {
-                        1 if width > 1 => kernels::dot_channels(dy, left, dx.data, size),
-                        _ => kernels::product(dy, left, dx, size, true),
+                        1 if width > 1 => {
+                            dx.clear_unless(add, (1, lanes));
+                            kernels::dot_channels(dy, left, dx.data, size);
+                        }
+                        _ => kernels::product(dy, left, dx, size, add),
                     }
                 });
             }
@@ -789,8 +825,8 @@ impl StepOf<'_> {
                     kernels::dot_lanes(dy, x, &mut weights[shared.range(scale)], size);
                 }
                 let scale = scale.map(|scale| shared.param(scale));
-                self.give(scratch, *x, start(*x), |_, dx| {
-                    kernels::affine(dy, scale, None, dx, size, true)
+                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
+                    kernels::affine(dy, scale, None, dx, size, add);
                 });
             }
             Op::Attention {
@@ -804,38 +840,50 @@ impl StepOf<'_> {
             }
             Op::Dropout { x, rate, site } => {
                 if !shared.task.training || *rate == 0.0 {
-                    return self.give(scratch, *x, start(*x), |_, dx| kernels::add_to(dy, dx, size));
+                    return self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
+                        kernels::pass(dy, dx, size, add);
+                    });
                 }
                 let mut mask = std::mem::take(&mut scratch.wide);
                 let stride = dy.stride;
                 at_least(&mut mask, width * stride + LANES);
                 self.draw_dropout(&mut mask, stride, n, band, (*rate, *site));
-                self.give(scratch, *x, start(*x), |_, dx| {
+                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
                     let mask = View { data: &mask, stride };
-                    kernels::product(dy, mask, dx, size, true);
+                    kernels::product(dy, mask, dx, size, add);
                 });
                 scratch.wide = mask;
             }
         }
     }
 
-    /// Calls `f` with the gradient of `x` from its `start`-th lane, if it is to have one.
-    fn give(&self, scratch: &mut Scratch, x: usize, start: usize, f: impl FnOnce(&mut Scratch, ViewMut<'_>)) {
+    /// Calls `f` with the gradient of `x` from its `start`-th lane, if it is to have one, and whether
+    /// `f` is to add to it or, where it is new and `f` writes all of its `lanes`, to set it.
+    fn give(
+        &self,
+        scratch: &mut Scratch,
+        x: usize,
+        (start, lanes): (usize, usize),
+        band: &Band<'_>,
+        f: impl FnOnce(&mut Scratch, ViewMut<'_>, bool),
+    ) {
         let planned = &self.plan.nodes[x];
         if !planned.differentiable {
             return;
         }
-        let root = planned.root;
-        let mut grad = match scratch.grads[root].take() {
-            Some(grad) => grad,
-            None => self.zeroed(scratch, root),
+        let (root, stride) = (planned.root, self.plan.stride(planned.root));
+        let whole = planned.width == self.plan.nodes[root].width && start == 0;
+        let whole = whole && self.lanes(x, band).0 == lanes;
+        let (mut grad, add) = match scratch.grads[root].take() {
+            Some(grad) => (grad, true),
+            None if whole => (scratch.take(planned.width * stride + LANES), false),
+            None => (self.zeroed(scratch, root), true),
         };
-        let stride = self.plan.stride(root);
         let to = ViewMut {
             data: &mut grad[planned.channel * stride + start..],
             stride,
         };
-        f(scratch, to);
+        f(scratch, to, add);
         scratch.grads[root] = Some(grad);
     }
 
@@ -905,7 +953,9 @@ impl StepOf<'_> {
         );
         let start = self.start(q, reach, band);
         let size = (heads, width / heads, row);
-        self.give(scratch, q, start, |scratch, dq| {
+        let own = (start, hop.to.1 * row);
+        self.give(scratch, q, own, band, |scratch, mut dq, add| {
+            dq.clear_unless(add, (width, own.1));
             let of = Attention {
                 q: self.view(scratch, q, start),
                 k: &near,
@@ -934,13 +984,16 @@ impl StepOf<'_> {
         // the gradients of those, by their shares.
         near.fill(self.view(scratch, q, start), width, rows, padding);
         far.fill(weights(&scores), 9 * heads, rows, padding);
-        self.give(scratch, k, 0, |_, dk| {
-            near::send_back(&near, &far, &back, dk, size)
+        let all = (0, hop.from.1 * row);
+        self.give(scratch, k, all, band, |_, mut dk, add| {
+            dk.clear_unless(add, (width, all.1));
+            near::send_back(&near, &far, &back, dk, size);
         });
         near.fill(dy, width, rows, padding);
         far.fill(weights(&shares), 9 * heads, rows, padding);
-        self.give(scratch, v, 0, |_, dv| {
-            near::send_back(&near, &far, &back, dv, size)
+        self.give(scratch, v, all, band, |_, mut dv, add| {
+            dv.clear_unless(add, (width, all.1));
+            near::send_back(&near, &far, &back, dv, size);
         });
         (scratch.near, scratch.far, scratch.wide) = (near, far, scores);
         scratch.shares[n] = shares;

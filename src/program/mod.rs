@@ -242,6 +242,12 @@ impl Program {
         Ok(self)
     }
 
+    /// How many operations read a node.
+    pub(crate) fn readers(&self, node: usize) -> usize {
+        let reads = |other: &&Node| other.op.inputs().contains(&node);
+        self.nodes.iter().filter(reads).count()
+    }
+
     /// The same program with weights that get no gradient.
     pub(crate) fn detached(mut self) -> Self {
         self.params.iter_mut().for_each(|param| *param = param.detach());
