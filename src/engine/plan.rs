@@ -65,8 +65,9 @@ pub(super) struct Plan {
     band_rows: usize,
 }
 
-/// Floats that the values of a band may take: 2 MiB, the second-level cache of a large core.
-const BAND_FLOATS: usize = 1 << 19;
+/// Floats that the values of a band may take when none is kept: half of a second-level cache of 2 MiB. In
+/// training, where all are, larger bands pay, whose halos are a smaller part of them.
+const BAND_FLOATS: usize = 1 << 18;
 /// Most parts of a grid whose gradients are summed apart.
 const STRIPS: usize = 8;
 
@@ -292,13 +293,13 @@ impl Plan {
 
     /// Cuts the grid into bands of rows whose values stay in the cache.
     fn cut(&mut self, training: bool) {
-        let channels = match training {
-            // The backward pass needs all values and some of their gradients.
-            true => self.nodes.iter().map(|node| node.width).sum(),
-            false => self.most_alive(),
+        let (channels, size) = match training {
+            // The backward pass needs all values.
+            true => (self.nodes.iter().map(|node| node.width).sum(), 4 * BAND_FLOATS),
+            false => (self.most_alive(), BAND_FLOATS),
         };
         let floats: usize = channels * self.row();
-        let rows = (BAND_FLOATS / floats.max(1)).saturating_sub(2 * self.reach);
+        let rows = (size / floats.max(1)).saturating_sub(2 * self.reach);
         // Halos are computed twice, so a band has to be larger than they are.
         let rows = rows.max(4 * self.reach).max(LANES.div_ceil(self.row()));
         let bands = self.height.div_ceil(rows.clamp(1, self.height));

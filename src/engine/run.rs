@@ -771,7 +771,7 @@ impl StepOf<'_> {
             }
             Op::LayerNorm { x, weight, bias, eps } => {
                 let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);
-                self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
+                let norm_back = |scratch: &mut Scratch, dx: ViewMut<'_>, add: bool| {
                     let norm = Norm {
                         x: self.view(scratch, *x, start(*x)),
                         weight: shared.param(*weight),
@@ -780,7 +780,16 @@ impl StepOf<'_> {
                     };
                     let dw = (&mut of_weight[..], &mut of_bias[..]);
                     kernels::norm_back(norm, dy, dx, dw, (lanes, add));
-                });
+                };
+                if plan.nodes[*x].differentiable {
+                    self.give(scratch, *x, (start(*x), lanes), band, norm_back);
+                } else {
+                    // The gradients of the weights are wanted all the same.
+                    let (mut unused, stride) = (scratch.take(width * dy.stride + LANES), dy.stride);
+                    let data = &mut unused;
+                    norm_back(scratch, ViewMut { data, stride }, false);
+                    scratch.give_back(unused);
+                }
                 for (param, sums) in [(*weight, of_weight), (*bias, of_bias)] {
                     if shared.trained[param] {
                         let to = weights[shared.range(param)].iter_mut();

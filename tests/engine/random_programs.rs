@@ -198,3 +198,25 @@ fn a_table_of_another_grid_is_an_error() {
         .unwrap_err();
     assert!(error.to_string().contains("[4, 4]"), "{error}");
 }
+
+#[test]
+fn weights_that_touch_constants_alone_learn_too() {
+    let layout = CellLayout {
+        input: 0,
+        output: 3,
+        hidden: 0,
+    };
+    let mut draw = Draw {
+        rng: Key::new(1).rng(),
+        vars: vec![],
+    };
+    let mut p = ProgramBuilder::new(layout);
+    let table = p.constant(&noise(&[4, 4, 3], 1)).unwrap();
+    let var = |seed| Var::from_tensor(&noise(&[3], seed)).unwrap().as_tensor().clone();
+    draw.vars = vec![var(1), var(2), var(3)];
+    let normal = p.layer_norm(table, &draw.vars[0], &draw.vars[1], 0.1).unwrap();
+    let scaled = p.affine(normal, Some(&draw.vars[2]), None).unwrap();
+    let update = p.mul(scaled, p.cells()).unwrap();
+    let program = p.finish(update).unwrap();
+    agree(&program, &draw.vars, (2, 4, 4), &Rollout::new(3).fire_rate(0.5));
+}
