@@ -771,7 +771,7 @@ impl StepOf<'_> {
             }
             Op::LayerNorm { x, weight, bias, eps } => {
                 let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);
-                let norm_back = |scratch: &mut Scratch, dx: ViewMut<'_>, add: bool| {
+                let mut norm_back = |scratch: &mut Scratch, dx: ViewMut<'_>, add: bool| {
                     let norm = Norm {
                         x: self.view(scratch, *x, start(*x)),
                         weight: shared.param(*weight),
