@@ -19,10 +19,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const STEPS: usize = 8;
 
-/// Cells in their seed state: of a flat image or latent, a single living cell where there is no input.
+/// Cells that are all alive, of a flat image or latent.
 fn cells(layout: CellLayout, (b, h, w): (usize, usize, usize)) -> Result<Tensor> {
     if layout.input == 0 {
-        return layout.single_cell((b, h, w), DType::F32, &Device::Cpu);
+        let shape = (b, h, w, layout.channels());
+        return Ok(Tensor::full(0.3f32, shape, &Device::Cpu)?);
     }
     let shape = (b, h, w, layout.input);
     layout.seed(&Tensor::full(0.3f32, shape, &Device::Cpu)?, OutputStart::Half)
@@ -44,22 +45,27 @@ fn bench<T>(
     let (b, h, w) = size;
     let id = format!("{name} {b}x{h}x{w}");
     group.throughput(Throughput::Elements((STEPS * b * h * w) as u64));
+    let train = |rollout: &Rollout| {
+        let last = rollout.run(transition, black_box(&cells)).unwrap();
+        let grads = last.sqr().unwrap().mean_all().unwrap().backward().unwrap();
+        assert!(weights.vars().iter().all(|(_, var)| grads.get(var).is_some()));
+        grads
+    };
     let inference = rollout.clone().training(false).memory(Memory::Nothing);
     group.bench_function(format!("{id} inference"), |bencher| {
         bencher.iter(|| inference.run(transition, black_box(&cells)).unwrap());
     });
-    for (what, memory) in [
-        ("training", Memory::Every(1)),
-        ("training, all kept", Memory::Everything),
-    ] {
-        let rollout = rollout.clone().memory(memory);
-        group.bench_function(format!("{id} {what}"), |bencher| {
-            bencher.iter(|| {
-                let last = rollout.run(transition, black_box(&cells)).unwrap();
-                let grads = last.sqr().unwrap().mean_all().unwrap().backward().unwrap();
-                assert!(weights.vars().iter().all(|(_, var)| grads.get(var).is_some()));
-                grads
-            });
+    group.bench_function(format!("{id} training"), |bencher| {
+        bencher.iter(|| train(&rollout));
+    });
+    // What the engine is measured against; on large grids it takes too long.
+    if b * h * w <= 1024 {
+        let (inference, training) = (inference.plain(), rollout.plain());
+        group.bench_function(format!("{id} inference, plain"), |bencher| {
+            bencher.iter(|| inference.run(transition, black_box(&cells)).unwrap());
+        });
+        group.bench_function(format!("{id} training, plain"), |bencher| {
+            bencher.iter(|| train(&training));
         });
     }
 }
@@ -92,21 +98,15 @@ fn rollouts(criterion: &mut Criterion) {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(2));
-    // Images of 32 and of 128 pixels are latents of 8 and of 32 cells a side.
-    let (small, large) = ((8, 8, 8), (1, 32, 32));
-    let nafca = nafca().unwrap();
-    bench(&mut group, ("nafca", 1.0), &nafca, small);
-    bench(&mut group, ("nafca", 1.0), &nafca, large);
-    let latent = vitca(VitcaConfig::latent()).unwrap();
-    bench(&mut group, ("latent vitca", 1.0), &latent, small);
-    bench(&mut group, ("latent vitca", 1.0), &latent, large);
-    bench(
-        &mut group,
-        ("vitca", 0.5),
-        &vitca(VitcaConfig::default()).unwrap(),
-        large,
-    );
-    bench(&mut group, ("growing", 0.5), &growing().unwrap(), (1, 64, 64));
+    let (growing, vitca) = (growing().unwrap(), vitca(VitcaConfig::default()).unwrap());
+    let (nafca, latent) = (nafca().unwrap(), self::vitca(VitcaConfig::latent()).unwrap());
+    // Latents of images of 32 pixels, latents of 128 or small images, large images.
+    for size in [(8, 8, 8), (1, 32, 32), (1, 256, 256)] {
+        bench(&mut group, ("growing", 0.5), &growing, size);
+        bench(&mut group, ("nafca", 1.0), &nafca, size);
+        bench(&mut group, ("latent vitca", 1.0), &latent, size);
+        bench(&mut group, ("vitca", 0.5), &vitca, size);
+    }
     group.finish();
 }
 

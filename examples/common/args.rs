@@ -27,7 +27,7 @@ pub struct Task {
 const QUICK: Schedule = Schedule {
     images: Some(1000),
     ae_epochs: 10,
-    epochs: 6,
+    epochs: 8,
     batch: 4,
 };
 
@@ -52,7 +52,7 @@ struct Schedule {
 const DEFAULTS: &str = "\
 DEFAULTS
   Without arguments a latent-nafca model is trained on 1000 generated images in batches of 4, 10 epochs
-  of autoencoder and 6 of NCA, which takes under three minutes on two CPU cores: enough to see it work,
+  of autoencoder and 8 of NCA, which takes under two minutes on two CPU cores: enough to see it work,
   too little for its best. This quick recipe starts the cells from their input and lets the decoder
   learn along with the automaton. The paper trains 20 epochs a phase in batches of 8 on whole data
   sets, with the decoder frozen: --paper does that, and takes hours on a CPU. The other models cost more: latent-vitca about twice
@@ -100,7 +100,7 @@ pub struct Args {
     #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = side)]
     pub size: usize,
 
-    /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 6; with
+    /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 8; with
     /// --paper 20]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub epochs: Option<usize>,

@@ -1,6 +1,7 @@
 //! Loops over lanes, compiled for each kind of processor and chosen at run time.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use pulp::{Arch, Simd};
 
@@ -666,9 +667,19 @@ pub(super) fn expand(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usi
     }
 }
 
-/// The kernels of this processor.
+/// The kernels of this processor, or those that `LNCA_SIMD` names: `avx512`, `avx2` or `portable`. What the
+/// processor lacks is not taken.
 pub(super) fn arch() -> Arch {
-    Arch::new()
+    static ARCH: OnceLock<Arch> = OnceLock::new();
+    *ARCH.get_or_init(|| {
+        let asked = std::env::var("LNCA_SIMD").unwrap_or_default();
+        match asked.as_str() {
+            "portable" => Arch::Scalar,
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => pulp::x86::V3::try_new().map_or_else(Arch::new, Arch::V3),
+            _ => Arch::new(),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -3,3 +3,21 @@
 
 mod agreement;
 mod random_programs;
+
+/// The kernels for lesser processors: this program again, asked to use them.
+#[test]
+fn all_kernels_agree() {
+    if std::env::var("LNCA_SIMD").is_ok() {
+        return;
+    }
+    for kernels in ["portable", "avx2"] {
+        let run = std::process::Command::new(std::env::current_exe().unwrap())
+            .env("LNCA_SIMD", kernels)
+            .arg("agreement::")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success(), "{kernels}: {said}");
+        assert!(said.contains("6 passed"), "{kernels}: {said}");
+    }
+}
