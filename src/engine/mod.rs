@@ -10,6 +10,7 @@
 //! Groups, bands and the order of all sums depend on sizes alone: the bits are the same on any number
 //! of threads.
 
+mod buffer;
 mod draws;
 mod gemm;
 mod kernels;
@@ -27,6 +28,7 @@ use crate::Result;
 use crate::program::{Op, Program};
 use crate::random::Key;
 
+use buffer::Buffer;
 use plan::Plan;
 use run::{Before, Prepared, Scratch, Shared, StepOf};
 
@@ -393,7 +395,7 @@ impl<'a> Runner<'a> {
             of.backward(scratch, before, bands, grad, (&mut flow, first.0), weights);
             (first.0, rows, flow)
         };
-        let parts: Vec<(isize, usize, Vec<f32>)> = match &mut self.scratch[..] {
+        let parts: Vec<(isize, usize, Buffer)> = match &mut self.scratch[..] {
             [scratch] => {
                 let strips = plan.strips.iter().zip(weights);
                 strips

@@ -7,6 +7,7 @@ use candle_core::{DType, Tensor};
 use crate::program::{Op, Program};
 use crate::transition::AliveMask;
 
+use super::buffer::Buffer;
 use super::draws::{dropout, fired};
 use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, Picked, View, ViewMut, arch};
@@ -39,36 +40,40 @@ impl<'a> Shared<'a> {
 /// Working memory of a thread, allocated once a rollout.
 #[derive(Default)]
 pub(super) struct Scratch {
-    values: Vec<Option<Vec<f32>>>,
-    grads: Vec<Option<Vec<f32>>>,
+    values: Vec<Option<Buffer>>,
+    grads: Vec<Option<Buffer>>,
     /// Nine shares a head of each attention, for the way back.
-    shares: Vec<Vec<f32>>,
-    free: Vec<Vec<f32>>,
+    shares: Vec<Buffer>,
+    free: Vec<Buffer>,
     near: Spread,
     far: Spread,
-    turned: Vec<f32>,
-    wide: Vec<f32>,
+    turned: Buffer,
+    wide: Buffer,
 }
 
 impl Scratch {
     /// A buffer of zeros, to be given back when done.
-    pub fn zeros(&mut self, len: usize) -> Vec<f32> {
+    pub fn zeros(&mut self, len: usize) -> Buffer {
         let mut buffer = self.take(len);
         buffer[..len].fill(0.0);
         buffer
     }
 
     /// Takes a buffer back.
-    pub fn give_back(&mut self, buffer: Vec<f32>) {
+    pub fn give_back(&mut self, buffer: Buffer) {
         self.free.push(buffer);
     }
 
     /// A buffer of at least `len` floats of any value: the last one given back that is about as long.
-    fn take(&mut self, len: usize) -> Vec<f32> {
-        let fits = |buffer: &Vec<f32>| (len..=2 * len).contains(&buffer.len());
+    fn take(&mut self, len: usize) -> Buffer {
+        let fits = |buffer: &Buffer| (len..=2 * len).contains(&buffer.len());
         match self.free.iter().rposition(fits) {
             Some(at) => self.free.remove(at),
-            None => vec![0.0; len],
+            None => {
+                let mut buffer = Buffer::default();
+                buffer.at_least(len);
+                buffer
+            }
         }
     }
 
@@ -76,17 +81,10 @@ impl Scratch {
     fn clear(&mut self, nodes: usize) {
         let used = self.values.drain(..).chain(self.grads.drain(..));
         self.free.extend(used.flatten());
-        self.values.resize(nodes, None);
-        self.grads.resize(nodes, None);
-        self.shares.resize(nodes, vec![]);
+        self.values.resize_with(nodes, || None);
+        self.grads.resize_with(nodes, || None);
+        self.shares.resize_with(nodes, Buffer::default);
     }
-}
-
-fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    buffer
 }
 
 /// What a node of a plan needs beside its inputs, the same in every step.
@@ -442,7 +440,7 @@ impl StepOf<'_> {
         }
     }
 
-    fn zeroed(&self, scratch: &mut Scratch, root: usize) -> Vec<f32> {
+    fn zeroed(&self, scratch: &mut Scratch, root: usize) -> Buffer {
         let len = self.plan.nodes[root].width * self.plan.stride(root);
         let mut buffer = scratch.take(len + LANES);
         buffer[..len].fill(0.0);
@@ -610,7 +608,7 @@ impl StepOf<'_> {
                 let hop = self.hop(n, *k, band, *padding);
                 self.spread_values(scratch, (*k, *v), &hop);
                 let mut shares = std::mem::take(&mut scratch.shares[n]);
-                at_least(&mut shares, 9 * heads * plan.stride(n) + LANES);
+                shares.at_least(9 * heads * plan.stride(n) + LANES);
                 let attention = Attention {
                     q: self.view(scratch, *q, start(*q)),
                     k: &scratch.near,
@@ -723,7 +721,7 @@ impl StepOf<'_> {
                 self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
                     let (c, c_row) = match whole {
                         true => (&mut *dx.data, dx.stride),
-                        false => (at_least(&mut wide, input * dy.stride + LANES), dy.stride),
+                        false => (wide.at_least(input * dy.stride + LANES), dy.stride),
                     };
                     let gemm = Gemm {
                         a: shared.param(*weight),
@@ -855,7 +853,7 @@ impl StepOf<'_> {
                 }
                 let mut mask = std::mem::take(&mut scratch.wide);
                 let stride = dy.stride;
-                at_least(&mut mask, width * stride + LANES);
+                mask.at_least(width * stride + LANES);
                 self.draw_dropout(&mut mask, stride, n, band, (*rate, *site));
                 self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
                     let mask = View { data: &mask, stride };
@@ -912,13 +910,13 @@ impl StepOf<'_> {
             std::mem::take(&mut scratch.turned),
             std::mem::take(&mut scratch.wide),
         );
-        at_least(&mut turned, lanes * pitch + LANES);
+        turned.at_least(lanes * pitch + LANES);
         let x = self.view(scratch, x, start);
         kernels::transpose(x, &mut turned, pitch, (input, lanes));
         let aligned = pitch == input;
         let (c, c_row) = match aligned {
             true => (&mut *weight, input),
-            false => (at_least(&mut wide, width * pitch), pitch),
+            false => (wide.at_least(width * pitch), pitch),
         };
         let gemm = Gemm {
             a: dy.data,
@@ -955,7 +953,7 @@ impl StepOf<'_> {
         self.spread_values(scratch, (k, v), &hop);
         let shares = std::mem::take(&mut scratch.shares[n]);
         let mut scores = std::mem::take(&mut scratch.wide);
-        at_least(&mut scores, 9 * heads * stride + LANES);
+        scores.at_least(9 * heads * stride + LANES);
         let (near, far) = (
             std::mem::take(&mut scratch.near),
             std::mem::take(&mut scratch.far),
