@@ -178,11 +178,7 @@ pub(super) fn stencil_simd<'a, S: Simd>(
                     sums[1] = simd.mul_add_e_f32s(factor, lanes_at::<S>(x.data, at + lanes), sums[1]);
                 }
                 for (sum, y) in sums.into_iter().zip(y.chunks_mut(lanes)) {
-                    let sum = match add {
-                        true => simd.add_f32s(simd.partial_load_f32s(y), sum),
-                        false => sum,
-                    };
-                    simd.partial_store_f32s(y, sum);
+                    put(simd, y, sum, add);
                 }
             }
         }
@@ -395,11 +391,11 @@ pub(super) struct AttentionBack<'a> {
 }
 
 impl AttentionBack<'_> {
-    /// Adds the gradient of the queries to `dq` and leaves those of the scores in `scores`.
-    pub fn queries(&self, dq: ViewMut<'_>, scores: ViewMut<'_>) {
+    /// Sets `dq` to the gradient of the queries, or adds it, and leaves those of the scores in `scores`.
+    pub fn queries(&self, (dq, add): (ViewMut<'_>, bool), scores: ViewMut<'_>) {
         let of = &self.of;
         let rows: Vec<[usize; 3]> = (0..of.hop.to.1).map(|row| of.k.rows(&of.hop, row)).collect();
-        queries_back(self, &rows, dq, scores);
+        queries_back(self, &rows, (dq, add), scores);
     }
 }
 
@@ -409,7 +405,7 @@ fn queries_back_simd<'a, S: Simd>(
     simd: S,
     back: &'a AttentionBack<'a>,
     rows: &'a [[usize; 3]],
-    dq: ViewMut<'a>,
+    (dq, add): (ViewMut<'a>, bool),
     scores: ViewMut<'a>,
 ) {
     let of = &back.of;
@@ -445,21 +441,21 @@ fn queries_back_simd<'a, S: Simd>(
                 for c in channels.clone() {
                     let near = nine::<S>(&of.k.data, c * plane + at, starts, images);
                     let to = &mut dq.data[c * dq.stride + lane..][..n];
-                    let sum = simd.add_f32s(simd.partial_load_f32s(to), weigh(simd, &slopes, &near));
-                    simd.partial_store_f32s(to, sum);
+                    let sum = weigh(simd, &slopes, &near);
+                    put(simd, to, sum, add);
                 }
             }
         }
     }
 }
 
-/// Adds to `to` what each cell is sent by those that look at it: the sum over neighbours of `weights`,
+/// Sets `to` to, or adds to it, what each cell is sent by those that look at it: the sum over neighbours of `weights`,
 /// nine a head, times `x`. `hop` is that of the forward pass, turned back.
 pub(super) fn send_back(
     x: &Spread,
     weights: &Spread,
     hop: &Hop,
-    to: ViewMut<'_>,
+    to: (ViewMut<'_>, bool),
     (heads, depth, width): (usize, usize, usize),
 ) {
     let rows: Vec<[usize; 3]> = (0..hop.to.1).map(|row| x.rows(hop, row)).collect();
@@ -479,7 +475,7 @@ fn send_back_rows_simd<'a, S: Simd>(
     (x, weights): (&'a [f32], &'a [f32]),
     (plane, images): (usize, usize),
     rows: &'a [[usize; 3]],
-    to: ViewMut<'a>,
+    (to, add): (ViewMut<'a>, bool),
     (heads, depth, width): (usize, usize, usize),
 ) {
     for head in 0..heads {
@@ -495,10 +491,19 @@ fn send_back_rows_simd<'a, S: Simd>(
                 for c in head * depth..(head + 1) * depth {
                     let sum = weigh(simd, &near, &nine::<S>(x, c * plane + at, starts, images));
                     let to = &mut to.data[c * to.stride + row * width + at..][..n];
-                    let sum = simd.add_f32s(simd.partial_load_f32s(to), sum);
-                    simd.partial_store_f32s(to, sum);
+                    put(simd, to, sum, add);
                 }
             }
         }
     }
+}
+
+/// Sets up to a vector of lanes, or adds to them.
+#[inline(always)]
+fn put<S: Simd>(simd: S, to: &mut [f32], lanes: S::f32s, add: bool) {
+    let lanes = match add {
+        true => simd.add_f32s(simd.partial_load_f32s(to), lanes),
+        false => lanes,
+    };
+    simd.partial_store_f32s(to, lanes);
 }

@@ -390,7 +390,11 @@ impl StepOf<'_> {
         let plan = self.plan;
         let (row, layout) = (plan.row(), self.shared.program.layout);
         let (planned, stride) = (&plan.nodes[plan.update], plan.stride(plan.update));
-        let mut seed = self.zeroed(scratch, planned.root);
+        // All its lanes are set unless the update is part of something wider.
+        let mut seed = match planned.root == plan.update {
+            true => scratch.take(planned.width * stride + LANES),
+            false => self.zeroed(scratch, planned.root),
+        };
         let mut to = ViewMut {
             data: &mut seed[planned.channel * stride + self.start(plan.update, 0, band)..],
             stride,
@@ -961,8 +965,7 @@ impl StepOf<'_> {
         let start = self.start(q, reach, band);
         let size = (heads, width / heads, row);
         let own = (start, hop.to.1 * row);
-        self.give(scratch, q, own, band, |scratch, mut dq, add| {
-            dq.clear_unless(add, (width, own.1));
+        self.give(scratch, q, own, band, |scratch, dq, add| {
             let of = Attention {
                 q: self.view(scratch, q, start),
                 k: &near,
@@ -981,7 +984,7 @@ impl StepOf<'_> {
                 data: &mut scores,
                 stride,
             };
-            back.queries(dq, to);
+            back.queries((dq, add), to);
         });
         let (mut near, mut far) = (near, far);
         let rows = (hop.to.1, row, plan.images);
@@ -992,15 +995,13 @@ impl StepOf<'_> {
         near.fill(self.view(scratch, q, start), width, rows, padding);
         far.fill(weights(&scores), 9 * heads, rows, padding);
         let all = (0, hop.from.1 * row);
-        self.give(scratch, k, all, band, |_, mut dk, add| {
-            dk.clear_unless(add, (width, all.1));
-            near::send_back(&near, &far, &back, dk, size);
+        self.give(scratch, k, all, band, |_, dk, add| {
+            near::send_back(&near, &far, &back, (dk, add), size);
         });
         near.fill(dy, width, rows, padding);
         far.fill(weights(&shares), 9 * heads, rows, padding);
-        self.give(scratch, v, all, band, |_, mut dv, add| {
-            dv.clear_unless(add, (width, all.1));
-            near::send_back(&near, &far, &back, dv, size);
+        self.give(scratch, v, all, band, |_, dv, add| {
+            near::send_back(&near, &far, &back, (dv, add), size);
         });
         (scratch.near, scratch.far, scratch.wide) = (near, far, scores);
         scratch.shares[n] = shares;
