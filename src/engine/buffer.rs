@@ -4,6 +4,8 @@ use std::ops::{Deref, DerefMut};
 
 use aligned_vec::AVec;
 
+use super::near::Spread;
+
 /// Floats that begin with a line of the cache, so that no vector lies in two.
 pub(super) struct Buffer(AVec<f32>);
 
@@ -34,5 +36,55 @@ impl Deref for Buffer {
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut self.0
+    }
+}
+
+/// Working memory of a thread, allocated once a rollout.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub values: Vec<Option<Buffer>>,
+    pub grads: Vec<Option<Buffer>>,
+    /// Nine shares a head of each attention, for the way back.
+    pub shares: Vec<Buffer>,
+    free: Vec<Buffer>,
+    pub near: Spread,
+    pub far: Spread,
+    pub turned: Buffer,
+    pub wide: Buffer,
+}
+
+impl Scratch {
+    /// A buffer of zeros, to be given back when done.
+    pub fn zeros(&mut self, len: usize) -> Buffer {
+        let mut buffer = self.take(len);
+        buffer[..len].fill(0.0);
+        buffer
+    }
+
+    /// Takes a buffer back.
+    pub fn give_back(&mut self, buffer: Buffer) {
+        self.free.push(buffer);
+    }
+
+    /// A buffer of at least `len` floats of any value: the last one given back that is about as long.
+    pub fn take(&mut self, len: usize) -> Buffer {
+        let fits = |buffer: &Buffer| (len..=2 * len).contains(&buffer.len());
+        match self.free.iter().rposition(fits) {
+            Some(at) => self.free.remove(at),
+            None => {
+                let mut buffer = Buffer::default();
+                buffer.at_least(len);
+                buffer
+            }
+        }
+    }
+
+    /// Gives all buffers of the last band back.
+    pub fn clear(&mut self, nodes: usize) {
+        let used = self.values.drain(..).chain(self.grads.drain(..));
+        self.free.extend(used.flatten());
+        self.values.resize_with(nodes, || None);
+        self.grads.resize_with(nodes, || None);
+        self.shares.resize_with(nodes, Buffer::default);
     }
 }

@@ -10,13 +10,15 @@
 //! Groups, bands and the order of all sums depend on sizes alone: the bits are the same on any number
 //! of threads.
 
+mod back;
 mod buffer;
 mod draws;
 mod gemm;
 mod kernels;
 mod near;
 mod plan;
-mod run;
+mod prepared;
+mod step;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -28,9 +30,10 @@ use crate::Result;
 use crate::program::{Op, Program};
 use crate::random::Key;
 
-use buffer::Buffer;
+use buffer::{Buffer, Scratch};
 use plan::Plan;
-use run::{Before, Prepared, Scratch, Shared, StepOf};
+use prepared::Prepared;
+use step::{Before, Shared, StepOf};
 
 /// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
 const LANES: usize = 16;

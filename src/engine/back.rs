@@ -1,0 +1,468 @@
+//! A step of a group of images, backwards: the values of a band again, then the gradients of all of them.
+
+use std::ops::Range;
+
+use crate::program::Op;
+
+use super::LANES;
+use super::buffer::Scratch;
+use super::gemm::{End, Gemm};
+use super::kernels::{self, Norm, View, ViewMut, arch};
+use super::near::{self, Attention, AttentionBack};
+use super::plan::{Domain, Work};
+use super::prepared::Prepared;
+use super::step::{Band, Before, StepOf, load};
+
+impl StepOf<'_> {
+    /// Adds the gradients of bands: `grad` is that of the next state, already 0 where cells died. What
+    /// flows to the state through the update goes to `flow`, whose rows begin with `first`; `weights`
+    /// gets the gradients of the weights.
+    pub fn backward(
+        &self,
+        scratch: &mut Scratch,
+        before: Before<'_>,
+        bands: &[Range<usize>],
+        grad: &[f32],
+        (flow, first): (&mut [f32], isize),
+        weights: &mut [f32],
+    ) {
+        let plan = self.plan;
+        let (row, line) = (plan.row(), plan.line());
+        for rows in bands {
+            let band = self.band(rows, before.firing);
+            if !band.fires() {
+                continue;
+            }
+            self.evaluate(scratch, before.state, &band, true);
+            self.seed(scratch, grad, &band);
+            for n in (1..plan.nodes.len()).rev() {
+                let node = &plan.nodes[n];
+                if node.root != n || !node.differentiable {
+                    continue;
+                }
+                if let Some(mut grad) = scratch.grads[n].take() {
+                    if node.relu {
+                        let (lanes, _) = self.lanes(n, &band);
+                        let dy = ViewMut {
+                            data: &mut grad,
+                            stride: plan.stride(n),
+                        };
+                        kernels::cut_off(self.view(scratch, n, 0), dy, (node.width, lanes));
+                    }
+                    self.back(scratch, n, &grad, &band, weights);
+                    scratch.give_back(grad);
+                }
+            }
+            if let (Some(grad), Domain::Rows(reach)) = (scratch.grads[0].take(), plan.nodes[0].domain) {
+                let (start, count) = plan.span(reach, rows);
+                let flow = &mut flow[(start - first) as usize * line..][..count * line];
+                for (r, flow) in flow.chunks_exact_mut(line).enumerate() {
+                    for (c, flow) in flow.chunks_exact_mut(row).enumerate() {
+                        let grad = &grad[c * plan.stride(0) + r * row..][..row];
+                        flow.iter_mut().zip(grad).for_each(|(flow, g)| *flow += g);
+                    }
+                }
+                scratch.give_back(grad);
+            }
+            scratch.clear(plan.nodes.len());
+        }
+    }
+
+    /// The gradient of the update of a band.
+    fn seed(&self, scratch: &mut Scratch, grad: &[f32], band: &Band<'_>) {
+        let plan = self.plan;
+        let (row, layout) = (plan.row(), self.shared.program.layout);
+        let (planned, stride) = (&plan.nodes[plan.update], plan.stride(plan.update));
+        // All its lanes are set unless the update is part of something wider.
+        let mut seed = match planned.root == plan.update {
+            true => scratch.take(planned.width * stride + LANES),
+            false => self.zeroed(scratch, planned.root),
+        };
+        let mut to = ViewMut {
+            data: &mut seed[planned.channel * stride + self.start(plan.update, 0, band)..],
+            stride,
+        };
+        let channels = layout.input..layout.channels();
+        match &band.picked {
+            None => load(grad, (plan.line(), row), channels, band.rows.clone(), to),
+            Some(picked) => {
+                let lanes = band.rows.len() * row;
+                let mut all = scratch.take(layout.update_channels() * lanes + LANES);
+                let dense = ViewMut {
+                    data: &mut all,
+                    stride: lanes,
+                };
+                load(grad, (plan.line(), row), channels, band.rows.clone(), dense);
+                let from = View {
+                    data: &all,
+                    stride: lanes,
+                };
+                kernels::compress(from, picked, to.reborrow(0), layout.update_channels());
+                scratch.give_back(all);
+            }
+        }
+        scratch.grads[planned.root] = Some(seed);
+    }
+
+    /// Adds the gradients of the inputs of node `n`, whose own is `grad`, and of its weights.
+    fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band<'_>, weights: &mut [f32]) {
+        let (plan, shared) = (self.plan, self.shared);
+        let width = plan.nodes[n].width;
+        let (lanes, reach) = self.lanes(n, band);
+        let size = (width, lanes);
+        let dy = View {
+            data: grad,
+            stride: plan.stride(n),
+        };
+        let start = |x: usize| self.start(x, reach, band);
+        let op = match &plan.nodes[n].work {
+            Work::Op(op) => op,
+            Work::Compress { x } => {
+                let all = (self.start(*x, 0, band), band.rows.len() * plan.row());
+                return self.give(scratch, *x, all, band, |_, mut dx, add| match &band.picked {
+                    Some(picked) => {
+                        dx.clear_unless(add, (width, all.1));
+                        kernels::expand(dy, picked, dx, width);
+                    }
+                    None => kernels::pass(dy, dx, size, add),
+                });
+            }
+            Work::Expand { x } => {
+                let count = band.lanes(plan.row());
+                return self.give(scratch, *x, (0, count), band, |scratch, dx, add| {
+                    let Some(picked) = &band.picked else {
+                        return kernels::pass(dy, dx, size, add);
+                    };
+                    if !add {
+                        return kernels::compress(dy, picked, dx, width);
+                    }
+                    let (mut line, stride) = (scratch.take(width * dx.stride), dx.stride);
+                    let to = ViewMut {
+                        data: &mut line,
+                        stride,
+                    };
+                    kernels::compress(dy, picked, to, width);
+                    let from = View { data: &line, stride };
+                    kernels::add_to(from, dx, (width, count));
+                    scratch.give_back(line);
+                });
+            }
+        };
+        match op {
+            Op::Cells | Op::Constant(_) | Op::Slice { .. } => {}
+            Op::Concat(parts) => {
+                let mut channel = 0;
+                for &part in parts {
+                    let channels = plan.nodes[part].width;
+                    let dy = View {
+                        data: &grad[channel * dy.stride..],
+                        ..dy
+                    };
+                    self.give(scratch, part, (start(part), lanes), band, |_, dx, add| {
+                        kernels::pass(dy, dx, (channels, lanes), add);
+                    });
+                    channel += channels;
+                }
+            }
+            Op::Linear { x, weight, bias } => {
+                let input = plan.nodes[*x].width;
+                if let Some(bias) = bias.filter(|&bias| shared.trained[bias]) {
+                    kernels::sum_lanes(dy, &mut weights[shared.range(bias)], size);
+                }
+                if shared.trained[*weight] {
+                    self.weight_back(
+                        scratch,
+                        *x,
+                        start(*x),
+                        dy,
+                        size,
+                        &mut weights[shared.range(*weight)],
+                    );
+                }
+                let mut wide = std::mem::take(&mut scratch.wide);
+                let whole = start(*x) == 0 && self.lanes(*x, band).0 == lanes;
+                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
+                    let (c, c_row) = match whole {
+                        true => (&mut *dx.data, dx.stride),
+                        false => (wide.at_least(input * dy.stride + LANES), dy.stride),
+                    };
+                    let gemm = Gemm {
+                        a: shared.param(*weight),
+                        a_row: 1,
+                        a_column: input,
+                        b: grad,
+                        b_row: dy.stride,
+                        c,
+                        c_row,
+                        size: [input, width, lanes],
+                        end: if whole && add { End::Add } else { End::STORE },
+                    };
+                    gemm.run(arch());
+                    if !whole {
+                        let from = View {
+                            data: &wide,
+                            stride: dy.stride,
+                        };
+                        kernels::add_to(from, dx, (input, lanes));
+                    }
+                });
+                scratch.wide = wide;
+            }
+            Op::Neighbourhood { x, padding }
+            | Op::SumTaps { x, padding }
+            | Op::Depthwise { x, padding, .. } => {
+                let input = plan.nodes[*x].width;
+                if let Op::Depthwise { kernel, .. } = op
+                    && shared.trained[*kernel]
+                {
+                    let hop = self.spread(scratch, n, *x, band, op);
+                    let kernel = &mut weights[shared.range(*kernel)];
+                    near::kernel_back(scratch.near.around(&hop), dy, kernel, width / input, plan.row());
+                }
+                let hop = self.hop(n, *x, band, *padding).back();
+                let mut spread = std::mem::take(&mut scratch.near);
+                spread.fill(dy, width, (hop.from.1, plan.row(), plan.images), *padding);
+                if let Prepared::Taps(_, taps) = &self.prepared[n] {
+                    let all = (0, hop.to.1 * plan.row());
+                    self.give(scratch, *x, all, band, |_, dx, add| {
+                        near::stencil(spread.around(&hop), taps, dx, plan.row(), add);
+                    });
+                }
+                scratch.near = spread;
+            }
+            Op::LayerNorm { x, weight, bias, eps } => {
+                let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);
+                let mut norm_back = |scratch: &mut Scratch, dx: ViewMut<'_>, add: bool| {
+                    let norm = Norm {
+                        x: self.view(scratch, *x, start(*x)),
+                        weight: shared.param(*weight),
+                        bias: shared.param(*bias),
+                        eps: *eps as f32,
+                    };
+                    let dw = (&mut of_weight[..], &mut of_bias[..]);
+                    kernels::norm_back(norm, dy, dx, dw, (lanes, add));
+                };
+                if plan.nodes[*x].differentiable {
+                    self.give(scratch, *x, (start(*x), lanes), band, norm_back);
+                } else {
+                    // The gradients of the weights are wanted all the same.
+                    let (mut unused, stride) = (scratch.take(width * dy.stride + LANES), dy.stride);
+                    let data = &mut unused;
+                    norm_back(scratch, ViewMut { data, stride }, false);
+                    scratch.give_back(unused);
+                }
+                for (param, sums) in [(*weight, of_weight), (*bias, of_bias)] {
+                    if shared.trained[param] {
+                        let to = weights[shared.range(param)].iter_mut();
+                        to.zip(sums).for_each(|(w, s)| *w += s);
+                    }
+                }
+            }
+            Op::Map { x, function } => {
+                self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
+                    kernels::map_back(*function, self.view(scratch, *x, start(*x)), dy, dx, size, add);
+                })
+            }
+            Op::Add { a, b } => {
+                for x in [*a, *b] {
+                    self.give(scratch, x, (start(x), lanes), band, |_, dx, add| {
+                        kernels::pass(dy, dx, size, add);
+                    });
+                }
+            }
+            Op::Mul { a, b } => {
+                self.give(scratch, *a, (start(*a), lanes), band, |scratch, dx, add| {
+                    let right = self.view(scratch, *b, start(*b));
+                    kernels::product(dy, self.broadcast(*b, width, right), dx, size, add);
+                });
+                self.give(scratch, *b, (start(*b), lanes), band, |scratch, mut dx, add| {
+                    let left = self.view(scratch, *a, start(*a));
+                    match plan.nodes[*b].width {
+                        1 if width > 1 => {
+                            dx.clear_unless(add, (1, lanes));
+                            kernels::dot_channels(dy, left, dx.data, size);
+                        }
+                        _ => kernels::product(dy, left, dx, size, add),
+                    }
+                });
+            }
+            Op::Affine { x, scale, shift } => {
+                if let Some(shift) = shift.filter(|&shift| shared.trained[shift]) {
+                    kernels::sum_lanes(dy, &mut weights[shared.range(shift)], size);
+                }
+                if let Some(scale) = scale.filter(|&scale| shared.trained[scale]) {
+                    let x = self.view(scratch, *x, start(*x));
+                    kernels::dot_lanes(dy, x, &mut weights[shared.range(scale)], size);
+                }
+                let scale = scale.map(|scale| shared.param(scale));
+                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
+                    kernels::affine(dy, scale, None, dx, size, add);
+                });
+            }
+            Op::Attention {
+                q,
+                k,
+                v,
+                heads,
+                padding,
+            } => {
+                self.attention_back(scratch, n, dy, band, ([*q, *k, *v], *heads, *padding));
+            }
+            Op::Dropout { x, rate, site } => {
+                if !shared.task.training || *rate == 0.0 {
+                    return self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
+                        kernels::pass(dy, dx, size, add);
+                    });
+                }
+                let mut mask = std::mem::take(&mut scratch.wide);
+                let stride = dy.stride;
+                mask.at_least(width * stride + LANES);
+                self.draw_dropout(&mut mask, stride, n, band, (*rate, *site));
+                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
+                    let mask = View { data: &mask, stride };
+                    kernels::product(dy, mask, dx, size, add);
+                });
+                scratch.wide = mask;
+            }
+        }
+    }
+
+    /// Calls `f` with the gradient of `x` from its `start`-th lane, if it is to have one, and whether
+    /// `f` is to add to it or, where it is new and `f` writes all of its `lanes`, to set it.
+    fn give(
+        &self,
+        scratch: &mut Scratch,
+        x: usize,
+        (start, lanes): (usize, usize),
+        band: &Band<'_>,
+        f: impl FnOnce(&mut Scratch, ViewMut<'_>, bool),
+    ) {
+        let planned = &self.plan.nodes[x];
+        if !planned.differentiable {
+            return;
+        }
+        let (root, stride) = (planned.root, self.plan.stride(planned.root));
+        let whole = planned.width == self.plan.nodes[root].width && start == 0;
+        let whole = whole && self.lanes(x, band).0 == lanes;
+        let (mut grad, add) = match scratch.grads[root].take() {
+            Some(grad) => (grad, true),
+            None if whole => (scratch.take(planned.width * stride + LANES), false),
+            None => (self.zeroed(scratch, root), true),
+        };
+        let to = ViewMut {
+            data: &mut grad[planned.channel * stride + start..],
+            stride,
+        };
+        f(scratch, to, add);
+        scratch.grads[root] = Some(grad);
+    }
+
+    /// `weight += dy x^T`.
+    fn weight_back(
+        &self,
+        scratch: &mut Scratch,
+        x: usize,
+        start: usize,
+        dy: View<'_>,
+        (width, lanes): (usize, usize),
+        weight: &mut [f32],
+    ) {
+        let input = self.plan.nodes[x].width;
+        let pitch = input.next_multiple_of(LANES);
+        let (mut turned, mut wide) = (
+            std::mem::take(&mut scratch.turned),
+            std::mem::take(&mut scratch.wide),
+        );
+        turned.at_least(lanes * pitch + LANES);
+        let x = self.view(scratch, x, start);
+        kernels::transpose(x, &mut turned, pitch, (input, lanes));
+        let aligned = pitch == input;
+        let (c, c_row) = match aligned {
+            true => (&mut *weight, input),
+            false => (wide.at_least(width * pitch), pitch),
+        };
+        let gemm = Gemm {
+            a: dy.data,
+            a_row: dy.stride,
+            a_column: 1,
+            b: &turned,
+            b_row: pitch,
+            c,
+            c_row,
+            size: [width, lanes, input],
+            end: if aligned { End::Add } else { End::STORE },
+        };
+        gemm.run(arch());
+        if !aligned {
+            for (to, from) in weight.chunks_exact_mut(input).zip(wide.chunks_exact(pitch)) {
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            }
+        }
+        (scratch.turned, scratch.wide) = (turned, wide);
+    }
+
+    fn attention_back(
+        &self,
+        scratch: &mut Scratch,
+        n: usize,
+        dy: View<'_>,
+        band: &Band<'_>,
+        ([q, k, v], heads, padding): ([usize; 3], usize, crate::Padding),
+    ) {
+        let plan = self.plan;
+        let (width, stride, row) = (plan.nodes[n].width, plan.stride(n), plan.row());
+        let (_, reach) = self.lanes(n, band);
+        let hop = self.hop(n, k, band, padding);
+        self.spread_values(scratch, (k, v), &hop);
+        let shares = std::mem::take(&mut scratch.shares[n]);
+        let mut scores = std::mem::take(&mut scratch.wide);
+        scores.at_least(9 * heads * stride + LANES);
+        let (near, far) = (
+            std::mem::take(&mut scratch.near),
+            std::mem::take(&mut scratch.far),
+        );
+        let start = self.start(q, reach, band);
+        let size = (heads, width / heads, row);
+        let own = (start, hop.to.1 * row);
+        self.give(scratch, q, own, band, |scratch, dq, add| {
+            let of = Attention {
+                q: self.view(scratch, q, start),
+                k: &near,
+                v: &far,
+                hop,
+                heads,
+                width: row,
+                depth: width / heads,
+            };
+            let shares = View {
+                data: &shares,
+                stride,
+            };
+            let back = AttentionBack { of, dy, shares };
+            let to = ViewMut {
+                data: &mut scores,
+                stride,
+            };
+            back.queries((dq, add), to);
+        });
+        let (mut near, mut far) = (near, far);
+        let rows = (hop.to.1, row, plan.images);
+        let back = hop.back();
+        let weights = |data| View { data, stride };
+        // Keys get the queries of those that look at them, by the gradients of their scores; values get
+        // the gradients of those, by their shares.
+        near.fill(self.view(scratch, q, start), width, rows, padding);
+        far.fill(weights(&scores), 9 * heads, rows, padding);
+        let all = (0, hop.from.1 * row);
+        self.give(scratch, k, all, band, |_, dk, add| {
+            near::send_back(&near, &far, &back, (dk, add), size);
+        });
+        near.fill(dy, width, rows, padding);
+        far.fill(weights(&shares), 9 * heads, rows, padding);
+        self.give(scratch, v, all, band, |_, dv, add| {
+            near::send_back(&near, &far, &back, (dv, add), size);
+        });
+        (scratch.near, scratch.far, scratch.wide) = (near, far, scores);
+        scratch.shares[n] = shares;
+    }
+}

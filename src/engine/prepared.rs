@@ -1,0 +1,93 @@
+//! What operations need that is the same in every step.
+
+use candle_core::{DType, Tensor};
+
+use crate::program::Op;
+
+use super::near::Tap;
+use super::plan::{Plan, Work};
+
+/// What a node of a plan needs beside its inputs, the same in every step.
+pub(super) enum Prepared {
+    Nothing,
+    /// A constant on all lanes, row by row.
+    Table(Vec<f32>),
+    /// What each channel of a stencil adds up, and what each of its input gets of the gradient.
+    Taps(Vec<Vec<Tap>>, Vec<Vec<Tap>>),
+}
+
+impl Prepared {
+    pub fn new(plan: &Plan, params: impl Fn(usize) -> Vec<f32>) -> Vec<Self> {
+        let prepare = |n: usize| match &plan.nodes[n].work {
+            Work::Op(Op::Constant(table)) => Self::Table(on_all_lanes(plan, table)),
+            Work::Op(
+                op @ (Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. }),
+            ) => {
+                let kernel = match op {
+                    Op::Depthwise { kernel, .. } => params(*kernel),
+                    _ => vec![],
+                };
+                let (input, width) = (plan.nodes[*x].width, plan.nodes[n].width);
+                let taps = taps(op, &kernel, input, width);
+                let back = taps_back(&taps, input);
+                Self::Taps(taps, back)
+            }
+            _ => Self::Nothing,
+        };
+        (0..plan.nodes.len()).map(prepare).collect()
+    }
+}
+
+fn on_all_lanes(plan: &Plan, table: &Tensor) -> Vec<f32> {
+    let width = table.dims()[2];
+    let values = table
+        .to_dtype(DType::F32)
+        .and_then(|t| t.flatten_all()?.to_vec1::<f32>());
+    let values = values.unwrap_or_default();
+    let mut lanes = vec![0f32; values.len() * plan.images];
+    for (cell, values) in values.chunks_exact(width).enumerate() {
+        let (y, x) = (cell / plan.columns, cell % plan.columns);
+        for (c, &value) in values.iter().enumerate() {
+            lanes[(y * width + c) * plan.row() + x * plan.images..][..plan.images].fill(value);
+        }
+    }
+    lanes
+}
+
+/// What each channel of a stencil adds up.
+fn taps(op: &Op, kernel: &[f32], input: usize, width: usize) -> Vec<Vec<Tap>> {
+    let tap = |channel, neighbour, factor| Tap {
+        channel,
+        neighbour,
+        factor,
+    };
+    let of = |c: usize| -> Vec<Tap> {
+        match op {
+            Op::Neighbourhood { .. } => vec![tap(c % input, c / input, 1.0)],
+            Op::SumTaps { .. } => (0..9).map(|n| tap(n * width + c, n, 1.0)).collect(),
+            _ => {
+                let factors = kernel[9 * c..][..9]
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, f)| **f != 0.0);
+                factors.map(|(n, &f)| tap(c * input / width, n, f)).collect()
+            }
+        }
+    };
+    (0..width).map(of).collect()
+}
+
+/// What each channel of a stencil's input gets of the gradient.
+fn taps_back(taps: &[Vec<Tap>], input: usize) -> Vec<Vec<Tap>> {
+    let mut back = vec![vec![]; input];
+    for (c, taps) in taps.iter().enumerate() {
+        for tap in taps {
+            back[tap.channel].push(Tap {
+                channel: c,
+                neighbour: 8 - tap.neighbour,
+                factor: tap.factor,
+            });
+        }
+    }
+    back
+}

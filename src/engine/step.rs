@@ -1,0 +1,531 @@
+//! A step of a group of images, forwards: a plan at work, band by band.
+
+use std::ops::Range;
+
+use crate::program::{Op, Program};
+use crate::transition::AliveMask;
+
+use super::buffer::{Buffer, Scratch};
+use super::draws::{dropout, fired};
+use super::gemm::{End, Gemm};
+use super::kernels::{self, Norm, Picked, View, ViewMut, arch};
+use super::near::{self, Attention, Hop};
+use super::plan::{Domain, Plan, Work};
+use super::prepared::Prepared;
+use super::{LANES, Task};
+
+/// Everything that all groups of a rollout share.
+pub(super) struct Shared<'a> {
+    pub program: &'a Program,
+    pub task: &'a Task,
+    /// All weights, one after the other, and where each begins.
+    pub params: &'a [f32],
+    pub offsets: &'a [usize],
+    /// Which weights get a gradient.
+    pub trained: &'a [bool],
+}
+
+impl<'a> Shared<'a> {
+    pub fn range(&self, param: usize) -> Range<usize> {
+        let start = self.offsets[param];
+        start..start + self.program.params[param].elem_count()
+    }
+
+    pub fn param(&self, param: usize) -> &'a [f32] {
+        &self.params[self.range(param)]
+    }
+}
+
+/// One step of a group.
+pub(super) struct StepOf<'a> {
+    pub shared: &'a Shared<'a>,
+    pub plan: &'a Plan,
+    /// What the nodes of the plan need beside their inputs.
+    pub prepared: &'a [Prepared],
+    /// Number of the group's first image in the batch.
+    pub first: usize,
+    pub step: usize,
+}
+
+/// Which lanes take their update in a step, and which are alive before it; `None` where all are.
+pub(super) struct Firing {
+    fires: Option<Vec<bool>>,
+    alive: Option<Vec<bool>>,
+}
+
+/// The state before a step, and which lanes fire in it.
+#[derive(Clone, Copy)]
+pub(super) struct Before<'a> {
+    pub state: &'a [f32],
+    pub firing: &'a Firing,
+}
+
+/// A band and its lanes that fire, counted from the band's first.
+pub(super) struct Band<'a> {
+    pub rows: &'a Range<usize>,
+    pub picked: Option<Picked>,
+}
+
+impl StepOf<'_> {
+    /// Which lanes take their update.
+    pub fn firing(&self, state: &[f32]) -> Firing {
+        let plan = self.plan;
+        let lanes = plan.height * plan.row();
+        let mut fires = fired(self.shared.task, self.step, self.first, plan.images, lanes);
+        let rule = &self.shared.program.alive;
+        let alive = rule.as_ref().map(|rule| self.alive(rule, state));
+        if let Some(alive) = &alive {
+            match &mut fires {
+                Some(fires) => fires.iter_mut().zip(alive).for_each(|(f, a)| *f &= a),
+                None => fires = Some(alive.clone()),
+            }
+        }
+        Firing { fires, alive }
+    }
+
+    /// Which lanes have a living neighbour.
+    pub fn alive(&self, rule: &AliveMask, state: &[f32]) -> Vec<bool> {
+        let plan = self.plan;
+        let (row, images) = (plan.row(), plan.images);
+        let threshold = rule.threshold as f32;
+        let mut above = vec![0u8; plan.height * row];
+        for (above, cells) in above.chunks_exact_mut(row).zip(state.chunks_exact(plan.line())) {
+            let channel = &cells[rule.channel * row..][..row];
+            above
+                .iter_mut()
+                .zip(channel)
+                .for_each(|(a, &x)| *a = u8::from(x > threshold));
+        }
+        // First along rows, then along columns.
+        let mut wide = above.clone();
+        for (above, wide) in above.chunks_exact(row).zip(wide.chunks_exact_mut(row)) {
+            let inner = row - images;
+            wide[images..]
+                .iter_mut()
+                .zip(&above[..inner])
+                .for_each(|(w, a)| *w |= a);
+            wide[..inner]
+                .iter_mut()
+                .zip(&above[images..])
+                .for_each(|(w, a)| *w |= a);
+            if rule.padding == crate::Padding::Circular {
+                wide[..images]
+                    .iter_mut()
+                    .zip(&above[inner..])
+                    .for_each(|(w, a)| *w |= a);
+                wide[inner..]
+                    .iter_mut()
+                    .zip(&above[..images])
+                    .for_each(|(w, a)| *w |= a);
+            }
+        }
+        let mut alive = wide.clone();
+        for (y, alive) in alive.chunks_exact_mut(row).enumerate() {
+            for dy in [-1, 1] {
+                if let Some(near) = rule.padding.coordinate(y, dy, plan.height) {
+                    let near = &wide[near * row..][..row];
+                    alive.iter_mut().zip(near).for_each(|(a, w)| *a |= w);
+                }
+            }
+        }
+        alive.into_iter().map(|a| a != 0).collect()
+    }
+
+    /// Writes bands of the next state to `next`, whose rows begin with `first` of the grid.
+    pub fn forward(
+        &self,
+        scratch: &mut Scratch,
+        before: Before<'_>,
+        bands: &[Range<usize>],
+        (next, first): (&mut [f32], usize),
+    ) {
+        let plan = self.plan;
+        let (row, line, layout) = (plan.row(), plan.line(), self.shared.program.layout);
+        for rows in bands {
+            let band = self.band(rows, before.firing);
+            let next = &mut next[(rows.start - first) * line..][..rows.len() * line];
+            if !band.fires() {
+                next.copy_from_slice(&before.state[rows.start * line..][..rows.len() * line]);
+                continue;
+            }
+            self.evaluate(scratch, before.state, &band, false);
+            let mut cells = scratch.values[0].take().unwrap_or_default();
+            let (start, stride) = (self.start(0, 0, &band), plan.stride(0));
+            let to = ViewMut {
+                data: &mut cells[layout.input * stride + start..],
+                stride,
+            };
+            let update = self.view(scratch, plan.update, 0);
+            match &band.picked {
+                None => kernels::add_to(update, to, (layout.update_channels(), band.lanes(row))),
+                Some(picked) => kernels::expand(update, picked, to, layout.update_channels()),
+            }
+            for (r, next) in next.chunks_exact_mut(line).enumerate() {
+                for (c, next) in next.chunks_exact_mut(row).enumerate() {
+                    next.copy_from_slice(&cells[c * stride + start + r * row..][..row]);
+                }
+            }
+            scratch.give_back(cells);
+            scratch.clear(plan.nodes.len());
+        }
+    }
+
+    /// Which lanes stay alive after the step, given the cells with their updates; dead cells become 0.
+    pub fn bury(&self, firing: &Firing, next: &mut [f32]) -> Option<Vec<bool>> {
+        let rule = self.shared.program.alive.as_ref()?;
+        let mut alive = self.alive(rule, next);
+        let before = firing.alive.as_ref()?;
+        alive.iter_mut().zip(before).for_each(|(a, b)| *a &= b);
+        self.clear_dead(&alive, next);
+        Some(alive)
+    }
+
+    /// Sets all channels of dead cells to 0.
+    pub fn clear_dead(&self, alive: &[bool], cells: &mut [f32]) {
+        let (row, line) = (self.plan.row(), self.plan.line());
+        for (alive, cells) in alive.chunks_exact(row).zip(cells.chunks_exact_mut(line)) {
+            if alive.iter().all(|&alive| alive) {
+                continue;
+            }
+            for channel in cells.chunks_exact_mut(row) {
+                for (x, &alive) in channel.iter_mut().zip(alive) {
+                    *x = if alive { *x } else { 0.0 };
+                }
+            }
+        }
+    }
+
+    pub fn band<'b>(&self, rows: &'b Range<usize>, firing: &Firing) -> Band<'b> {
+        let row = self.plan.row();
+        let firing = firing
+            .fires
+            .as_ref()
+            .map(|firing| &firing[rows.start * row..rows.end * row]);
+        Band {
+            rows,
+            picked: firing.map(Picked::new),
+        }
+    }
+
+    /// A value from its `start`-th lane.
+    pub fn view<'b>(&self, scratch: &'b Scratch, node: usize, start: usize) -> View<'b> {
+        let planned = &self.plan.nodes[node];
+        let stride = self.plan.stride(planned.root);
+        let buffer = scratch.values[planned.root].as_deref().unwrap_or_default();
+        View {
+            data: &buffer[planned.channel * stride + start..],
+            stride,
+        }
+    }
+
+    pub fn zeroed(&self, scratch: &mut Scratch, root: usize) -> Buffer {
+        let len = self.plan.nodes[root].width * self.plan.stride(root);
+        let mut buffer = scratch.take(len + LANES);
+        buffer[..len].fill(0.0);
+        buffer
+    }
+
+    /// The lane of input `x` at which the lanes of a value of `reach` rows around the band begin.
+    pub fn start(&self, x: usize, reach: usize, band: &Band<'_>) -> usize {
+        match self.plan.nodes[x].domain {
+            Domain::Fired => 0,
+            Domain::Rows(own) => {
+                let (there, _) = self.plan.span(own, band.rows);
+                let (here, _) = self.plan.span(reach, band.rows);
+                (here - there) as usize * self.plan.row()
+            }
+        }
+    }
+
+    /// Number of lanes of a node, and the rows around the band that it covers.
+    pub fn lanes(&self, node: usize, band: &Band<'_>) -> (usize, usize) {
+        match self.plan.nodes[node].domain {
+            Domain::Fired => (band.lanes(self.plan.row()), 0),
+            Domain::Rows(reach) => (self.plan.span(reach, band.rows).1 * self.plan.row(), reach),
+        }
+    }
+
+    /// The rows of `node` that look at those of `x`.
+    pub fn hop(&self, node: usize, x: usize, band: &Band<'_>, padding: crate::Padding) -> Hop {
+        let span = |node: usize| match self.plan.nodes[node].domain {
+            Domain::Rows(reach) => self.plan.span(reach, band.rows),
+            Domain::Fired => (0, 0),
+        };
+        Hop {
+            to: span(node),
+            from: span(x),
+            height: self.plan.height,
+            padding,
+        }
+    }
+
+    /// All values of a band.
+    pub fn evaluate(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, keep: bool) {
+        let plan = self.plan;
+        scratch.clear(plan.nodes.len());
+        for (n, node) in plan.nodes.iter().enumerate() {
+            if node.root == n && !(keep && plan.dispensable(n)) {
+                let mut out = scratch.take(node.width * plan.stride(n) + LANES);
+                let stride = plan.stride(n);
+                let y = ViewMut {
+                    data: &mut out,
+                    stride,
+                };
+                self.compute(scratch, state, n, band, y);
+                scratch.values[n] = Some(out);
+            }
+            if !keep {
+                for &root in &node.last_use_of {
+                    if let Some(done) = scratch.values[root].take() {
+                        scratch.give_back(done);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn compute(&self, scratch: &mut Scratch, state: &[f32], n: usize, band: &Band<'_>, y: ViewMut<'_>) {
+        let (plan, shared) = (self.plan, self.shared);
+        let width = plan.nodes[n].width;
+        let (lanes, reach) = self.lanes(n, band);
+        let size = (width, lanes);
+        let start = |x: usize| self.start(x, reach, band);
+        let op = match &plan.nodes[n].work {
+            Work::Op(op) => op,
+            Work::Compress { x } => {
+                let x = self.view(scratch, *x, self.start(*x, 0, band));
+                return match &band.picked {
+                    Some(picked) => kernels::compress(x, picked, y, width),
+                    None => kernels::copy(x, y, size),
+                };
+            }
+            Work::Expand { x } => {
+                let (x, mut y) = (self.view(scratch, *x, 0), y);
+                return match &band.picked {
+                    Some(picked) => {
+                        (0..width).for_each(|c| y.row(c, lanes).fill(0.0));
+                        kernels::expand(x, picked, y, width);
+                    }
+                    None => kernels::copy(x, y, size),
+                };
+            }
+        };
+        match op {
+            Op::Cells => self.load(state, reach, band, y, width),
+            Op::Constant(_) => {
+                if let Prepared::Table(table) = &self.prepared[n] {
+                    self.load(table, reach, band, y, width);
+                }
+            }
+            Op::Slice { .. } => {}
+            Op::Concat(parts) => {
+                let (mut rest, stride) = (y.data, y.stride);
+                for &part in parts {
+                    let channels = plan.nodes[part].width;
+                    let x = self.view(scratch, part, start(part));
+                    let to = ViewMut { data: rest, stride };
+                    kernels::copy(x, to, (channels, lanes));
+                    rest = &mut rest[channels * stride..];
+                }
+            }
+            Op::Linear { x, weight, bias } => {
+                let input = plan.nodes[*x].width;
+                let x = self.view(scratch, *x, start(*x));
+                let gemm = Gemm {
+                    a: shared.param(*weight),
+                    a_row: input,
+                    a_column: 1,
+                    b: x.data,
+                    b_row: x.stride,
+                    c: &mut *y.data,
+                    c_row: y.stride,
+                    size: [width, input, lanes],
+                    end: End::Store {
+                        bias: bias.map(|bias| shared.param(bias)),
+                        relu: plan.nodes[n].relu,
+                    },
+                };
+                gemm.run(arch());
+            }
+            Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. } => {
+                let hop = self.spread(scratch, n, *x, band, op);
+                if let Prepared::Taps(taps, _) = &self.prepared[n] {
+                    near::stencil(scratch.near.around(&hop), taps, y, plan.row(), false);
+                }
+            }
+            Op::LayerNorm { x, weight, bias, eps } => {
+                let norm = Norm {
+                    x: self.view(scratch, *x, start(*x)),
+                    weight: shared.param(*weight),
+                    bias: shared.param(*bias),
+                    eps: *eps as f32,
+                };
+                kernels::norm(norm, y, lanes);
+            }
+            Op::Map { x, function } => {
+                kernels::map(*function, self.view(scratch, *x, start(*x)), y, size);
+            }
+            Op::Add { a, b } => {
+                let [a, b] = [*a, *b].map(|x| self.view(scratch, x, start(x)));
+                kernels::sum(a, b, y, size);
+            }
+            Op::Mul { a, b } => {
+                let [left, right] = [*a, *b].map(|x| self.view(scratch, x, start(x)));
+                kernels::product(left, self.broadcast(*b, width, right), y, size, false);
+            }
+            Op::Affine { x, scale, shift } => {
+                let [scale, shift] = [scale, shift].map(|p| p.map(|p| shared.param(p)));
+                kernels::affine(self.view(scratch, *x, start(*x)), scale, shift, y, size, false);
+            }
+            Op::Attention {
+                q,
+                k,
+                v,
+                heads,
+                padding,
+            } => {
+                let hop = self.hop(n, *k, band, *padding);
+                self.spread_values(scratch, (*k, *v), &hop);
+                let mut shares = std::mem::take(&mut scratch.shares[n]);
+                shares.at_least(9 * heads * plan.stride(n) + LANES);
+                let attention = Attention {
+                    q: self.view(scratch, *q, start(*q)),
+                    k: &scratch.near,
+                    v: &scratch.far,
+                    hop,
+                    heads: *heads,
+                    width: plan.row(),
+                    depth: width / heads,
+                };
+                let stride = plan.stride(n);
+                let to = ViewMut {
+                    data: &mut shares,
+                    stride,
+                };
+                attention.forward(y, to);
+                scratch.shares[n] = shares;
+            }
+            Op::Dropout { x, rate, site } => {
+                let x = self.view(scratch, *x, start(*x));
+                if !shared.task.training || *rate == 0.0 {
+                    return kernels::copy(x, y, size);
+                }
+                let (stride, mut y) = (y.stride, y);
+                self.draw_dropout(y.data, stride, n, band, (*rate, *site));
+                for c in 0..width {
+                    let x = x.row(c, lanes);
+                    y.row(c, lanes).iter_mut().zip(x).for_each(|(y, x)| *y *= x);
+                }
+            }
+        }
+    }
+
+    /// Spreads input `x` of the stencil `n` out.
+    pub fn spread(&self, scratch: &mut Scratch, n: usize, x: usize, band: &Band<'_>, op: &Op) -> Hop {
+        let padding = op.padding().unwrap_or_default();
+        let hop = self.hop(n, x, band, padding);
+        let mut spread = std::mem::take(&mut scratch.near);
+        let rows = (hop.from.1, self.plan.row(), self.plan.images);
+        spread.fill(self.view(scratch, x, 0), self.plan.nodes[x].width, rows, padding);
+        scratch.near = spread;
+        hop
+    }
+
+    /// Spreads keys and values out.
+    pub fn spread_values(&self, scratch: &mut Scratch, (k, v): (usize, usize), hop: &Hop) {
+        let rows = (hop.from.1, self.plan.row(), self.plan.images);
+        let (mut near, mut far) = (
+            std::mem::take(&mut scratch.near),
+            std::mem::take(&mut scratch.far),
+        );
+        let width = self.plan.nodes[k].width;
+        near.fill(self.view(scratch, k, 0), width, rows, hop.padding);
+        far.fill(self.view(scratch, v, 0), width, rows, hop.padding);
+        (scratch.near, scratch.far) = (near, far);
+    }
+
+    /// A single channel stands for as many as are asked for.
+    pub fn broadcast<'b>(&self, x: usize, width: usize, view: View<'b>) -> View<'b> {
+        match self.plan.nodes[x].width {
+            1 if width > 1 => View { stride: 0, ..view },
+            _ => view,
+        }
+    }
+
+    /// Copies the rows around a band out of a whole grid, whose rows hold `width` channels.
+    pub fn load(&self, grid: &[f32], reach: usize, band: &Band<'_>, y: ViewMut<'_>, width: usize) {
+        let height = self.plan.height as isize;
+        let (start, count) = self.plan.span(reach, band.rows);
+        let rows = (start..start + count as isize).map(|row| row.rem_euclid(height) as usize);
+        let row = self.plan.row();
+        load(grid, (width * row, row), 0..width, rows, y);
+    }
+
+    /// The factors of a dropout on all lanes of node `n`.
+    pub fn draw_dropout(
+        &self,
+        mask: &mut [f32],
+        stride: usize,
+        n: usize,
+        band: &Band<'_>,
+        (rate, site): (f64, u32),
+    ) {
+        let plan = self.plan;
+        let (lanes, reach) = self.lanes(n, band);
+        let (row, height) = (plan.row(), plan.height as isize);
+        let (first_row, _) = plan.span(reach, band.rows);
+        // The lane of the whole grid at which a lane of this value lies.
+        let place = |lane: usize| match (plan.nodes[n].domain, &band.picked) {
+            (Domain::Fired, Some(picked)) => picked.index[lane] as usize + band.rows.start * row,
+            _ => {
+                let y = (first_row + (lane / row) as isize).rem_euclid(height) as usize;
+                y * row + lane % row
+            }
+        };
+        let channels = plan.nodes[n].width;
+        for lane in 0..lanes {
+            let place = place(lane);
+            let (cell, image) = (place / plan.images, self.first + place % plan.images);
+            let draw = (self.step, image, cell);
+            dropout(self.shared.task, draw, (rate, site), channels, |c, factor| {
+                mask[c * stride + lane] = factor;
+            });
+        }
+    }
+}
+
+impl Band<'_> {
+    /// Number of lanes that are computed.
+    pub fn lanes(&self, row: usize) -> usize {
+        match &self.picked {
+            Some(picked) => picked.index.len(),
+            None => self.rows.len() * row,
+        }
+    }
+
+    /// Whether any lane takes an update.
+    pub fn fires(&self) -> bool {
+        self.picked.as_ref().is_none_or(|picked| !picked.index.is_empty())
+    }
+}
+
+/// Copies `channels` of some rows of a grid, in which the channels of a row lie together.
+pub(super) fn load(
+    grid: &[f32],
+    (line, row): (usize, usize),
+    channels: Range<usize>,
+    rows: impl Iterator<Item = usize>,
+    y: ViewMut<'_>,
+) {
+    for (r, from) in rows.enumerate() {
+        let from = &grid[from * line..][..line];
+        for (c, from) in from
+            .chunks_exact(row)
+            .skip(channels.start)
+            .take(channels.len())
+            .enumerate()
+        {
+            y.data[c * y.stride + r * row..][..row].copy_from_slice(from);
+        }
+    }
+}
