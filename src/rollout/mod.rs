@@ -21,8 +21,9 @@ pub enum Memory {
     Everything,
     /// The state before every n-th step; each stretch is computed again in the backward pass.
     Every(usize),
-    /// As many states, evenly spread over the steps, as fit in so many bytes, but at least two: the one
-    /// before the first step, and those of one stretch while it is computed again.
+    /// As many states, evenly spread over the steps, as fit in so many bytes together with those of the
+    /// stretch that is being computed again; where too few fit, the fewest that will do, about twice the
+    /// root of the number of steps.
     Budget(usize),
     /// Nothing: the result has no gradient.
     Nothing,
