@@ -1,6 +1,7 @@
 //! Cell programs: a transition described once, as a short list of operations on cell vectors.
 //!
-//! A [`Program`] runs as plain Candle operations ([`Program::update`], on any device and number type)
+//! A [`Program`] runs as plain Candle operations ([`TransitionFn::update`](crate::TransitionFn::update),
+//! on any device and number type)
 //! and, inside a [`Rollout`](crate::Rollout) of f32 cells on a CPU, fused: whole steps stay in the
 //! cache, forwards and backwards.
 

@@ -3,7 +3,9 @@
 use candle_core::{Device, Tensor, Var};
 use lnca::random::{Key, Philox};
 use lnca::transition::AliveMask;
-use lnca::{CellLayout, Function, Memory, Padding, Program, ProgramBuilder, Result, Rollout, Value};
+use lnca::{
+    CellLayout, Function, Memory, Padding, Program, ProgramBuilder, Result, Rollout, TransitionFn, Value,
+};
 use proptest::prelude::*;
 use rand::Rng;
 
@@ -219,4 +221,33 @@ fn weights_that_touch_constants_alone_learn_too() {
     let update = p.mul(scaled, p.cells()).unwrap();
     let program = p.finish(update).unwrap();
     agree(&program, &draw.vars, (2, 4, 4), &Rollout::new(3).fire_rate(0.5));
+}
+
+#[test]
+fn a_program_on_other_cells_than_its_transition_is_an_error() {
+    #[derive(Clone)]
+    struct Confused;
+    impl TransitionFn for Confused {
+        fn layout(&self) -> CellLayout {
+            CellLayout {
+                input: 0,
+                output: 2,
+                hidden: 0,
+            }
+        }
+
+        fn program(&self, _: &Tensor) -> Result<Option<Program>> {
+            let p = ProgramBuilder::new(CellLayout {
+                input: 0,
+                output: 3,
+                hidden: 0,
+            });
+            let update = p.cells();
+            p.finish(update).map(Some)
+        }
+    }
+    let error = Rollout::new(1)
+        .run(&Confused, &noise(&[1, 5, 4, 2], 0))
+        .unwrap_err();
+    assert!(error.to_string().contains("output: 3"), "{error}");
 }
