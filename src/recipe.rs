@@ -41,7 +41,7 @@ impl Recipe {
     /// begins with what was given rather than with grey; dropout is off; the corruption has the
     /// difficulty of the test from the beginning. In latent models the decoder learns along and LAT weighs
     /// 1 in place of 100. LatentViTCA, which 1e-2 throws off at first, learns at 3e-3, and its OVER weighs
-    /// 0.01; LatentNAFCA keeps 1e-2 and the full OVER, which keeps its rollouts within bounds.
+    /// 0.01; LatentNAFCA learns at 5e-3 with the full OVER, which keeps its rollouts within bounds.
     pub fn quick(model: ModelConfig) -> Self {
         let mut recipe = Self::paper(model);
         recipe.test_difficulty = true;
@@ -52,6 +52,7 @@ impl Recipe {
                 *start = OutputStart::Input;
                 transition.zero_head = true;
                 transition.dropout = 0.0;
+                recipe.nca.adam.learning_rate = 5e-3;
                 recipe.nca.loss.lat = 1.0;
                 recipe.train_decoder = true;
             }

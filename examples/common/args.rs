@@ -52,7 +52,7 @@ struct Schedule {
 const DEFAULTS: &str = "\
 DEFAULTS
   Without arguments a latent-nafca model is trained on 1000 generated images in batches of 4, 10 epochs
-  of autoencoder and 8 of NCA, which takes under two minutes on two CPU cores: enough to see it work,
+  of autoencoder and 8 of NCA, which takes about two minutes on two CPU cores: enough to see it work,
   too little for its best. This quick recipe starts the cells from their input and lets the decoder
   learn along with the automaton. The paper trains 20 epochs a phase in batches of 8 on whole data
   sets, with the decoder frozen: --paper does that, and takes hours on a CPU. The other models cost more: latent-vitca about twice
@@ -113,6 +113,10 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub batch: Option<usize>,
 
+    /// Learning rate of the NCA at its beginning [default: that of the recipe]
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub learning_rate: Option<f64>,
+
     /// Seed of weights, images, split, order, corruption, steps, masks and pool
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -144,7 +148,8 @@ pub struct Args {
         long,
         value_name = "MODEL",
         requires = "data",
-        conflicts_with_all = ["model", "test_data", "images", "epochs", "ae_epochs", "seed", "paper", "out",
+        conflicts_with_all = ["model", "test_data", "images", "epochs", "ae_epochs",
+            "learning_rate", "seed", "paper", "out",
             "resume", "checkpoint_every"]
     )]
     pub eval: Option<PathBuf>,
@@ -197,6 +202,7 @@ pub struct Settings {
     pub ae_epochs: usize,
     pub epochs: usize,
     pub batch: usize,
+    pub learning_rate: Option<f64>,
     pub seed: u64,
     pub device: &'static str,
 }
@@ -222,6 +228,7 @@ impl Args {
             ae_epochs: self.ae_epochs.or(self.epochs).unwrap_or(schedule.ae_epochs),
             epochs: self.epochs.unwrap_or(schedule.epochs),
             batch: self.batch.unwrap_or(schedule.batch),
+            learning_rate: self.learning_rate,
             seed: self.seed,
             device: match self.device {
                 DeviceName::Cpu => "cpu",
@@ -287,6 +294,13 @@ pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
         _ => Err("expected a whole number from 1".into()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.0..=1.0).contains(&rate) => Ok(rate),
+        _ => Err("expected a number from 0 to 1".into()),
     }
 }
 

@@ -43,10 +43,13 @@ fn train(task: &Task, args: &Args) -> Result<()> {
     let mut seconds = BTreeMap::new();
     let settings = args.settings();
     let device = args.device.open()?;
-    let recipe = match args.paper {
+    let mut recipe = match args.paper {
         true => Recipe::paper(args.config()),
         false => Recipe::quick(args.config()),
     };
+    if let Some(rate) = settings.learning_rate {
+        recipe.nca.adam.learning_rate = rate;
+    }
     let mut model = Model::new(recipe.model.clone(), settings.seed, &device)?;
     check(&settings, &model)?;
 
