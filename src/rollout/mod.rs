@@ -238,6 +238,11 @@ impl Rollout {
         let Some(program) = transition.program(cells)? else {
             return Ok(None);
         };
+        if program.layout() != transition.layout() {
+            let (expected, found) = (transition.layout(), program.layout());
+            let expected = format!("the layout of its transition, {expected:?}");
+            return Err(Error::config("program", expected, format!("{found:?}")));
+        }
         let masks = match &self.masks {
             Some(masks) => masks
                 .iter()
