@@ -8,6 +8,7 @@ use super::LANES;
 use super::buffer::Scratch;
 use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, View, ViewMut, arch};
+use super::moves;
 use super::near::{self, Attention, AttentionBack};
 use super::plan::{Domain, Work};
 use super::prepared::Prepared;
@@ -97,7 +98,7 @@ impl StepOf<'_> {
                     data: &all,
                     stride: lanes,
                 };
-                kernels::compress(from, picked, to.reborrow(0), layout.update_channels());
+                moves::compress(from, picked, to.reborrow(0), layout.update_channels());
                 scratch.give_back(all);
             }
         }
@@ -122,7 +123,7 @@ impl StepOf<'_> {
                 return self.give(scratch, *x, all, band, |_, mut dx, add| match &band.picked {
                     Some(picked) => {
                         dx.clear_unless(add, (width, all.1));
-                        kernels::expand(dy, picked, dx, width);
+                        moves::expand(dy, picked, dx, width);
                     }
                     None => kernels::pass(dy, dx, size, add),
                 });
@@ -134,14 +135,14 @@ impl StepOf<'_> {
                         return kernels::pass(dy, dx, size, add);
                     };
                     if !add {
-                        return kernels::compress(dy, picked, dx, width);
+                        return moves::compress(dy, picked, dx, width);
                     }
                     let (mut line, stride) = (scratch.take(width * dx.stride), dx.stride);
                     let to = ViewMut {
                         data: &mut line,
                         stride,
                     };
-                    kernels::compress(dy, picked, to, width);
+                    moves::compress(dy, picked, to, width);
                     let from = View { data: &line, stride };
                     kernels::add_to(from, dx, (width, count));
                     scratch.give_back(line);
@@ -375,7 +376,7 @@ impl StepOf<'_> {
         );
         turned.at_least(lanes * pitch + LANES);
         let x = self.view(scratch, x, start);
-        kernels::transpose(x, &mut turned, pitch, (input, lanes));
+        moves::transpose(x, &mut turned, pitch, (input, lanes));
         let aligned = pitch == input;
         let (c, c_row) = match aligned {
             true => (&mut *weight, input),

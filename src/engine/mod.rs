@@ -15,6 +15,7 @@ mod buffer;
 mod draws;
 mod gemm;
 mod kernels;
+mod moves;
 mod near;
 mod plan;
 mod prepared;

@@ -51,6 +51,8 @@ pub(super) struct Planned {
 pub(super) struct Plan {
     pub nodes: Vec<Planned>,
     pub update: usize,
+    /// Whether the backward pass does without the value of the update: that of a last linear layer.
+    pub update_is_dispensable: bool,
     pub height: usize,
     pub columns: usize,
     pub images: usize,
@@ -83,6 +85,7 @@ impl Plan {
         let mut plan = Self {
             nodes: vec![],
             update: 0,
+            update_is_dispensable: false,
             height,
             columns,
             images,
@@ -99,6 +102,9 @@ impl Plan {
         plan.lower(program, differentiable);
         plan.find_reach();
         plan.find_last_uses();
+        let last = &plan.nodes[plan.update];
+        let read = plan.nodes.iter().any(|node| node.inputs().contains(&plan.update));
+        plan.update_is_dispensable = matches!(last.work, Work::Op(Op::Linear { .. })) && !last.relu && !read;
         plan.cut(training);
         plan
     }
@@ -120,13 +126,6 @@ impl Plan {
             _ => self.band_rows,
         };
         padded(rows * self.row())
-    }
-
-    /// Whether the backward pass does without the value of a node: that of a last linear layer.
-    pub fn dispensable(&self, node: usize) -> bool {
-        let linear = matches!(self.nodes[node].work, Work::Op(Op::Linear { .. }));
-        let read = self.nodes.iter().any(|other| other.inputs().contains(&node));
-        node == self.update && linear && !self.nodes[node].relu && !read
     }
 
     /// First row and number of rows of a value around a band.

@@ -8,7 +8,8 @@ use crate::transition::AliveMask;
 use super::buffer::{Buffer, Scratch};
 use super::draws::{dropout, fired};
 use super::gemm::{End, Gemm};
-use super::kernels::{self, Norm, Picked, View, ViewMut, arch};
+use super::kernels::{self, Norm, View, ViewMut, arch};
+use super::moves::{self, Picked};
 use super::near::{self, Attention, Hop};
 use super::plan::{Domain, Plan, Work};
 use super::prepared::Prepared;
@@ -158,7 +159,7 @@ impl StepOf<'_> {
             let update = self.view(scratch, plan.update, 0);
             match &band.picked {
                 None => kernels::add_to(update, to, (layout.update_channels(), band.lanes(row))),
-                Some(picked) => kernels::expand(update, picked, to, layout.update_channels()),
+                Some(picked) => moves::expand(update, picked, to, layout.update_channels()),
             }
             for (r, next) in next.chunks_exact_mut(line).enumerate() {
                 for (c, next) in next.chunks_exact_mut(row).enumerate() {
@@ -264,7 +265,8 @@ impl StepOf<'_> {
         let plan = self.plan;
         scratch.clear(plan.nodes.len());
         for (n, node) in plan.nodes.iter().enumerate() {
-            if node.root == n && !(keep && plan.dispensable(n)) {
+            let needless = keep && n == plan.update && plan.update_is_dispensable;
+            if node.root == n && !needless {
                 let mut out = scratch.take(node.width * plan.stride(n) + LANES);
                 let stride = plan.stride(n);
                 let y = ViewMut {
@@ -295,7 +297,7 @@ impl StepOf<'_> {
             Work::Compress { x } => {
                 let x = self.view(scratch, *x, self.start(*x, 0, band));
                 return match &band.picked {
-                    Some(picked) => kernels::compress(x, picked, y, width),
+                    Some(picked) => moves::compress(x, picked, y, width),
                     None => kernels::copy(x, y, size),
                 };
             }
@@ -304,7 +306,7 @@ impl StepOf<'_> {
                 return match &band.picked {
                     Some(picked) => {
                         (0..width).for_each(|c| y.row(c, lanes).fill(0.0));
-                        kernels::expand(x, picked, y, width);
+                        moves::expand(x, picked, y, width);
                     }
                     None => kernels::copy(x, y, size),
                 };

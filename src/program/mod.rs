@@ -124,21 +124,12 @@ pub(crate) enum Op {
 impl Op {
     /// The nodes that an operation reads.
     pub(crate) fn inputs(&self) -> Vec<usize> {
-        match self {
-            Op::Cells | Op::Constant(_) => vec![],
-            Op::Concat(parts) => parts.clone(),
-            Op::Slice { x, .. }
-            | Op::Linear { x, .. }
-            | Op::Neighbourhood { x, .. }
-            | Op::SumTaps { x, .. }
-            | Op::Depthwise { x, .. }
-            | Op::LayerNorm { x, .. }
-            | Op::Map { x, .. }
-            | Op::Affine { x, .. }
-            | Op::Dropout { x, .. } => vec![*x],
-            Op::Add { a, b } | Op::Mul { a, b } => vec![*a, *b],
-            Op::Attention { q, k, v, .. } => vec![*q, *k, *v],
-        }
+        let mut inputs = vec![];
+        self.clone().renumber(|x| {
+            inputs.push(x);
+            x
+        });
+        inputs
     }
 
     /// Replaces the number of every input.

@@ -173,9 +173,11 @@ impl Vitca {
 impl Block {
     fn extend(&self, p: &mut ProgramBuilder, x: Value, config: &VitcaConfig) -> Result<Value> {
         let normal = p.norm(x, &self.attn_norm)?;
-        let qkv = p.layer(normal, &self.qkv)?;
-        let e = config.embed_dim;
-        let (q, k, v) = (p.slice(qkv, 0, e)?, p.slice(qkv, e, e)?, p.slice(qkv, 2 * e, e)?);
+        // Queries by themselves: they matter only where a cell fires, keys and values everywhere.
+        let (e, qkv) = (config.embed_dim, self.qkv.weight());
+        let q = p.linear(normal, &qkv.narrow(0, 0, e)?, None)?;
+        let kv = p.linear(normal, &qkv.narrow(0, e, 2 * e)?, None)?;
+        let (k, v) = (p.slice(kv, 0, e)?, p.slice(kv, e, e)?);
         let mut attended = p.attention(q, k, v, config.heads, config.padding)?;
         if let Some(proj) = &self.proj {
             attended = p.layer(attended, proj)?;

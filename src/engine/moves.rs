@@ -1,0 +1,238 @@
+//! Lanes that move: transposed, picked out, put back.
+
+use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use pulp::Arch;
+
+#[cfg(target_arch = "x86_64")]
+use super::kernels::arch;
+use super::kernels::{Size, View, ViewMut};
+
+/// Lanes and channels of a tile: those of the widest vectors.
+const TILE: usize = 16;
+
+/// `to`, `[lanes, pitch]`, as the transpose of `size.0` channels of `size.1` lanes.
+pub(super) fn transpose(x: View<'_>, to: &mut [f32], pitch: usize, size: Size) {
+    #[cfg(target_arch = "x86_64")]
+    if let Arch::V4(simd) = arch() {
+        return simd.vectorize(avx512::Transpose {
+            simd,
+            x,
+            to,
+            pitch,
+            size,
+        });
+    }
+    for c in (0..size.0).step_by(TILE) {
+        for l in (0..size.1).step_by(TILE) {
+            let tile = (c..size.0.min(c + TILE), l..size.1.min(l + TILE));
+            transpose_tile(x, to, pitch, tile);
+        }
+    }
+}
+
+/// The channels and lanes of a tile, one by one.
+#[inline(always)]
+fn transpose_tile(
+    x: View<'_>,
+    to: &mut [f32],
+    pitch: usize,
+    (channels, lanes): (Range<usize>, Range<usize>),
+) {
+    for c in channels {
+        for l in lanes.clone() {
+            to[l * pitch + c] = x.data[c * x.stride + l];
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::{__m512, __m512i};
+
+    use pulp::{NullaryFnOnce, cast, x86::V4};
+
+    use super::{Size, TILE, View, ViewMut, transpose_tile};
+
+    #[inline(always)]
+    fn vector(x: &[f32], at: usize) -> __m512 {
+        cast(*x[at..].first_chunk::<TILE>().unwrap_or(&[0.0; TILE]))
+    }
+
+    pub struct Compress<'a> {
+        pub simd: V4,
+        pub x: View<'a>,
+        pub masks: &'a [u16],
+        pub y: ViewMut<'a>,
+        pub channels: usize,
+    }
+
+    impl NullaryFnOnce for Compress<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            for c in 0..self.channels {
+                let x = &self.x.data[c * self.x.stride..];
+                let y = &mut self.y.data[c * self.y.stride..];
+                let mut at = 0;
+                for (block, &mask) in self.masks.iter().enumerate() {
+                    let lanes = vector(x, block * TILE);
+                    let picked: [f32; TILE] = cast(self.simd.avx512f._mm512_maskz_compress_ps(mask, lanes));
+                    y[at..at + TILE].copy_from_slice(&picked);
+                    at += mask.count_ones() as usize;
+                }
+            }
+        }
+    }
+
+    pub struct Expand<'a> {
+        pub simd: V4,
+        pub x: View<'a>,
+        pub masks: &'a [u16],
+        pub y: ViewMut<'a>,
+        pub channels: usize,
+    }
+
+    impl NullaryFnOnce for Expand<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            let avx = self.simd.avx512f;
+            for c in 0..self.channels {
+                let x = &self.x.data[c * self.x.stride..];
+                let y = &mut self.y.data[c * self.y.stride..];
+                let mut at = 0;
+                for (block, &mask) in self.masks.iter().enumerate() {
+                    let picked = avx._mm512_maskz_expand_ps(mask, vector(x, at));
+                    let sum: [f32; TILE] = cast(avx._mm512_add_ps(vector(y, block * TILE), picked));
+                    y[block * TILE..][..TILE].copy_from_slice(&sum);
+                    at += mask.count_ones() as usize;
+                }
+            }
+        }
+    }
+
+    pub struct Transpose<'a> {
+        pub simd: V4,
+        pub x: View<'a>,
+        pub to: &'a mut [f32],
+        pub pitch: usize,
+        pub size: Size,
+    }
+
+    impl NullaryFnOnce for Transpose<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            let avx = self.simd.avx512f;
+            let low: __m512i = cast([0i32, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23]);
+            let high: __m512i = cast([8i32, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31]);
+            let (channels, lanes) = self.size;
+            for c in (0..channels).step_by(TILE) {
+                for l in (0..lanes).step_by(TILE) {
+                    let ends = (channels.min(c + TILE), lanes.min(l + TILE));
+                    if ends != (c + TILE, l + TILE) {
+                        transpose_tile(self.x, self.to, self.pitch, (c..ends.0, l..ends.1));
+                        continue;
+                    }
+                    let mut tile: [__m512; TILE] = [cast([0f32; TILE]); TILE];
+                    let mut i = 0;
+                    while i < TILE {
+                        tile[i] = vector(self.x.data, (c + i) * self.x.stride + l);
+                        i += 1;
+                    }
+                    // Four times the first half of the rows is shuffled with the second, as one does cards.
+                    let mut round = 0;
+                    while round < 4 {
+                        let from = tile;
+                        let mut i = 0;
+                        while i < TILE / 2 {
+                            let (a, b) = (from[i], from[i + TILE / 2]);
+                            tile[2 * i] = avx._mm512_permutex2var_ps(a, low, b);
+                            tile[2 * i + 1] = avx._mm512_permutex2var_ps(a, high, b);
+                            i += 1;
+                        }
+                        round += 1;
+                    }
+                    let mut j = 0;
+                    while j < TILE {
+                        let row: [f32; TILE] = cast(tile[j]);
+                        self.to[(l + j) * self.pitch + c..][..TILE].copy_from_slice(&row);
+                        j += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Some of the lanes of a band, in order.
+pub(super) struct Picked {
+    pub index: Vec<u32>,
+    /// The same as a bit for each lane.
+    masks: Vec<u16>,
+}
+
+impl Picked {
+    pub fn new(picks: &[bool]) -> Self {
+        let mut index = vec![0u32; picks.len() + 1];
+        let mut count = 0;
+        for (i, &picked) in picks.iter().enumerate() {
+            index[count] = i as u32;
+            count += usize::from(picked);
+        }
+        index.truncate(count);
+        let bits = |picks: &[bool]| {
+            let bits = picks.iter().enumerate();
+            bits.fold(0u16, |mask, (i, &picked)| mask | u16::from(picked) << i)
+        };
+        Self {
+            index,
+            masks: picks.chunks(TILE).map(bits).collect(),
+        }
+    }
+}
+
+/// The picked lanes of `x`, one after the other; whole vectors of `y` are written.
+pub(super) fn compress(x: View<'_>, picked: &Picked, mut y: ViewMut<'_>, channels: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Arch::V4(simd) = arch() {
+        return simd.vectorize(avx512::Compress {
+            simd,
+            x,
+            masks: &picked.masks,
+            y,
+            channels,
+        });
+    }
+    for c in 0..channels {
+        let x = &x.data[c * x.stride..];
+        let y = y.row(c, picked.index.len());
+        y.iter_mut()
+            .zip(&picked.index)
+            .for_each(|(y, &i)| *y = x[i as usize]);
+    }
+}
+
+/// Adds lanes, one after the other, to the picked lanes of `y`; whole vectors of `x` are read.
+pub(super) fn expand(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Arch::V4(simd) = arch() {
+        return simd.vectorize(avx512::Expand {
+            simd,
+            x,
+            masks: &picked.masks,
+            y,
+            channels,
+        });
+    }
+    for c in 0..channels {
+        let y = &mut y.data[c * y.stride..];
+        let x = x.row(c, picked.index.len());
+        x.iter().zip(&picked.index).for_each(|(x, &i)| y[i as usize] += x);
+    }
+}
