@@ -63,6 +63,7 @@
 pub mod autoencoder;
 pub mod baseline;
 pub mod cells;
+pub mod damage;
 pub mod data;
 mod engine;
 pub mod error;
@@ -71,6 +72,7 @@ pub mod layers;
 pub mod loss;
 pub mod metric;
 pub mod model;
+pub mod pattern;
 pub mod program;
 pub mod random;
 pub mod recipe;
@@ -84,9 +86,11 @@ pub mod weights;
 
 pub use autoencoder::{Autoencoder, AutoencoderConfig};
 pub use cells::{CellLayout, OutputStart};
+pub use damage::Damage;
 pub use error::{Error, Result};
 pub use evaluate::{Scores, evaluate};
 pub use model::{Model, ModelCard, ModelConfig};
+pub use pattern::{Pattern, PatternCard, PatternConfig};
 pub use program::{Function, Program, ProgramBuilder, Value};
 pub use recipe::Recipe;
 pub use restorer::{LatentNca, PlainNca, Restorer};
@@ -94,7 +98,8 @@ pub use rollout::{Memory, Rollout, Step};
 pub use stencil::{Padding, neighbourhood};
 pub use train::{AutoencoderTrainer, Fit, PoolTrainer, TrainingData};
 pub use transition::{
-    AliveMask, Growing, GrowingConfig, Nafca, NafcaConfig, TransitionFn, Vitca, VitcaConfig,
+    AliveMask, Growing, GrowingConfig, Nafca, NafcaConfig, Texture, TextureConfig, TransitionFn, Vitca,
+    VitcaConfig,
 };
 pub use weights::Weights;
 

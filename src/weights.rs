@@ -87,6 +87,11 @@ impl Weights {
             .collect()
     }
 
+    /// Where the variables are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Values of all variables, copied.
     pub fn snapshot(&self) -> Result<BTreeMap<String, Tensor>> {
         let copy = |(name, var): (&String, &Var)| Ok((name.clone(), var.as_detached_tensor().copy()?));

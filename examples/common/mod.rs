@@ -6,6 +6,7 @@ pub mod args;
 pub mod curves;
 pub mod evaluation;
 pub mod log;
+pub mod pattern_training;
 pub mod pipeline;
 pub mod progress;
 pub mod run_folder;
@@ -39,6 +40,15 @@ pub fn exit(result: Result<()>) -> ExitCode {
     }
     eprintln!("error: {message}");
     ExitCode::FAILURE
+}
+
+/// The command that runs this program, without the folder that it lies in.
+pub fn command_line() -> String {
+    let mut arguments = std::env::args();
+    let program = arguments.next().unwrap_or_default();
+    let name = Path::new(&program).file_name().unwrap_or_default();
+    let words = [name.to_string_lossy().into_owned()].into_iter().chain(arguments);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Names the file in an error of the operating system or of an encoder.

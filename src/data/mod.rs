@@ -31,6 +31,7 @@ mod corrupt;
 mod curriculum;
 mod dataset;
 mod dead_leaves;
+mod emblem;
 mod folder;
 #[cfg(feature = "datasets")]
 mod hub;
@@ -39,6 +40,7 @@ mod pairs;
 mod picture;
 mod resize;
 mod sampling;
+mod swatch;
 mod tiles;
 
 pub use blur::{MotionKernel, Rotation, motion_blur, motion_kernel};
@@ -46,8 +48,10 @@ pub use corrupt::{Corruption, masked_noise};
 pub use curriculum::Curriculum;
 pub use dataset::{Batch, Batches, Dataset};
 pub use dead_leaves::dead_leaves;
+pub use emblem::{Emblem, read_target};
 pub use open::{Kind, LoadReport, OpenOptions, Part, Progress};
 pub use picture::{Picture, ResizeMode};
 pub use resize::lanczos_resize;
 pub use sampling::{Split, derangement, shuffled, split};
+pub use swatch::{Swatch, read_swatch};
 pub use tiles::{TileCounts, TilePairs, Tiles};

@@ -2,7 +2,7 @@
 
 use super::resize::lanczos_resize;
 use crate::{Error, Result};
-use image::{ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageFormat, ImageReader, Limits};
 use serde::{Deserialize, Serialize};
 use std::io::Cursor;
 use std::path::Path;
@@ -40,24 +40,8 @@ impl Picture {
     /// The file cannot be read, is neither format, is damaged or cut short, or would take more than
     /// 256 MiB decoded.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        let mut reader = ImageReader::new(Cursor::new(&bytes))
-            .with_guessed_format()
-            .map_err(Error::io(path))?;
-        let mut limits = Limits::no_limits();
-        limits.max_alloc = Some(MOST_DECODED);
-        reader.limits(limits);
-        // The JPEG decoder fills what is missing with grey instead of complaining.
-        if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_complete(&bytes) {
-            let reason = format!("JPEG cut short: no end marker in {} bytes", bytes.len());
-            return Err(Error::file(path, reason));
-        }
-        let image = reader.decode().map_err(|error| Error::file(path, error))?;
+        let image = decode(path.as_ref())?;
         let (width, height) = (image.width() as usize, image.height() as usize);
-        if width == 0 || height == 0 {
-            return Err(Error::file(path, format!("empty image, {height}x{width}")));
-        }
         Ok(Self {
             height,
             width,
@@ -98,6 +82,28 @@ impl Picture {
         }
         lanczos_resize(&self.pixels, self.height, self.width, size, size)
     }
+}
+
+/// The image in a PNG or JPEG file, whatever its name says; never an empty one.
+pub(super) fn decode(path: &Path) -> Result<DynamicImage> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let mut reader = ImageReader::new(Cursor::new(&bytes))
+        .with_guessed_format()
+        .map_err(Error::io(path))?;
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MOST_DECODED);
+    reader.limits(limits);
+    // The JPEG decoder fills what is missing with grey instead of complaining.
+    if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_complete(&bytes) {
+        let reason = format!("JPEG cut short: no end marker in {} bytes", bytes.len());
+        return Err(Error::file(path, reason));
+    }
+    let image = reader.decode().map_err(|error| Error::file(path, error))?;
+    if image.width() == 0 || image.height() == 0 {
+        let size = format!("empty image, {}x{}", image.height(), image.width());
+        return Err(Error::file(path, size));
+    }
+    Ok(image)
 }
 
 /// Whether a JPEG's end marker follows its first scan. An embedded thumbnail has its own, so the header

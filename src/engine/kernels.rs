@@ -127,6 +127,11 @@ pub(super) fn map_simd<'a, S: Simd>(_: S, f: Function, x: View<'a>, y: ViewMut<'
         Function::Sigmoid => zip!(size, x, y, |a, b| *b = sigmoid(a)),
         Function::Tanh => zip!(size, x, y, |a, b| *b = tanh(a)),
         Function::Clamp { min, max } => zip!(size, x, y, |a, b| *b = a.max(min).min(max)),
+        Function::Quantise { min, max, step } => zip!(size, x, y, |a, b| {
+            // At most 255.5, so the cast to an integer and back rounds down.
+            let place = (a.max(min).min(max) - min) / step + 0.5;
+            *b = place as i32 as f32 * step + min
+        }),
     }
 }
 
@@ -175,7 +180,9 @@ pub(super) fn map_back_simd<'a, S: Simd>(
             let t = tanh(a);
             1.0 - t * t
         }),
-        Function::Clamp { min, max } => slopes!(|a| if a >= min && a <= max { 1.0 } else { 0.0 }),
+        Function::Clamp { min, max } | Function::Quantise { min, max, .. } => {
+            slopes!(|a| if a >= min && a <= max { 1.0 } else { 0.0 })
+        }
     }
 }
 

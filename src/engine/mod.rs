@@ -95,8 +95,8 @@ pub(crate) fn run(program: Program, task: Task, cells: &Tensor) -> Result<Tensor
 /// What the backward pass of a group needs.
 #[derive(Default)]
 struct Saved {
-    /// States before every `every`-th step, one after the other.
-    states: Vec<f32>,
+    /// States before every `every`-th step.
+    states: Vec<Vec<f32>>,
     /// Which lanes stayed alive in each step, where the program has such a rule.
     alive: Vec<Vec<bool>>,
 }
@@ -204,18 +204,16 @@ impl FusedRollout {
             let mut runner = Runner::new(group);
             let mut state = group.gather(cells);
             let mut saved = Saved::default();
-            if self.differentiable {
-                let states = self.task.steps.len().div_ceil(self.task.every);
-                saved.states.reserve_exact(states * state.len());
-            }
+            let mut next = vec![];
             for step in self.task.steps.clone() {
-                if self.differentiable && (step - self.task.steps.start).is_multiple_of(self.task.every) {
-                    saved.states.extend_from_slice(&state);
-                }
-                let alive = runner.step(step, &mut state);
+                let alive = runner.step(step, &state, &mut next);
                 if self.differentiable {
                     saved.alive.extend(alive);
+                    if (step - self.task.steps.start).is_multiple_of(self.task.every) {
+                        saved.states.push(std::mem::take(&mut state));
+                    }
                 }
+                std::mem::swap(&mut state, &mut next);
             }
             let mut out = vec![0f32; group.images.len() * shape[1..].iter().product::<usize>()];
             group.scatter(&state, &mut out);
@@ -237,20 +235,20 @@ impl FusedRollout {
             let saved = &saved[group.number];
             let mut weights = vec![vec![0f32; size]; group.plan.strips.len()];
             let start = self.task.steps.start;
-            for (n, first) in saved.states.chunks_exact(grad.len()).enumerate().rev() {
+            for (n, first) in saved.states.iter().enumerate().rev() {
                 let from = start + n * self.task.every;
                 let steps = from..self.task.steps.end.min(from + self.task.every);
-                let mut states = vec![];
-                let mut state = first.to_vec();
+                // The states between, computed again.
+                let mut between: Vec<Vec<f32>> = vec![];
                 for step in from + 1..steps.end {
-                    let mut next = state.clone();
-                    runner.step(step - 1, &mut next);
-                    states.push(std::mem::replace(&mut state, next));
+                    let mut next = vec![];
+                    runner.step(step - 1, between.last().unwrap_or(first), &mut next);
+                    between.push(next);
                 }
-                states.push(state);
+                let states = std::iter::once(first).chain(&between).collect::<Vec<_>>();
                 for (step, state) in steps.zip(states).rev() {
                     let alive = saved.alive.get(step - start);
-                    runner.step_back(step, &state, alive, &mut grad, &mut weights);
+                    runner.step_back(step, state, alive, &mut grad, &mut weights);
                 }
             }
             let mut out = vec![0f32; group.images.len() * shape[1..].iter().product::<usize>()];
@@ -308,7 +306,6 @@ impl Group<'_> {
 struct Runner<'a> {
     group: &'a Group<'a>,
     scratch: Vec<Scratch>,
-    next: Vec<f32>,
 }
 
 impl<'a> Runner<'a> {
@@ -320,7 +317,6 @@ impl<'a> Runner<'a> {
         Self {
             group,
             scratch: (0..strips).map(|_| Scratch::default()).collect(),
-            next: vec![],
         }
     }
 
@@ -334,8 +330,8 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// One step; which lanes stayed alive, where the program has such a rule.
-    fn step(&mut self, step: usize, state: &mut Vec<f32>) -> Option<Vec<bool>> {
+    /// One step from `state` to `next`; which lanes stayed alive, where the program has such a rule.
+    fn step(&mut self, step: usize, state: &[f32], next: &mut Vec<f32>) -> Option<Vec<bool>> {
         let of = self.at(step);
         let plan = self.group.plan;
         let firing = of.firing(state);
@@ -343,10 +339,9 @@ impl<'a> Runner<'a> {
             state,
             firing: &firing,
         };
-        let mut next = std::mem::take(&mut self.next);
         next.resize(state.len(), 0.0);
         if let [scratch] = &mut self.scratch[..] {
-            of.forward(scratch, before, &plan.bands, (&mut next, 0));
+            of.forward(scratch, before, &plan.bands, (&mut next[..], 0));
         } else {
             let mut rest = &mut next[..];
             let mut parts = vec![];
@@ -362,9 +357,7 @@ impl<'a> Runner<'a> {
                 of.forward(scratch, before, bands, (part, first));
             });
         }
-        let alive = of.bury(&firing, &mut next);
-        self.next = std::mem::replace(state, next);
-        alive
+        of.bury(&firing, next)
     }
 
     /// Turns the gradient of the state after a step into that of `state`, the one before it.
@@ -391,8 +384,8 @@ impl<'a> Runner<'a> {
         let strip = |bands: &Range<usize>, scratch: &mut Scratch, weights: &mut Vec<f32>| {
             let bands = &plan.bands[bands.clone()];
             let (first, last) = (
-                plan.span(plan.reach, &bands[0]),
-                plan.span(plan.reach, &bands[bands.len() - 1]),
+                plan.extent(plan.reach, &bands[0]),
+                plan.extent(plan.reach, &bands[bands.len() - 1]),
             );
             let rows = (last.0 + last.1 as isize - first.0) as usize;
             let mut flow = scratch.zeros(rows * line);

@@ -65,6 +65,8 @@ pub(super) struct Plan {
     pub sparse: bool,
     wraps: bool,
     band_rows: usize,
+    /// Whether bands are narrowed to the rows in which something fires: where cells can be dead.
+    pub trims: bool,
 }
 
 /// Floats that the values of a band may take when none is kept: half of a second-level cache of 2 MiB. In
@@ -98,6 +100,7 @@ impl Plan {
                 .iter()
                 .any(|node| node.op.padding() == Some(Padding::Circular)),
             band_rows: height,
+            trims: program.alive.is_some(),
         };
         plan.lower(program, differentiable);
         plan.find_reach();
@@ -122,7 +125,7 @@ impl Plan {
     /// Distance of the channels of a node's buffer.
     pub fn stride(&self, node: usize) -> usize {
         let rows = match self.nodes[node].domain {
-            Domain::Rows(reach) if self.bands.len() > 1 => self.band_rows + 2 * reach,
+            Domain::Rows(reach) if self.bands.len() > 1 || self.trims => self.band_rows + 2 * reach,
             _ => self.band_rows,
         };
         padded(rows * self.row())
@@ -130,9 +133,14 @@ impl Plan {
 
     /// First row and number of rows of a value around a band.
     pub fn span(&self, reach: usize, band: &Range<usize>) -> (isize, usize) {
-        if self.bands.len() == 1 {
-            return (0, self.height);
+        match *band == (0..self.height) {
+            true => (0, self.height),
+            false => self.extent(reach, band),
         }
+    }
+
+    /// The same for any part of a band that is narrowed: a torus is not closed yet.
+    pub fn extent(&self, reach: usize, band: &Range<usize>) -> (isize, usize) {
         let (mut start, mut end) = (
             band.start as isize - reach as isize,
             band.end as isize + reach as isize,

@@ -90,7 +90,7 @@ impl Program {
     }
 }
 
-fn map(x: &Tensor, function: Function) -> Result<Tensor> {
+pub(super) fn map(x: &Tensor, function: Function) -> Result<Tensor> {
     let sigmoid = |x: &Tensor| -> candle_core::Result<Tensor> { ((x * 0.5)?.tanh()? * 0.5)? + 0.5 };
     Ok(match function {
         Function::Relu => x.relu()?,
@@ -104,6 +104,14 @@ fn map(x: &Tensor, function: Function) -> Result<Tensor> {
             let outside = x.detach().clamp(min, max)?;
             // Candle's own clamp passes gradients at the bounds only by halves.
             ((x * &inside)? + (outside * inside.affine(-1.0, 1.0)?)?)?
+        }
+        Function::Quantise { min, max, step } => {
+            let clipped = map(x, Function::Clamp { min, max })?;
+            let (least, step) = (f64::from(min), f64::from(step));
+            let place = ((clipped.detach() - least)? / step)?;
+            let rounded = ((place + 0.5)?.floor()? * step)?;
+            let change = ((rounded + least)? - clipped.detach())?;
+            (clipped + change)?
         }
     })
 }

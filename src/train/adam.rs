@@ -1,4 +1,4 @@
-//! Adam with per-tensor gradient normalisation and cosine annealing, its state in the open.
+//! Adam with per-tensor gradient normalisation and learning rates that fall, its state in the open.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +18,18 @@ pub struct AdamConfig {
     /// Updates over which the learning rate falls to 0 along a cosine; constant without. A fit sets
     /// it to all the updates that it will make.
     pub cosine_updates: Option<usize>,
+    /// Updates from which on the learning rate is multiplied by a factor, each on top of the others:
+    /// none.
+    pub drops: Vec<(usize, f64)>,
     /// Decay of the mean of gradients: 0.9.
     pub beta1: f64,
     /// Decay of the mean of their squares: 0.999.
     pub beta2: f64,
-    /// Added to the root of the mean of squares, before its bias is corrected: 1e-7.
+    /// Added to the root of the mean of squares: 1e-7.
     pub eps: f64,
+    /// Whether eps is added to the root with its bias corrected, as in the article of Adam and in PyTorch, and not
+    /// before that, as in Keras: no.
+    pub eps_after_correction: bool,
     /// Whether each gradient tensor is divided by its Euclidean norm (plus 1e-8) first: yes. The
     /// learning rates of the published models depend on it.
     pub normalise: bool,
@@ -34,28 +40,33 @@ impl Default for AdamConfig {
         Self {
             learning_rate: 1e-2,
             cosine_updates: None,
+            drops: vec![],
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-7,
+            eps_after_correction: false,
             normalise: true,
         }
     }
 }
 
 impl AdamConfig {
-    /// The learning rate of an update, from 0: `lr / 2 * (1 + cos(pi * min(t, N) / N))`.
+    /// The learning rate of an update, from 0: `lr / 2 * (1 + cos(pi * min(t, N) / N))`, times the
+    /// drops so far.
     pub fn learning_rate_at(&self, update: usize) -> f64 {
         let progress = match self.cosine_updates {
             None => 0.0,
             Some(0) => 1.0,
             Some(updates) => update.min(updates) as f64 / updates as f64,
         };
-        self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+        let dropped = self.drops.iter().filter(|(from, _)| update >= *from);
+        let dropped: f64 = dropped.map(|(_, factor)| factor).product();
+        self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()) * dropped
     }
 }
 
-/// Adam (Kingma and Ba 2015) in the form of Keras:
-/// `w -= lr sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps)`.
+/// Adam (Kingma and Ba 2015) in the form of Keras,
+/// `w -= lr sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps)`, or with eps where the article has it.
 #[derive(Clone, Debug)]
 pub struct Adam {
     config: AdamConfig,
@@ -123,11 +134,14 @@ impl Adam {
             let expected = "one that depends on a weight";
             return Err(Error::config("loss", expected, "independent of all of them"));
         }
-        let AdamConfig {
-            beta1, beta2, eps, ..
-        } = self.config;
+        let AdamConfig { beta1, beta2, .. } = self.config;
         let t = self.updates as i32 + 1;
-        let rate = self.learning_rate() * (1.0 - beta2.powi(t)).sqrt() / (1.0 - beta1.powi(t));
+        let correction = (1.0 - beta2.powi(t)).sqrt();
+        let rate = self.learning_rate() * correction / (1.0 - beta1.powi(t));
+        let eps = match self.config.eps_after_correction {
+            true => self.config.eps * correction,
+            false => self.config.eps,
+        };
         for (name, var, grad) in used {
             let (m, v) = match self.moments.get(name) {
                 Some((m, v)) => (

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::{self, Identity, Memory};
 use super::{Reading, Trainer};
 use crate::data::{Batches, Corruption, Curriculum, Dataset};
 use crate::metric::SSIM_WINDOW;
 use crate::random::Key;
-use crate::store::{self, Tensors, add_prefixed, take_prefixed};
+use crate::store::Tensors;
 use crate::{Error, Result};
 
 /// Images to train on and to validate with, and how they are corrupted.
@@ -124,16 +125,6 @@ impl Default for Fit {
             device: Device::Cpu,
         }
     }
-}
-
-/// What a checkpoint says of itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Description {
-    checkpoint: u32,
-    phase: String,
-    settings: serde_json::Value,
-    progress: Progress,
-    updates: usize,
 }
 
 /// How far a fit is.
@@ -262,20 +253,24 @@ impl Fit {
     }
 
     /// Everything that decides what the next batches will do to the weights.
-    fn settings(&self, trainer: &dyn Trainer, data: &TrainingData) -> serde_json::Value {
+    fn identity(&self, trainer: &dyn Trainer, data: &TrainingData) -> Identity {
         let Self {
             epochs,
             batch_size,
             seed,
             ..
         } = self;
-        serde_json::json!({
+        let settings = serde_json::json!({
             "trainer": trainer.settings(),
             "epochs": epochs, "batch_size": batch_size, "seed": seed,
             "corruption": data.corruption, "curriculum": data.curriculum,
             "train_images": data.train.len(), "validation_images": data.validation.len(),
             "image_size": data.train.size(),
-        })
+        });
+        Identity {
+            phase: trainer.phase().to_string(),
+            settings,
+        }
     }
 
     fn save(
@@ -289,20 +284,13 @@ impl Fit {
         let Some(path) = &self.checkpoint else {
             return Ok(());
         };
-        let mut tensors = Tensors::new();
-        add_prefixed(&mut tensors, "weights.", trainer.weights().snapshot()?);
-        add_prefixed(&mut tensors, "best.", best.clone());
-        add_prefixed(&mut tensors, "adam.", trainer.optimiser().state());
-        add_prefixed(&mut tensors, "memory.", trainer.memory()?);
-        let description = Description {
-            checkpoint: 1,
-            phase: trainer.phase().to_string(),
-            settings: self.settings(trainer, data),
+        let kept = Memory {
+            best: best.clone(),
+            memory: trainer.memory()?,
             progress,
-            updates: trainer.optimiser().updates(),
         };
-        store::write(path, &tensors, &description)?;
-        tracing::info!("saved {}", path.display());
+        let learned = (trainer.weights(), trainer.optimiser());
+        checkpoint::save(path, self.identity(trainer, data), learned, kept)?;
         tell(&Event::Saved { path });
         Ok(())
     }
@@ -313,23 +301,12 @@ impl Fit {
         trainer: &mut dyn Trainer,
         data: &TrainingData,
     ) -> Result<(Progress, Tensors)> {
-        let (mut tensors, found): (_, Description) = store::read(path, &self.device)?;
-        let settings = self.settings(trainer, data);
-        if found.phase != trainer.phase() || found.settings != settings {
-            let reason = format!(
-                "is a checkpoint of another run: of phase {} with {}, not of phase {} with {settings}",
-                found.phase,
-                found.settings,
-                trainer.phase()
-            );
-            return Err(Error::file(path, reason));
-        }
-        trainer.weights().load(&take_prefixed(&mut tensors, "weights."))?;
-        trainer
-            .optimiser_mut()
-            .restore(take_prefixed(&mut tensors, "adam."), found.updates)?;
-        trainer.restore_memory(take_prefixed(&mut tensors, "memory."))?;
-        Ok((found.progress, take_prefixed(&mut tensors, "best.")))
+        let identity = self.identity(trainer, data);
+        let weights = trainer.weights().clone();
+        let learned = (&weights, trainer.optimiser_mut());
+        let kept: Memory<Progress> = checkpoint::restore(path, &identity, learned, &self.device)?;
+        trainer.restore_memory(kept.memory)?;
+        Ok((kept.progress, kept.best))
     }
 }
 

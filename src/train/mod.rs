@@ -2,7 +2,9 @@
 
 mod adam;
 mod autoencoder;
+mod checkpoint;
 mod fit;
+mod pattern;
 mod pool;
 mod pool_trainer;
 
@@ -14,6 +16,7 @@ use crate::{Error, Result};
 pub use adam::{Adam, AdamConfig};
 pub use autoencoder::{AutoencoderTrainer, AutoencoderTrainerConfig, Triplet};
 pub use fit::{Event, Fit, TrainingData};
+pub use pattern::{PatternTrainer, PatternTrainerConfig, Reseed};
 pub use pool::{Pool, PoolEntry};
 pub use pool_trainer::{PoolOrder, PoolTrainer, PoolTrainerConfig};
 

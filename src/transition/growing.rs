@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::filters::{Lattice, perception};
 use super::{AliveMask, TransitionFn};
 use crate::layers::Linear;
 use crate::program::{Function, Program, ProgramBuilder};
@@ -101,15 +102,7 @@ impl Growing {
 
     /// The filters of the perception, `[3, 3, 3]`.
     fn filters(&self, like: &Tensor) -> Result<Tensor> {
-        let (sin, cos) = self.config.angle.sin_cos();
-        let x = [-1.0, 0.0, 1.0, -2.0, 0.0, 2.0, -1.0, 0.0, 1.0];
-        let y = [-1.0, -2.0, -1.0, 0.0, 0.0, 0.0, 1.0, 2.0, 1.0];
-        let mut filters = vec![0f64; 9];
-        filters[4] = 1.0;
-        filters.extend(x.iter().zip(y).map(|(x, y)| (x * cos - y * sin) / 8.0));
-        filters.extend(x.iter().zip(y).map(|(x, y)| (x * sin + y * cos) / 8.0));
-        let filters = Tensor::from_vec(filters, (3, 3, 3), like.device())?;
-        Ok(filters.to_dtype(like.dtype())?)
+        perception(Lattice::Square, self.config.angle, 1.0 / 8.0, false, like)
     }
 }
 

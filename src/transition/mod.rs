@@ -1,7 +1,9 @@
 //! Transitions: how one update is computed from what a cell sees.
 
+mod filters;
 mod growing;
 mod nafca;
+mod texture;
 mod vitca;
 
 use std::sync::Arc;
@@ -14,8 +16,10 @@ use crate::rollout::Step;
 use crate::stencil::Padding;
 use crate::{CellLayout, Error, Result};
 
+pub use filters::Lattice;
 pub use growing::{Growing, GrowingConfig};
 pub use nafca::{Nafca, NafcaConfig, Perception};
+pub use texture::{Quantisation, Texture, TextureConfig, bipolar_directions, polar_directions};
 pub use vitca::{PositionalOrder, Vitca, VitcaConfig, positional_table};
 
 /// A rule that computes every cell's update from its 3x3 neighbourhood.

@@ -1,7 +1,9 @@
 //! Cases of Growing NCA. These files are channels-first and name their tensors in their own way.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lnca::{AliveMask, CellLayout, Growing, GrowingConfig, Rollout, TransitionFn, Weights};
+use lnca::loss::{ImageLoss, PatternLoss};
+use lnca::train::{PatternTrainer, PatternTrainerConfig};
+use lnca::{AliveMask, CellLayout, Damage, Growing, GrowingConfig, Rollout, TransitionFn, Weights};
 
 use super::case::{Case, Result};
 use super::cells::memories;
@@ -32,7 +34,7 @@ pub fn channels_last(x: &Tensor) -> Result<Tensor> {
 }
 
 /// `[.., H, W, C]` to `[.., C, H, W]`.
-fn channels_first(x: &Tensor) -> Result<Tensor> {
+pub fn channels_first(x: &Tensor) -> Result<Tensor> {
     let rank = x.rank();
     Ok(x.transpose(rank - 2, rank - 1)?
         .transpose(rank - 3, rank - 2)?
@@ -212,6 +214,50 @@ fn rollout(check: &mut Check, x: &Tensor, masks: Vec<Tensor>, last: &str, grad_x
     Ok(())
 }
 
+/// A batch made ready for an update of the regenerating regime.
+pub fn batch_prep(check: &mut Check) -> Result<()> {
+    let states = channels_last(&check.input("x")?)?;
+    let target = channels_last(&check.input("target")?)?;
+    let (_, h, w, channels) = states.dims4()?;
+    let (centres, radii) = (
+        numbers(&check.stored("centers")?)?,
+        numbers(&check.stored("radii")?)?,
+    );
+    let damage: Vec<Damage> = centres
+        .chunks_exact(2)
+        .zip(&radii)
+        .map(|(centre, &radius)| Damage::Circle {
+            centre: (centre[0], centre[1]),
+            radius,
+        })
+        .collect();
+    let weights = Weights::new(0, check.dtype, &Device::Cpu);
+    let rule = Growing::new(config(channels, 8, 0.0), weights.builder())?;
+    let seed = rule.layout().single_cell((1, h, w), check.dtype, &Device::Cpu)?;
+    let loss = ImageLoss::new(target)?;
+    let losses = Tensor::new(loss.each(&states)?, &Device::Cpu)?;
+    let settings = PatternTrainerConfig {
+        damaged: check.case.count("damage_n")?,
+        ..PatternTrainerConfig::regenerating()
+    };
+    let trainer = PatternTrainer::new(rule, &weights, loss, &seed, settings)?;
+    let (order, prepared) = trainer.prepare(&states, &damage)?;
+    let expected = check.expected("loss")?;
+    check.compare("loss", &losses, &expected, output_limit(check.dtype))?;
+    if order != check.integers("order")? {
+        check.failures.push(format!("order is {order:?}"));
+    }
+    let masks = damage
+        .iter()
+        .map(|damage| damage.mask((h, w), DType::F64, &Device::Cpu));
+    let masks = masks.collect::<lnca::Result<Vec<_>>>()?;
+    let circles = (1.0 - Tensor::stack(&masks, 0)?.squeeze(3)?)?;
+    let expected = check.expected("circles")?;
+    check.compare("circles", &circles, &expected, Limit::EXACT)?;
+    let expected = check.expected("x_prepared")?;
+    check.compare("x_prepared", &channels_first(&prepared)?, &expected, Limit::EXACT)
+}
+
 /// A released model grown from one cell, and where the case says so, cut in half and grown again.
 pub fn trained(check: &mut Check) -> Result<()> {
     let case = check.case;
@@ -262,7 +308,7 @@ pub fn trained(check: &mut Check) -> Result<()> {
 }
 
 /// The file of the released weights: beside the case, or where the first set of cases has it.
-fn weights_file(case: &Case) -> Result<std::path::PathBuf> {
+pub fn weights_file(case: &Case) -> Result<std::path::PathBuf> {
     let name = case.text("weights.file")?.rsplit('/').next().unwrap_or_default();
     let folders = [case.folder.clone(), super::default_folder().join("gtv")];
     let files = folders.iter().map(|folder| folder.join("models").join(name));
@@ -273,7 +319,7 @@ fn weights_file(case: &Case) -> Result<std::path::PathBuf> {
 }
 
 /// Masks `[steps, H, W / 8]` with eight cells a byte, the first in the highest bit.
-fn unpack(packed: &Tensor, width: usize, dtype: DType) -> Result<Vec<Tensor>> {
+pub fn unpack(packed: &Tensor, width: usize, dtype: DType) -> Result<Vec<Tensor>> {
     let (count, h, bytes) = packed.dims3()?;
     let packed = packed.flatten_all()?.to_vec1::<u8>()?;
     let bit = |row: usize, x: usize| packed[row * bytes + x / 8] >> (7 - x % 8) & 1;

@@ -8,6 +8,7 @@ mod data;
 mod growing;
 mod losses;
 mod metrics;
+mod texture;
 mod train;
 mod weights;
 
@@ -70,12 +71,22 @@ pub fn plan(name: &str) -> Plan {
         "train_vitca" => (train::train_vitca, BOTH),
         "growing_perceive" => (growing::perceive, BOTH),
         "growing_train" => (train::growing_train, BOTH),
-        "growing_batch_prep" | "nafnet_original" | "restormer_original" => return Plan::Pending,
+        "growing_batch_prep" => (growing::batch_prep, BOTH),
+        "nafnet_original" | "restormer_original" => return Plan::Pending,
         _ if name.starts_with("growing_step_") => (growing::step, BOTH),
         _ if name.starts_with("growing_rollout") => (growing::rollout_case, BOTH),
         _ if name.starts_with("growing_trained_") => (growing::trained, BOTH),
-        // Two families of automata that the library does not have yet: textures, and VNCA.
-        _ if name.starts_with("texture_") || name.starts_with("vnca_") => return Plan::Pending,
+        "texture_perceive" => (texture::perceive, BOTH),
+        "texture_tf_qat" => (texture::quantised, BOTH),
+        "texture_gram_loss" => (texture::gram_loss, BOTH),
+        "texture_sliced_ot" => (texture::transport, BOTH),
+        "texture_train" => (texture::train, BOTH),
+        "texture_trained_masks" => (texture::masks, ONE),
+        _ if name.starts_with("texture_step") => (texture::rollout, BOTH),
+        _ if name.starts_with("texture_rollout") => (texture::rollout, BOTH),
+        _ if name.starts_with("texture_trained_") => (texture::trained, BOTH),
+        // A family of automata that the library does not have yet.
+        _ if name.starts_with("vnca_") => return Plan::Pending,
         _ => return Plan::Unknown,
     };
     Plan::Check(checker, dtypes)

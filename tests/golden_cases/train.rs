@@ -27,6 +27,7 @@ fn adam_config(case: &Case, prefix: &str) -> Result<AdamConfig> {
         beta2: number("beta2").unwrap_or(default.beta2),
         eps: number("epsilon").unwrap_or(default.eps),
         normalise: true,
+        ..AdamConfig::default()
     })
 }
 

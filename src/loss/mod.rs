@@ -1,12 +1,23 @@
-//! Losses of the latent NCA paper and of the restoration networks it compares with.
+//! Losses of the latent NCA paper and of the restoration networks it compares with, of growing patterns and
+//! of textures.
 //!
 //! Each returns a scalar; `MSE` is the mean of squared differences over all elements, the batch
 //! included. Names in capitals are those of the paper's formulas.
+
+mod pattern;
+mod style;
+mod transport;
+mod vgg;
 
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{CellLayout, Error, Result};
+
+pub use pattern::{ImageLoss, PatternLoss, TextureLoss};
+pub use style::{PatchTransport, StyleLoss, compress, gram, gram_distance};
+pub use transport::{directions, sliced_transport, unit_columns};
+pub use vgg::{Vgg16, VggComparison, VggStyle};
 
 /// One term of a loss: its name, its weight in the total, and its unweighted value.
 #[derive(Clone, Debug)]
@@ -174,21 +185,29 @@ pub enum OverflowNorm {
     Elements,
     /// The batch and the channels: the published article.
     Channels,
+    /// Nothing: the published texture NCA.
+    One,
 }
 
 /// OVER: how far `x` (`[B, H, W, C]`) leaves `[low, high]`, `|x - clip(x, low, high)|` summed and divided.
 pub fn overflow(x: &Tensor, low: f64, high: f64, norm: OverflowNorm) -> Result<Tensor> {
-    // Masks rather than a clamp or hinges, whose gradients Candle does not leave 0 at the bounds.
-    let above = ((x - high)? * x.gt(high)?.to_dtype(x.dtype())?)?;
-    let below = ((low - x)? * x.lt(low)?.to_dtype(x.dtype())?)?;
-    let excess = (above + below)?;
+    let excess = excess(x, low, high)?;
     Ok(match norm {
         OverflowNorm::Elements => excess.mean_all()?,
         OverflowNorm::Channels => {
             let divisor = x.dim(0)? * x.dim(D::Minus1)?;
             (excess.sum_all()? / divisor as f64)?
         }
+        OverflowNorm::One => excess.sum_all()?,
     })
+}
+
+/// How far each element of `x` leaves `[low, high]`, `|x - clip(x, low, high)|`.
+pub fn excess(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
+    // Masks rather than a clamp or hinges, whose gradients Candle does not leave 0 at the bounds.
+    let above = ((x - high)? * x.gt(high)?.to_dtype(x.dtype())?)?;
+    let below = ((low - x)? * x.lt(low)?.to_dtype(x.dtype())?)?;
+    Ok((above + below)?)
 }
 
 /// OVER_out and OVER_hid of cells: output channels leave `[0, 1]`, hidden ones `[-1, 1]`.

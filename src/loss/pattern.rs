@@ -1,0 +1,148 @@
+//! Losses of automata whose states are to look like something.
+
+use candle_core::{D, DType, Tensor};
+
+use super::style::StyleLoss;
+use super::{OverflowNorm, Term, overflow};
+use crate::random::Key;
+use crate::{Error, Result};
+
+/// How far states are from what they should look like.
+pub trait PatternLoss: Send + Sync {
+    /// The terms of the loss of `cells` (`[B, H, W, C]`); what it draws comes from `key`.
+    fn terms(&self, cells: &Tensor, key: Key) -> Result<Vec<Term>>;
+
+    /// The loss of each state on its own, by which states are ranked.
+    fn each(&self, cells: &Tensor) -> Result<Vec<f64>>;
+
+    /// All settings, and enough of the target to tell it from another.
+    fn settings(&self) -> serde_json::Value;
+}
+
+/// The mean of squared differences between the first channels of states and an image: Growing NCA
+/// (Mordvintsev et al. 2020).
+#[derive(Clone, Debug)]
+pub struct ImageLoss {
+    target: Tensor,
+}
+
+impl ImageLoss {
+    /// Towards `target`, `[H, W, channels]`: four channels of premultiplied RGBA, for instance.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it has not three axes.
+    pub fn new(target: Tensor) -> Result<Self> {
+        if target.rank() != 3 || target.elem_count() == 0 {
+            return Err(Error::shape("target", "[H, W, channels]", target.dims()));
+        }
+        Ok(Self { target })
+    }
+
+    /// The target, `[H, W, channels]`.
+    pub fn target(&self) -> &Tensor {
+        &self.target
+    }
+
+    /// The squared differences, `[B, H, W, channels]`.
+    fn squares(&self, cells: &Tensor) -> Result<Tensor> {
+        let (h, w, channels) = self.target.dims3()?;
+        match *cells.dims() {
+            [_, height, width, c] if (height, width) == (h, w) && c >= channels => Ok(cells
+                .narrow(D::Minus1, 0, channels)?
+                .broadcast_sub(&self.target)?
+                .sqr()?),
+            _ => {
+                let expected = format!("[B, {h}, {w}, {channels} or more]");
+                Err(Error::shape("cells", expected, cells.dims()))
+            }
+        }
+    }
+}
+
+impl PatternLoss for ImageLoss {
+    fn terms(&self, cells: &Tensor, _: Key) -> Result<Vec<Term>> {
+        Ok(vec![Term::new("image", 1.0, self.squares(cells)?.mean_all()?)])
+    }
+
+    fn each(&self, cells: &Tensor) -> Result<Vec<f64>> {
+        let each = self.squares(cells)?.flatten_from(1)?.mean(1)?;
+        Ok(each.to_dtype(DType::F64)?.to_vec1()?)
+    }
+
+    fn settings(&self) -> serde_json::Value {
+        serde_json::json!({ "loss": "image", "target": fingerprint(&self.target) })
+    }
+}
+
+/// The shape of an image and the sum of its values, which another image hardly has.
+pub(super) fn fingerprint(image: &Tensor) -> serde_json::Value {
+    let sum = image
+        .to_dtype(DType::F64)
+        .and_then(|image| image.sum_all()?.to_scalar::<f64>());
+    serde_json::json!({ "shape": image.dims(), "sum": sum.ok() })
+}
+
+/// How far the colours of states are from a style, and their values from `[-1, 1]`: texture NCA.
+pub struct TextureLoss {
+    style: Box<dyn StyleLoss>,
+    scale: f64,
+    overflow: f64,
+    norm: OverflowNorm,
+}
+
+impl TextureLoss {
+    /// Towards `style`, for states whose RGB is `x scale + 0.5`; `overflow` is the weight of the overflow of all
+    /// channels, which `norm` divides. Published are scale and weight 1 and the bare sum for transport of
+    /// VGG-16; for [`PatchTransport`](super::PatchTransport), whose distance is a mean, [`OverflowNorm::Elements`]
+    /// is the like.
+    pub fn new(style: impl StyleLoss + 'static, scale: f64, overflow: f64, norm: OverflowNorm) -> Self {
+        Self {
+            style: Box::new(style),
+            scale,
+            overflow,
+            norm,
+        }
+    }
+
+    /// The style.
+    pub fn style(&self) -> &dyn StyleLoss {
+        &*self.style
+    }
+
+    fn colours(&self, cells: &Tensor) -> Result<Tensor> {
+        match *cells.dims() {
+            [_, _, _, channels] if channels >= 3 => {
+                Ok(cells.narrow(D::Minus1, 0, 3)?.affine(self.scale, 0.5)?)
+            }
+            _ => Err(Error::shape("cells", "[B, H, W, 3 or more]", cells.dims())),
+        }
+    }
+}
+
+impl PatternLoss for TextureLoss {
+    fn terms(&self, cells: &Tensor, key: Key) -> Result<Vec<Term>> {
+        let style = self.style.distance(&self.colours(cells)?, key)?;
+        let mut terms = vec![Term::new("style", 1.0, style)];
+        if self.overflow > 0.0 {
+            let overflow = overflow(cells, -1.0, 1.0, self.norm)?;
+            terms.push(Term::new("overflow", self.overflow, overflow));
+        }
+        Ok(terms)
+    }
+
+    fn each(&self, cells: &Tensor) -> Result<Vec<f64>> {
+        let colours = self.colours(cells)?;
+        let one = |image: usize| -> Result<f64> {
+            let distance = self.style.distance(&colours.narrow(0, image, 1)?, Key::new(0))?;
+            Ok(distance.to_dtype(DType::F64)?.to_scalar()?)
+        };
+        (0..cells.dim(0)?).map(one).collect()
+    }
+
+    fn settings(&self) -> serde_json::Value {
+        serde_json::json!({
+            "loss": "texture", "style": self.style.settings(),
+            "scale": self.scale, "overflow": self.overflow, "norm": self.norm,
+        })
+    }
+}
