@@ -8,35 +8,143 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use clap::{Parser, Subcommand, ValueEnum};
 use common::Result;
 use common::args::positive;
+use common::film::{Cut, Film, damage, half_slower};
 use common::pattern_training::PatternTraining;
-use lnca::data::{Emblem, read_target};
-use lnca::loss::ImageLoss;
+use lnca::data::{self, Emblem, read_target};
+use lnca::loss::{ImageLoss, PatternLoss};
+use lnca::pattern::Rule;
+use lnca::random::Key;
+use lnca::render::{Background, enlarged, pictures, sheet, write_png};
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
-use lnca::{GrowingConfig, Pattern, PatternCard, PatternConfig};
+use lnca::{Damage, GrowingConfig, Pattern, PatternCard, PatternConfig};
+
+/// The model used where none is named, below the folder of this crate.
+const SHIPPED_MODEL: &str = "models/fish.safetensors";
 
 /// Trains and runs automata that grow a picture from one cell.
+///
+/// Without a command the shipped fish grows, loses its lower half and heals, into out/growing.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     Train(Train),
+    Run(Run),
+    Score(Score),
 }
 
-/// Trains an automaton to grow a picture
+/// Where a trained automaton comes from
 #[derive(clap::Args)]
-struct Train {
+struct Source {
+    /// Model file, as `train` writes it [default: the fish of this crate]
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+
+    /// JSON file of a model of the article's web page
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    released: Option<PathBuf>,
+}
+
+impl Source {
+    fn load(&self) -> Result<Pattern> {
+        Ok(match (&self.released, &self.model) {
+            (Some(path), _) => Pattern::released_growing(path)?,
+            (None, Some(path)) => Pattern::load(path, &Device::Cpu)?,
+            (None, None) => {
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(SHIPPED_MODEL);
+                Pattern::load(path, &Device::Cpu)?
+            }
+        })
+    }
+}
+
+/// Grows a picture, damages it, and writes an animation and stills
+#[derive(Parser)]
+struct Run {
+    #[command(flatten)]
+    source: Source,
+
+    /// Steps in all
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    steps: usize,
+
+    /// Damage at a step, such as lower-half@150; also upper-half, left-half, right-half, centre and circle. May be
+    /// given several times [default: lower-half@150]
+    #[arg(long, value_name = "WHAT@STEP")]
+    damage: Vec<Cut>,
+
+    /// No damage
+    #[arg(long, conflicts_with = "damage")]
+    intact: bool,
+
+    /// Cells along a side of the grid [default: that of the training]
+    #[arg(long, value_name = "CELLS", value_parser = positive)]
+    size: Option<usize>,
+
+    /// Turns the perception, and with it the picture, by so many degrees
+    #[arg(
+        long,
+        value_name = "DEGREES",
+        default_value_t = 0.0,
+        allow_hyphen_values = true
+    )]
+    angle: f64,
+
+    /// Cells of the right half are updated so many times less often
+    #[arg(long, value_name = "TIMES", default_value_t = 1.0)]
+    slow_half: f64,
+
+    /// Steps between two frames
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
+    every: usize,
+
+    /// Grey squares behind the picture
+    #[arg(long)]
+    checker: bool,
+
+    /// Seed of the update masks
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Folder for animation.gif, animation.png, strip.png and last.png
+    #[arg(long, value_name = "DIR", default_value = "out/growing")]
+    out: PathBuf,
+}
+
+/// Measures how well a picture is grown, kept and healed: log10 of the loss, as a line of JSON
+#[derive(clap::Args)]
+struct Score {
+    #[command(flatten)]
+    source: Source,
+
+    #[command(flatten)]
+    picture: Picture,
+
+    /// Runs that are averaged
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
+    runs: usize,
+
+    /// Seed of the update masks
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// What is to be grown
+#[derive(clap::Args)]
+struct Picture {
     /// PNG with transparency to grow
     #[arg(long, value_name = "FILE", conflicts_with = "emblem")]
     target: Option<PathBuf>,
@@ -45,10 +153,6 @@ struct Train {
     #[arg(long, value_enum, default_value = "fish")]
     emblem: EmblemName,
 
-    /// What the automaton learns besides: nothing, to keep its pattern, or to heal it as well
-    #[arg(long, value_enum, default_value = "regenerating")]
-    regime: Regime,
-
     /// The picture is scaled to fit a square of so many pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 40, value_parser = positive)]
     side: usize,
@@ -56,6 +160,37 @@ struct Train {
     /// Empty cells on every side of it
     #[arg(long, value_name = "CELLS", default_value_t = 16)]
     padding: usize,
+}
+
+impl Picture {
+    /// Its name and the target, `[H, W, 4]`.
+    fn target(&self) -> Result<(String, Tensor)> {
+        Ok(match &self.target {
+            Some(path) => {
+                let name = path
+                    .file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                (name, read_target(path, self.side, self.padding)?)
+            }
+            None => {
+                let emblem = Emblem::from(self.emblem);
+                (emblem.name().to_string(), emblem.draw(self.side, self.padding)?)
+            }
+        })
+    }
+}
+
+/// Trains an automaton to grow a picture
+#[derive(clap::Args)]
+struct Train {
+    #[command(flatten)]
+    picture: Picture,
+
+    /// What the automaton learns besides: nothing, to keep its pattern, or to heal it as well
+    #[arg(long, value_enum, default_value = "regenerating")]
+    regime: Regime,
 
     /// Updates of the weights; published: 8000
     #[arg(long, value_name = "N", default_value_t = 8000, value_parser = positive)]
@@ -128,25 +263,15 @@ impl Regime {
 
 fn main() -> ExitCode {
     common::exit(match Args::parse().command {
-        Command::Train(args) => train(&args),
+        Some(Command::Train(args)) => train(&args),
+        Some(Command::Run(args)) => run(&args),
+        Some(Command::Score(args)) => score(&args),
+        None => run(&Run::parse_from(["run"])),
     })
 }
 
 fn train(args: &Train) -> Result<()> {
-    let (name, target) = match &args.target {
-        Some(path) => {
-            let name = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            (name, read_target(path, args.side, args.padding)?)
-        }
-        None => {
-            let emblem = Emblem::from(args.emblem);
-            (emblem.name().to_string(), emblem.draw(args.side, args.padding)?)
-        }
-    };
+    let (name, target) = args.picture.target()?;
     let drop_at = args.drop_at.unwrap_or((args.updates / 2).min(2000));
     let config = PatternTrainerConfig {
         adam: AdamConfig {
@@ -178,5 +303,127 @@ fn train(args: &Train) -> Result<()> {
         every: args.every,
         resume: args.resume,
     };
-    training.run(&mut trainer, &pattern, |_, _| Ok(()))
+    training.run(&mut trainer, &pattern, |trainer, pattern| {
+        preview(trainer, pattern, &args.out)
+    })
+}
+
+/// Two rows: states of the pool, and what the automaton grows from one cell in 32, 64, ..., 256 steps.
+fn preview(trainer: &PatternTrainer<Rule>, pattern: &Pattern, out: &Path) -> Result<()> {
+    let shown = |cells: &Tensor| -> Result<Vec<data::Picture>> {
+        let pictures = pictures(&pattern.rgba(cells)?, Background::White)?;
+        Ok(pictures.iter().map(|picture| enlarged(picture, 2)).collect())
+    };
+    let mut cells = pattern.seed(1, pattern.card().size)?;
+    let mut grown = vec![];
+    for n in 0..8 {
+        cells = pattern.rollout(32, Key::new(n)).run(pattern.rule(), &cells)?;
+        grown.extend(shown(&cells)?);
+    }
+    let rows = [shown(&trainer.pool(8)?)?, grown];
+    let name = format!("preview_{:05}.png", trainer.updates());
+    Ok(write_png(&sheet(&rows, 4), out.join(name))?)
+}
+
+fn run(args: &Run) -> Result<()> {
+    let mut pattern = args.source.load()?;
+    if args.angle != 0.0 {
+        pattern = pattern.reconfigured(|config| {
+            if let PatternConfig::Growing(config) = config {
+                config.angle = args.angle.to_radians();
+            }
+        })?;
+    }
+    let size = args.size.map_or(pattern.card().size, |size| (size, size));
+    let rate = pattern.card().fire_rate;
+    let rates = half_slower(size, rate, args.slow_half)?;
+    let healing = Cut {
+        damage: Damage::LowerHalf,
+        step: 150,
+    };
+    let cuts = match (args.intact, args.damage.is_empty()) {
+        (true, _) => vec![],
+        (false, true) => vec![healing],
+        (false, false) => args.damage.clone(),
+    };
+    let film = Film {
+        pattern: &pattern,
+        steps: args.steps,
+        every: args.every,
+        cuts: &cuts,
+        background: if args.checker {
+            Background::Checker(16)
+        } else {
+            Background::White
+        },
+        hexagonal: false,
+        rollout: &|rollout| {
+            if args.slow_half == 1.0 {
+                Ok(rollout)
+            } else {
+                rollout.fire_rates(&rates)
+            }
+        },
+    };
+    film.write(
+        pattern.rule(),
+        &pattern.seed(1, size)?,
+        Key::new(args.seed),
+        &args.out,
+    )?;
+    eprintln!(
+        "{}: animation.gif, animation.png, strip.png, last.png",
+        args.out.display()
+    );
+    Ok(())
+}
+
+/// Steps at which the loss is read, and the cuts after the 200th.
+const STEPS: [usize; 6] = [32, 64, 80, 96, 150, 300];
+const CUTS: [&str; 4] = ["lower-half", "upper-half", "right-half", "centre"];
+
+fn score(args: &Score) -> Result<()> {
+    let pattern = args.source.load()?;
+    let (name, target) = args.picture.target()?;
+    let size = (target.dim(0)?, target.dim(1)?);
+    let loss = ImageLoss::new(target)?;
+    let log_loss = |cells: &Tensor| -> Result<f64> {
+        let each = loss.each(cells)?;
+        let mean = (each.iter().sum::<f64>() / each.len() as f64).log10();
+        Ok((mean * 1000.0).round() / 1000.0)
+    };
+    let key = Key::new(args.seed);
+    let advance = |cells: &Tensor, from: usize, to: usize| -> Result<Tensor> {
+        Ok(pattern
+            .rollout(to - from, key.fold_in(from as u64))
+            .run(pattern.rule(), cells)?)
+    };
+    let mut cells = pattern.seed(args.runs, size)?;
+    let (mut at, mut grown) = (0, BTreeMap::new());
+    let mut whole = None;
+    for step in [32, 64, 80, 96, 150, 200, 300] {
+        cells = advance(&cells, at, step)?;
+        at = step;
+        if STEPS.contains(&step) {
+            grown.insert(step, log_loss(&cells)?);
+        }
+        if step == 200 {
+            whole = Some(cells.clone());
+        }
+    }
+    let whole = whole.ok_or("no state after 200 steps")?;
+    let mut healed = BTreeMap::new();
+    for name in CUTS {
+        let cut = damage(name)?.apply(&whole)?;
+        let after = advance(&cut, 200, 300)?;
+        let long_after = advance(&after, 300, 400)?;
+        healed.insert(name, [log_loss(&cut)?, log_loss(&after)?, log_loss(&long_after)?]);
+    }
+    let model = &pattern.card().target;
+    let score = serde_json::json!({
+        "target": name, "model": model, "runs": args.runs,
+        "log10_loss_at_step": grown, "log10_loss_0_100_200_steps_after_cut": healed,
+    });
+    println!("{score}");
+    Ok(())
 }

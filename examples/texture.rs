@@ -8,35 +8,172 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::{Device, Tensor};
 use clap::{Parser, Subcommand, ValueEnum};
 use common::Result;
 use common::args::positive;
+use common::film::{Cut, Film, damage, half_slower};
 use common::pattern_training::PatternTraining;
-use lnca::data::{Swatch, read_swatch};
+use lnca::data::{self, Swatch, read_swatch};
 use lnca::loss::{OverflowNorm, PatchTransport, TextureLoss, Vgg16, VggComparison, VggStyle};
+use lnca::metric::FilterBank;
+use lnca::pattern::Rule;
+use lnca::random::Key;
+use lnca::render::{Background, enlarged, pictures, sheet, write_png};
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
+use lnca::transition::{Lattice, bipolar_directions, polar_directions};
 use lnca::{Pattern, PatternCard, PatternConfig, TextureConfig};
 
+/// The model used where none is named, below the folder of this crate.
+const SHIPPED_MODEL: &str = "models/bubbles.safetensors";
+
+/// In a young automaton some states grow without limit. They would decide the gradients of many updates, so
+/// they leave the pool when a value is beyond this.
+const BOUND: f64 = 4.0;
+
 /// Trains and runs automata that make a texture.
+///
+/// Without a command the shipped bubbles appear, lose a disc and heal, into out/texture.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     Train(Train),
+    Run(Run),
+    Score(Score),
 }
 
-/// Trains an automaton to make a texture
+/// Where a trained automaton comes from
 #[derive(clap::Args)]
-struct Train {
+struct Source {
+    /// Model file, as `train` writes it [default: the bubbles of this crate]
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+
+    /// `models.json` of the article, of which --name is run
+    #[arg(long, value_name = "FILE", conflicts_with = "model", requires = "name")]
+    pretrained: Option<PathBuf>,
+
+    /// Name of a model in it
+    #[arg(long, value_name = "NAME", requires = "pretrained")]
+    name: Option<String>,
+}
+
+impl Source {
+    fn load(&self) -> Result<Pattern> {
+        Ok(match (&self.pretrained, &self.name, &self.model) {
+            (Some(path), Some(name), _) => Pattern::released_texture(path, name)?,
+            (_, _, Some(path)) => Pattern::load(path, &Device::Cpu)?,
+            _ => {
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(SHIPPED_MODEL);
+                Pattern::load(path, &Device::Cpu)?
+            }
+        })
+    }
+}
+
+/// Makes a texture, damages it, and writes an animation and stills
+#[derive(Parser)]
+struct Run {
+    #[command(flatten)]
+    source: Source,
+
+    /// Steps in all
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    steps: usize,
+
+    /// Damage at a step, such as circle@150; also lower-half, upper-half, left-half, right-half and centre. May be
+    /// given several times [default: circle@150]
+    #[arg(long, value_name = "WHAT@STEP")]
+    damage: Vec<Cut>,
+
+    /// No damage
+    #[arg(long, conflicts_with = "damage")]
+    intact: bool,
+
+    /// Cells along a side of the grid [default: twice that of the training]
+    #[arg(long, value_name = "CELLS", value_parser = positive)]
+    size: Option<usize>,
+
+    /// Turns the perception, and with it the texture, by so many degrees
+    #[arg(
+        long,
+        value_name = "DEGREES",
+        default_value_t = 0.0,
+        allow_hyphen_values = true
+    )]
+    angle: f64,
+
+    /// Turns the perception of each cell along a field
+    #[arg(long, value_enum)]
+    field: Option<Field>,
+
+    /// Cells on hexagons, the weights as they are
+    #[arg(long, conflicts_with = "field")]
+    hexagonal: bool,
+
+    /// Cells of the right half are updated so many times less often
+    #[arg(long, value_name = "TIMES", default_value_t = 1.0)]
+    slow_half: f64,
+
+    /// Steps between two frames
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = positive)]
+    every: usize,
+
+    /// Seed of the update masks
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Folder for animation.gif, animation.png, strip.png and last.png
+    #[arg(long, value_name = "DIR", default_value = "out/texture")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Field {
+    /// Away from the middle
+    Polar,
+    /// From one pole to another
+    Bipolar,
+}
+
+/// Measures how near a texture comes to its target, by filters that training does not see, as a line of JSON
+#[derive(clap::Args)]
+struct Score {
+    #[command(flatten)]
+    source: Source,
+
+    #[command(flatten)]
+    sample: Sample,
+
+    /// Steps before it is measured
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    steps: usize,
+
+    /// Cells along a side of the grid [default: twice that of the training]
+    #[arg(long, value_name = "CELLS", value_parser = positive)]
+    size: Option<usize>,
+
+    /// Seed of the update masks
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// A contact sheet: the target, the texture at the size of the training and at twice that
+    #[arg(long, value_name = "FILE")]
+    sheet: Option<PathBuf>,
+}
+
+/// What is to be made
+#[derive(clap::Args)]
+struct Sample {
     /// Picture of the texture, PNG or JPEG
     #[arg(long, value_name = "FILE", conflicts_with = "swatch")]
     target: Option<PathBuf>,
@@ -48,6 +185,33 @@ struct Train {
     /// The picture is shrunk to at most so many pixels a side
     #[arg(long, value_name = "PIXELS", default_value_t = 128, value_parser = positive)]
     largest: usize,
+}
+
+impl Sample {
+    /// Its name and the target, `[H, W, 3]`.
+    fn target(&self) -> Result<(String, Tensor)> {
+        Ok(match &self.target {
+            Some(path) => {
+                let name = path
+                    .file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                (name, read_swatch(path, self.largest)?)
+            }
+            None => {
+                let swatch = Swatch::from(self.swatch);
+                (swatch.name().to_string(), swatch.draw(self.largest)?)
+            }
+        })
+    }
+}
+
+/// Trains an automaton to make a texture
+#[derive(clap::Args)]
+struct Train {
+    #[command(flatten)]
+    sample: Sample,
 
     /// Cells along a side of the grid that it is trained on; published: 128
     #[arg(long, value_name = "CELLS", default_value_t = 64, value_parser = positive)]
@@ -64,6 +228,10 @@ struct Train {
     /// Updates of the weights; published: 5000
     #[arg(long, value_name = "N", default_value_t = 3000, value_parser = positive)]
     updates: usize,
+
+    /// Fewest and most steps of an update, as in 32-63; published since 2021: 32-95
+    #[arg(long, value_name = "FROM-TO", default_value = "32-63", value_parser = range)]
+    steps: (usize, usize),
 
     /// Learning rate of the first update; it falls to 0.3 of it after 40 % and 0.09 after 70 % of the updates
     #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
@@ -111,27 +279,26 @@ enum StyleName {
     Transport,
 }
 
+/// Two numbers with a hyphen between.
+fn range(text: &str) -> Result<(usize, usize), String> {
+    let parts = text.split_once('-').map(|(from, to)| (from.parse(), to.parse()));
+    match parts {
+        Some((Ok(from), Ok(to))) if from <= to => Ok((from, to)),
+        _ => Err("expected two numbers in order, as in 32-63".into()),
+    }
+}
+
 fn main() -> ExitCode {
     common::exit(match Args::parse().command {
-        Command::Train(args) => train(&args),
+        Some(Command::Train(args)) => train(&args),
+        Some(Command::Run(args)) => run(&args),
+        Some(Command::Score(args)) => score(&args),
+        None => run(&Run::parse_from(["run"])),
     })
 }
 
 fn train(args: &Train) -> Result<()> {
-    let (name, target) = match &args.target {
-        Some(path) => {
-            let name = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            (name, read_swatch(path, args.largest)?)
-        }
-        None => {
-            let swatch = Swatch::from(args.swatch);
-            (swatch.name().to_string(), swatch.draw(args.largest)?)
-        }
-    };
+    let (name, target) = args.sample.target()?;
     let loss = loss(args, &target)?;
     let fraction = |percent: usize| args.updates * percent / 100;
     let published = PatternTrainerConfig::texture();
@@ -141,6 +308,8 @@ fn train(args: &Train) -> Result<()> {
             drops: vec![(fraction(40), 0.3), (fraction(70), 0.3)],
             ..published.adam
         },
+        steps: args.steps.0..=args.steps.1,
+        bound: Some(BOUND),
         seed: args.seed,
         ..published
     };
@@ -160,7 +329,141 @@ fn train(args: &Train) -> Result<()> {
         every: args.every,
         resume: args.resume,
     };
-    training.run(&mut trainer, &pattern, |_, _| Ok(()))
+    training.run(&mut trainer, &pattern, |trainer, pattern| {
+        preview(trainer, pattern, &args.out)
+    })
+}
+
+/// Two rows: states of the pool, and what the automaton makes of zeros in 32, 64, ..., 256 steps.
+fn preview(trainer: &PatternTrainer<Rule>, pattern: &Pattern, out: &Path) -> Result<()> {
+    let shown = |cells: &Tensor| -> Result<Vec<data::Picture>> {
+        let pictures = pictures(&pattern.rgba(cells)?, Background::White)?;
+        Ok(pictures.iter().map(|picture| enlarged(picture, 2)).collect())
+    };
+    let mut cells = pattern.seed(1, pattern.card().size)?;
+    let mut made = vec![];
+    for n in 0..8 {
+        cells = pattern.rollout(32, Key::new(n)).run(pattern.rule(), &cells)?;
+        made.extend(shown(&cells)?);
+    }
+    let rows = [shown(&trainer.pool(8)?)?, made];
+    let name = format!("preview_{:05}.png", trainer.updates());
+    Ok(write_png(&sheet(&rows, 4), out.join(name))?)
+}
+
+fn run(args: &Run) -> Result<()> {
+    let pattern = args.source.load()?.reconfigured(|config| {
+        if let PatternConfig::Texture(config) = config {
+            config.angle = args.angle.to_radians();
+            if args.hexagonal {
+                config.lattice = Lattice::Hexagonal;
+            }
+        }
+    })?;
+    let Rule::Texture(rule) = pattern.rule() else {
+        return Err("the model is no texture".into());
+    };
+    let size = args
+        .size
+        .map_or_else(|| twice(pattern.card().size), |size| (size, size));
+    let seed = pattern.seed(1, size)?;
+    let rule = match args.field {
+        Some(Field::Polar) => rule.directed(&polar_directions(size.0, size.1, &seed)?)?,
+        Some(Field::Bipolar) => rule.directed(&bipolar_directions(size.0, size.1, &seed)?)?,
+        None => rule.clone(),
+    };
+    let rates = half_slower(size, pattern.card().fire_rate, args.slow_half)?;
+    let healing = Cut {
+        damage: damage("circle")?,
+        step: 150,
+    };
+    let cuts = match (args.intact, args.damage.is_empty()) {
+        (true, _) => vec![],
+        (false, true) => vec![healing],
+        (false, false) => args.damage.clone(),
+    };
+    let film = Film {
+        pattern: &pattern,
+        steps: args.steps,
+        every: args.every,
+        cuts: &cuts,
+        background: Background::White,
+        hexagonal: args.hexagonal,
+        rollout: &|rollout| {
+            if args.slow_half == 1.0 {
+                Ok(rollout)
+            } else {
+                rollout.fire_rates(&rates)
+            }
+        },
+    };
+    film.write(&rule, &seed, Key::new(args.seed), &args.out)?;
+    eprintln!(
+        "{}: animation.gif, animation.png, strip.png, last.png ({}; {})",
+        args.out.display(),
+        pattern.card().target,
+        pattern.card().trained_by
+    );
+    Ok(())
+}
+
+fn twice((height, width): (usize, usize)) -> (usize, usize) {
+    (2 * height, 2 * width)
+}
+
+fn score(args: &Score) -> Result<()> {
+    let pattern = args.source.load()?;
+    let (name, target) = args.sample.target()?;
+    let made = |size: (usize, usize)| -> Result<Tensor> {
+        let rollout = pattern.rollout(args.steps, Key::new(args.seed));
+        let cells = rollout.run(pattern.rule(), &pattern.seed(1, size)?)?;
+        Ok(pattern
+            .rgba(&cells)?
+            .squeeze(0)?
+            .narrow(2, 0, 3)?
+            .clamp(0.0, 1.0)?)
+    };
+    let size = args
+        .size
+        .map_or_else(|| twice(pattern.card().size), |size| (size, size));
+    let (h, w, _) = target.dims3()?;
+    let (small, large) = (made(pattern.card().size)?, made(size)?);
+    let noise = shuffled_pixels(&target, args.seed)?;
+    let (rows, columns) = (h * 3 / 4, w * 3 / 4);
+    let crop = target
+        .narrow(0, (h - rows) / 2, rows)?
+        .narrow(1, (w - columns) / 2, columns)?;
+    let bank = FilterBank::new()?;
+    let distance = |image: &Tensor| bank.distance(image, &target);
+    let (noise_distance, crop_distance, distance) = (distance(&noise)?, distance(&crop)?, distance(&large)?);
+    let closed = (noise_distance / distance).ln() / (noise_distance / crop_distance).ln();
+    let card = pattern.card();
+    let score = serde_json::json!({
+        "target": name, "model": card.target, "trained_by": card.trained_by, "steps": args.steps, "size": size,
+        "distance": distance, "noise": noise_distance, "crop": crop_distance, "gap_closed": closed,
+    });
+    println!("{score}");
+    if let Some(path) = &args.sheet {
+        let shown = |image: &Tensor| pictures(&image.unsqueeze(0)?, Background::White);
+        let row = [&target, &small, &large]
+            .into_iter()
+            .map(shown)
+            .collect::<lnca::Result<Vec<_>>>()?;
+        let row: Vec<data::Picture> = row.concat().iter().map(|picture| enlarged(picture, 2)).collect();
+        write_png(&sheet(&[row], 8), path)?;
+    }
+    Ok(())
+}
+
+/// White noise with the colours of an image: its pixels, drawn at random.
+fn shuffled_pixels(image: &Tensor, seed: u64) -> Result<Tensor> {
+    let (h, w, c) = image.dims3()?;
+    let order = data::shuffled(h * w, Key::new(seed).fold_in_name("noise"));
+    let order = Tensor::from_iter(order.into_iter().map(|pixel| pixel as u32), &Device::Cpu)?;
+    Ok(image
+        .reshape((h * w, c))?
+        .index_select(&order, 0)?
+        .reshape((h, w, c))?)
 }
 
 fn loss(args: &Train, target: &Tensor) -> Result<TextureLoss> {

@@ -76,6 +76,7 @@ pub mod pattern;
 pub mod program;
 pub mod random;
 pub mod recipe;
+pub mod render;
 pub mod restorer;
 pub mod rollout;
 pub mod stencil;

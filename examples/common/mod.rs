@@ -5,6 +5,7 @@
 pub mod args;
 pub mod curves;
 pub mod evaluation;
+pub mod film;
 pub mod log;
 pub mod pattern_training;
 pub mod pipeline;

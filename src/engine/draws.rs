@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use crate::random::{Key, unit};
-use crate::rollout::mask::{DROPOUT, FIRE};
+use crate::rollout::mask::{DROPOUT, FIRE, FireRate};
 
 use super::Task;
 use super::kernels::arch;
@@ -25,19 +25,23 @@ pub(super) fn fired(
         }
         return Some(fires);
     }
-    if task.fire_rate >= 1.0 {
+    if task.fire_rate.is_full() {
         return None;
     }
     for image in 0..images {
         let number = (task.first_image + first + image) as u32;
         let counter = [0, number, step as u32, FIRE];
-        draw(
-            task.key,
-            counter,
-            task.fire_rate as f32,
-            &mut fires,
-            (image, images),
-        );
+        match &task.fire_rate {
+            FireRate::Same(rate) => draw(task.key, counter, *rate as f32, &mut fires, (image, images)),
+            FireRate::Each(_, rates) => {
+                for (block, rates) in rates.chunks(4).enumerate() {
+                    let words = task.key.words([block as u32, number, step as u32, FIRE]);
+                    for ((cell, &rate), word) in (4 * block..).zip(rates).zip(words) {
+                        fires[cell * images + image] = unit(word) < rate;
+                    }
+                }
+            }
+        }
     }
     Some(fires)
 }

@@ -30,6 +30,7 @@ use rayon::prelude::*;
 use crate::Result;
 use crate::program::{Op, Program};
 use crate::random::Key;
+use crate::rollout::mask::FireRate;
 
 use buffer::{Buffer, Scratch};
 use plan::Plan;
@@ -45,7 +46,7 @@ pub(crate) struct Task {
     pub steps: Range<usize>,
     pub key: Key,
     pub first_image: usize,
-    pub fire_rate: f64,
+    pub fire_rate: FireRate,
     /// For each step, whether each cell fires, `[B, H, W]`.
     pub masks: Option<Vec<Vec<bool>>>,
     pub training: bool,
@@ -141,7 +142,8 @@ impl FusedRollout {
             .div_ceil(width)
             .max((8 * LANES).div_ceil(width * height));
         let size = wanted.min(batch.div_ceil(2)).max(1);
-        let sparse = self.task.fire_rate < 1.0 || self.task.masks.is_some() || self.program.alive.is_some();
+        let sparse =
+            !self.task.fire_rate.is_full() || self.task.masks.is_some() || self.program.alive.is_some();
         let plan = |images: usize| {
             let flow = self.flow();
             let plan = Plan::new(

@@ -90,8 +90,7 @@ impl Vgg16 {
         let mut taps = vec![];
         for layer in LAYERS {
             let Some((_, _, tapped)) = layer else {
-                let (h, w) = (x.dim(2)? / 2 * 2, x.dim(3)? / 2 * 2);
-                x = x.narrow(2, 0, h)?.narrow(3, 0, w)?.contiguous()?.max_pool2d(2)?;
+                x = halved(&x)?;
                 continue;
             };
             if let Some((kernel, shift)) = convolutions.next() {
@@ -103,6 +102,13 @@ impl Vgg16 {
         }
         Ok(taps)
     }
+}
+
+/// The largest of each 2x2 values of `[B, C, H, W]`. Candle's own pooling has a gradient four times too small.
+fn halved(x: &Tensor) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    let even = x.narrow(2, 0, h / 2 * 2)?.narrow(3, 0, w / 2 * 2)?.contiguous()?;
+    Ok(even.reshape((b, c, h / 2, 2, w / 2, 2))?.max(5)?.max(3)?)
 }
 
 /// Images as the network wants them.

@@ -8,6 +8,8 @@ use std::ops::{Range, RangeInclusive};
 use candle_core::{D, DType, Tensor};
 use rand::Rng;
 
+use mask::FireRate;
+
 use crate::random::Key;
 use crate::stencil::{gather, neighbours};
 use crate::transition::AliveMask;
@@ -45,7 +47,7 @@ pub enum Memory {
 #[derive(Clone, Debug)]
 pub struct Rollout {
     steps: usize,
-    fire_rate: f64,
+    fire_rate: FireRate,
     key: Key,
     first_image: usize,
     training: bool,
@@ -59,7 +61,7 @@ impl Rollout {
     pub fn new(steps: usize) -> Self {
         Self {
             steps,
-            fire_rate: 1.0,
+            fire_rate: FireRate::Same(1.0),
             key: Key::new(0),
             first_image: 0,
             training: false,
@@ -87,8 +89,17 @@ impl Rollout {
 
     /// The probability in `[0, 1]` that a cell takes its update in a step: 1 unless set.
     pub fn fire_rate(mut self, rate: f64) -> Self {
-        self.fire_rate = rate;
+        self.fire_rate = FireRate::Same(rate);
         self
+    }
+
+    /// The same for each cell of its own: `rates` is `[H, W]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it has not two axes.
+    pub fn fire_rates(mut self, rates: &Tensor) -> Result<Self> {
+        self.fire_rate = FireRate::each(rates)?;
+        Ok(self)
     }
 
     /// The key from which update masks and dropout are drawn: that of seed 0 unless set.
@@ -207,9 +218,7 @@ impl Rollout {
 
     fn check(&self, transition: &impl TransitionFn, cells: &Tensor) -> Result<()> {
         let (b, h, w) = transition.layout().check(cells)?;
-        if !(0.0..=1.0).contains(&self.fire_rate) {
-            return Err(Error::config("fire_rate", "in [0, 1]", self.fire_rate));
-        }
+        self.fire_rate.check((h, w))?;
         if self.memory == Memory::Every(0) {
             return Err(Error::config("memory", "stretches of at least one step", 0));
         }
@@ -257,7 +266,7 @@ impl Rollout {
             steps,
             key: self.key,
             first_image: self.first_image,
-            fire_rate: self.fire_rate,
+            fire_rate: self.fire_rate.clone(),
             masks,
             training: self.training,
             every: self.stretch(cells),
@@ -334,7 +343,7 @@ impl Rollout {
                 masks[step].to_device(like.device())?.to_dtype(like.dtype())?,
             ));
         }
-        if self.fire_rate >= 1.0 {
+        if self.fire_rate.is_full() {
             return Ok(None);
         }
         let draws = mask::Draws {
@@ -343,8 +352,8 @@ impl Rollout {
             step,
             first_image: self.first_image,
         };
-        let rate = self.fire_rate as f32;
-        let mask = draws.map(size.0, size.1 * size.2, |draw| f32::from(u8::from(draw < rate)));
+        let fires = |cell, draw| f32::from(u8::from(draw < self.fire_rate.of(cell)));
+        let mask = draws.map(size.0, size.1 * size.2, fires);
         let mask = Tensor::from_vec(mask, (size.0, size.1, size.2, 1), like.device())?;
         Ok(Some(mask.to_dtype(like.dtype())?))
     }
@@ -392,7 +401,7 @@ impl Step<'_> {
         let images = x.dim(0)?;
         let (rate, kept) = (rate as f32, (1.0 / (1.0 - rate)) as f32);
         let each = x.elem_count() / images.max(1);
-        let mask = draws.map(images, each, |draw| if draw < rate { 0.0 } else { kept });
+        let mask = draws.map(images, each, |_, draw| if draw < rate { 0.0 } else { kept });
         let mask = Tensor::from_vec(mask, x.dims(), x.device())?.to_dtype(x.dtype())?;
         Ok((x * mask)?)
     }

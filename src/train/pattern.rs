@@ -4,11 +4,12 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{self, Identity};
+use super::pool::one;
 use super::{Adam, AdamConfig, Reading, descend};
 use crate::damage::Damage;
 use crate::loss::PatternLoss;
@@ -44,6 +45,9 @@ pub struct PatternTrainerConfig {
     pub fire_rate: f64,
     /// When the seed comes back.
     pub reseed: Reseed,
+    /// States with a value beyond plus or minus this do not come back to the pool: a seed takes their place. None,
+    /// and all come back, unless they hold what is no number.
+    pub bound: Option<f64>,
     /// How many states of an update, those with the least loss, are damaged before it.
     pub damaged: usize,
     /// Seed of the pool's draws, of steps, masks and damage.
@@ -88,6 +92,7 @@ impl PatternTrainerConfig {
             steps: 64..=96,
             fire_rate: 0.5,
             reseed: Reseed::Worst,
+            bound: None,
             damaged: 3,
             seed: 0,
         }
@@ -108,6 +113,7 @@ impl PatternTrainerConfig {
             steps: 32..=95,
             fire_rate: 0.5,
             reseed: Reseed::Every(8),
+            bound: None,
             damaged: 0,
             seed: 0,
         }
@@ -245,8 +251,8 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         let (readings, cells) = self.update_from(&states, &rollout, key.fold_in_name("loss"))?;
         for (&place, state) in order.iter().zip(0..) {
             if let Some(slot) = slots.get(place) {
-                // A copy, because a view would keep its whole batch alive.
-                self.pool[*slot] = Some(cells.get(state)?.copy()?);
+                let state = one(&cells, state)?;
+                self.pool[*slot] = self.is_sound(&state)?.then_some(state);
             }
         }
         Ok(readings)
@@ -311,6 +317,15 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
             true => Ok(self.seed.unsqueeze(0)?),
             false => Ok(Tensor::stack(&states, 0)?),
         }
+    }
+
+    /// Whether a state may come back to the pool.
+    fn is_sound(&self, state: &Tensor) -> Result<bool> {
+        let largest = state.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F64)?;
+        // A sum, unlike a maximum, shows what is no number.
+        let sum = state.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        let bound = self.config.bound.unwrap_or(f64::INFINITY);
+        Ok(sum.is_finite() && largest.to_scalar::<f64>()? <= bound)
     }
 
     fn state(&self, state: &Option<Tensor>) -> Tensor {
@@ -395,7 +410,7 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
             });
         }
         for (n, &slot) in slots.iter().enumerate() {
-            self.pool[slot as usize] = Some(states.get(n)?.copy()?);
+            self.pool[slot as usize] = Some(one(&states, n)?);
         }
         Ok(())
     }

@@ -52,9 +52,8 @@ impl Pool {
     /// Appends a batch (`[B, H, W, 3]` twice, `[B, h, w, C]`), whatever the capacity.
     pub fn append(&mut self, clean: &Tensor, corrupted: &Tensor, cells: &Tensor) -> Result<()> {
         for image in 0..cells.dim(0)? {
-            // Copies, because a view would keep its whole batch alive.
-            let one = |batch: &Tensor| -> Result<Tensor> { Ok(batch.get(image)?.detach().copy()?) };
-            let (clean, corrupted, cells) = (one(clean)?, one(corrupted)?, one(cells)?);
+            let (clean, corrupted) = (one(clean, image)?, one(corrupted, image)?);
+            let cells = one(cells, image)?;
             self.entries.push(PoolEntry {
                 clean,
                 corrupted,
@@ -89,7 +88,7 @@ impl Pool {
     /// Puts evolved `cells` (`[n, h, w, C]`) back in the place of the first n states.
     pub fn write_back(&mut self, cells: &Tensor) -> Result<()> {
         for (image, entry) in self.entries.iter_mut().take(cells.dim(0)?).enumerate() {
-            entry.cells = cells.get(image)?.detach().copy()?;
+            entry.cells = one(cells, image)?;
         }
         Ok(())
     }
@@ -144,5 +143,36 @@ impl Pool {
         };
         let (clean, corrupted, cells) = (take("clean")?, take("corrupted")?, take("cells")?);
         self.append(&clean, &corrupted, &cells)
+    }
+}
+
+/// One image of a batch with memory of its own: a view, and a copy by Candle's `copy`, would keep that of the whole
+/// batch.
+pub(super) fn one(batch: &Tensor, image: usize) -> Result<Tensor> {
+    Ok(batch.get(image)?.detach().force_contiguous()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Storage};
+
+    use super::*;
+
+    #[test]
+    fn a_state_takes_the_memory_of_one_state() -> Result<()> {
+        let batch = Tensor::arange(0f32, 48.0, &Device::Cpu)?.reshape((4, 2, 2, 3))?;
+        let mut pool = Pool::new(8);
+        pool.append(&batch, &batch, &batch)?;
+        pool.write_back(&batch)?;
+        for entry in pool.entries() {
+            for tensor in [&entry.clean, &entry.corrupted, &entry.cells] {
+                let (storage, _) = tensor.storage_and_layout();
+                let Storage::Cpu(storage) = &*storage else {
+                    return Err(Error::config("storage", "on the CPU", "elsewhere"));
+                };
+                assert_eq!(storage.as_slice::<f32>()?.len(), tensor.elem_count());
+            }
+        }
+        Ok(())
     }
 }

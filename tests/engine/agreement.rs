@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use lnca::random::Key;
-use lnca::transition::Perception;
+use lnca::transition::{Lattice, Perception, Quantisation, polar_directions};
 use lnca::{
-    Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Padding, Result, Rollout, TransitionFn, Vitca,
-    VitcaConfig, Weights,
+    AliveMask, Damage, Function, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Padding, Result,
+    Rollout, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig, Weights,
 };
 use rand::Rng;
 
@@ -81,8 +81,19 @@ pub fn agree<T: TransitionFn + Clone + 'static>(
 ) {
     let channels = transition.layout().channels();
     let cells = noise(&[shape.0, shape.1, shape.2, channels], 5);
-    let fused = everything(transition, vars, &cells, rollout).unwrap();
-    let plain = everything(transition, vars, &cells, &rollout.clone().plain()).unwrap();
+    agree_from(transition, vars, &cells, rollout);
+}
+
+/// Asserts the same from given cells.
+fn agree_from<T: TransitionFn + Clone + 'static>(
+    transition: &T,
+    vars: &[Tensor],
+    cells: &Tensor,
+    rollout: &Rollout,
+) {
+    let shape = cells.dims();
+    let fused = everything(transition, vars, cells, rollout).unwrap();
+    let plain = everything(transition, vars, cells, &rollout.clone().plain()).unwrap();
     let limits = [1e-5].into_iter().chain(std::iter::repeat(1e-4));
     // Of a gradient that nearly cancels only rounding is left.
     let least = 1e-3 * plain[1..].iter().map(largest).fold(1e-3, f64::max);
@@ -100,7 +111,7 @@ pub fn agree<T: TransitionFn + Clone + 'static>(
             .num_threads(threads)
             .build()
             .unwrap();
-        pool.install(|| everything(transition, vars, &cells, rollout).unwrap())
+        pool.install(|| everything(transition, vars, cells, rollout).unwrap())
     };
     for threads in [1, 3] {
         for (i, (a, b)) in fused.iter().zip(&run(threads)).enumerate() {
@@ -110,7 +121,7 @@ pub fn agree<T: TransitionFn + Clone + 'static>(
     let alone = rollout
         .clone()
         .memory(Memory::Nothing)
-        .run(transition, &cells)
+        .run(transition, cells)
         .unwrap();
     assert!(distance(&alone, &fused[0], 1e-3) < 1e-6);
 }
@@ -252,6 +263,112 @@ fn what_is_kept_changes_no_bit() {
     for memory in policies {
         for (a, b) in all.iter().zip(&run(memory)) {
             assert_eq!(bits(a), bits(b), "{memory:?}");
+        }
+    }
+}
+
+#[test]
+fn texture() {
+    let variants = [
+        TextureConfig::default(),
+        TextureConfig {
+            lattice: Lattice::Hexagonal,
+            padding: Padding::Zero,
+            ..TextureConfig::default()
+        },
+        TextureConfig {
+            quantisation: Quantisation::Weights,
+            ..TextureConfig::released()
+        },
+    ];
+    for config in variants {
+        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let texture = Texture::new(config, weights.builder()).unwrap();
+        let vars = shaken(&weights, 0.05);
+        for shape in SHAPES {
+            let rollout = Rollout::new(4).fire_rate(0.5).key(Key::new(3));
+            agree(&texture, &vars, shape, &rollout);
+        }
+        let field = polar_directions(9, 7, &noise(&[1], 0)).unwrap();
+        let rollout = Rollout::new(3).fire_rate(0.5);
+        agree(&texture.directed(&field).unwrap(), &vars, (2, 9, 7), &rollout);
+    }
+}
+
+#[test]
+fn values_on_a_lattice() {
+    // One step, from a state on the lattice: rounding may differ where a sum lies on a boundary, so nearly all
+    // values have to agree and the others be one step of the lattice away.
+    let config = TextureConfig {
+        quantisation: Quantisation::Everything,
+        ..TextureConfig::released()
+    };
+    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let texture = Texture::new(config, weights.builder()).unwrap();
+    shaken(&weights, 0.1);
+    let cells = Function::quantise(-2.0, 2.0)
+        .of(&noise(&[2, 19, 13, 12], 5))
+        .unwrap();
+    let rollout = Rollout::new(1).fire_rate(0.5);
+    let fused = rollout.run(&texture, &cells).unwrap();
+    let plain = rollout.plain().run(&texture, &cells).unwrap();
+    let apart = (fused - plain)
+        .unwrap()
+        .abs()
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap();
+    let moved = apart.iter().filter(|&&d| d > 1e-4).count();
+    assert!(moved * 200 < apart.len(), "{moved} of {}", apart.len());
+    assert!(apart.iter().all(|&d| d < 1.01 * 2.0 * 4.0 / 255.0));
+}
+
+#[test]
+fn cells_of_different_fire_rates() {
+    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let growing = Growing::new(GrowingConfig::default(), weights.builder()).unwrap();
+    let vars = shaken(&weights, 0.05);
+    let rates = noise(&[11, 6], 3).abs().unwrap().clamp(0.0, 1.0).unwrap();
+    let rollout = Rollout::new(5).key(Key::new(4)).fire_rates(&rates).unwrap();
+    agree(&growing, &vars, (3, 11, 6), &rollout);
+}
+
+#[test]
+fn small_life_in_a_large_grid() {
+    // Bands are narrowed to the rows that live, which here are few and at the border of a torus.
+    for (padding, top, left) in [
+        (Padding::Zero, 20, 3),
+        (Padding::Circular, 0, 0),
+        (Padding::Circular, 39, 11),
+    ] {
+        let config = GrowingConfig {
+            padding,
+            alive: Some(AliveMask {
+                channel: 3,
+                threshold: 0.1,
+                padding,
+            }),
+            ..GrowingConfig::default()
+        };
+        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let growing = Growing::new(config, weights.builder()).unwrap();
+        let vars = shaken(&weights, 0.05);
+        let one = Damage::Rectangle {
+            rows: (top, top + 1),
+            columns: (left, left + 1),
+        };
+        let rest = one.mask((40, 12), DType::F32, &Device::Cpu).unwrap();
+        let cells = (1.0 - rest)
+            .unwrap()
+            .broadcast_as((1, 40, 12, 16))
+            .unwrap()
+            .contiguous()
+            .unwrap();
+        for memory in [Memory::Every(1), Memory::Every(4)] {
+            let rollout = Rollout::new(6).fire_rate(0.5).memory(memory);
+            agree_from(&growing, &vars, &cells, &rollout);
         }
     }
 }

@@ -92,3 +92,26 @@ fn equal_images_have_finite_gradients() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn styles() -> Result<()> {
+    let target = normal(5, (1, 7, 3), DType::F64);
+    let directions = loss::directions((3, 4), lnca::random::Key::new(1), DType::F64, &Device::Cpu)?;
+    assert_pair("transport", (1, 2, 6, 3), |a, b| {
+        let set = |x: &Tensor| x.flatten(1, 2);
+        let sum = (loss::sliced_transport(&set(a)?, &target, &directions)? * 0.3)?;
+        Ok((sum + loss::sliced_transport(&set(b)?, &target, &directions)?)?)
+    })?;
+    assert_pair("gram", (2, 2, 3, 3), |a, b| {
+        let grams = loss::gram(&loss::compress(&a.flatten(1, 2)?.sqr()?)?)?;
+        loss::gram_distance(&grams, &loss::gram(&b.narrow(0, 0, 1)?.flatten(1, 2)?)?)
+    })?;
+    let style = loss::PatchTransport::new(&normal(6, (9, 8, 3), DType::F64), 2, 3)?;
+    assert_pair("patches", (1, 6, 5, 3), |a, b| {
+        use loss::StyleLoss;
+        Ok(
+            (style.distance(a, lnca::random::Key::new(2))?
+                + style.distance(b, lnca::random::Key::new(3))?)?,
+        )
+    })
+}

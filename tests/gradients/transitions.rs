@@ -1,11 +1,11 @@
 //! Rollouts of every transition, with respect to the first state and every weight.
 
-use candle_core::{DType, Device, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use lnca::random::Key;
-use lnca::transition::{Perception, PositionalOrder};
+use lnca::transition::{Lattice, Perception, PositionalOrder, bipolar_directions};
 use lnca::{
     AliveMask, CellLayout, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Padding, Result, Rollout,
-    TransitionFn, Vitca, VitcaConfig, Weights,
+    Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig, Weights,
 };
 
 use crate::assert_gradients;
@@ -185,6 +185,55 @@ fn growing_with_and_without_death() -> Result<()> {
         let transition = Growing::new(config, weights.builder())?;
         assert_rollout(what, &transition, &weights, [1, 1, 1], masked(6))?;
         assert_rollout(what, &transition, &weights, [2, 3, 5], masked(7))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn textures_bounded_and_not() -> Result<()> {
+    let config = TextureConfig {
+        layout: CellLayout {
+            input: 0,
+            output: 3,
+            hidden: 1,
+        },
+        hidden_dim: 5,
+        ..TextureConfig::default()
+    };
+    let forms = [
+        ("texture", config.clone()),
+        (
+            "clipped, turned, with inputs",
+            TextureConfig {
+                layout: LAYOUT,
+                angle: 0.7,
+                clip: Some(1.0),
+                output_bias: true,
+                filter_scale: 0.125,
+                ..config.clone()
+            },
+        ),
+        (
+            "hexagonal",
+            TextureConfig {
+                lattice: Lattice::Hexagonal,
+                padding: Padding::Zero,
+                ..config
+            },
+        ),
+    ];
+    for (i, (what, config)) in forms.into_iter().enumerate() {
+        let weights = f64_weights(i as u64);
+        let transition = Texture::new(config, weights.builder())?;
+        assert_rollout(what, &transition, &weights, [2, 3, 4], masked(8))?;
+        let field = bipolar_directions(3, 4, &Tensor::zeros(1, DType::F64, &Device::Cpu)?)?;
+        assert_rollout(
+            what,
+            &transition.directed(&field)?,
+            &weights,
+            [1, 3, 4],
+            masked(9),
+        )?;
     }
     Ok(())
 }

@@ -1,8 +1,12 @@
 //! Metrics of restored images, per image and differentiable: SSIM and PSNR.
 
+mod texture;
+
 use candle_core::{D, DType, Tensor};
 
 use crate::{Error, Result};
+
+pub use texture::FilterBank;
 
 /// Side of the Gaussian window of SSIM, and so of the smallest image it can judge.
 pub const SSIM_WINDOW: usize = 11;
