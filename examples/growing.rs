@@ -55,12 +55,12 @@ struct Source {
 
     /// JSON file of a model of the article's web page
     #[arg(long, value_name = "FILE", conflicts_with = "model")]
-    released: Option<PathBuf>,
+    pretrained: Option<PathBuf>,
 }
 
 impl Source {
     fn load(&self) -> Result<Pattern> {
-        Ok(match (&self.released, &self.model) {
+        Ok(match (&self.pretrained, &self.model) {
             (Some(path), _) => Pattern::released_growing(path)?,
             (None, Some(path)) => Pattern::load(path, &Device::Cpu)?,
             (None, None) => {

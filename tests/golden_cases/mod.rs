@@ -1,6 +1,7 @@
 //! Golden cases: reference inputs, weights, results and gradients that the library must reproduce.
 
 mod autoencoder;
+mod baseline;
 mod case;
 mod cells;
 mod check;
@@ -72,7 +73,8 @@ pub fn plan(name: &str) -> Plan {
         "growing_perceive" => (growing::perceive, BOTH),
         "growing_train" => (train::growing_train, BOTH),
         "growing_batch_prep" => (growing::batch_prep, BOTH),
-        "nafnet_original" | "restormer_original" => return Plan::Pending,
+        _ if name.starts_with("nafnet") => (baseline::nafnet, BOTH),
+        _ if name.starts_with("restormer") => (baseline::restormer, BOTH),
         _ if name.starts_with("growing_step_") => (growing::step, BOTH),
         _ if name.starts_with("growing_rollout") => (growing::rollout_case, BOTH),
         _ if name.starts_with("growing_trained_") => (growing::trained, BOTH),

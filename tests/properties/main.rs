@@ -4,6 +4,7 @@ mod bad_arguments;
 #[path = "../common/mod.rs"]
 mod common;
 mod files;
+mod networks;
 mod patterns;
 mod restoring;
 mod rollouts;

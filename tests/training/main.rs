@@ -6,6 +6,7 @@ mod common;
 mod custom;
 mod failures;
 mod learning;
+mod networks;
 mod pattern;
 mod recipes;
 mod resume;

@@ -1,0 +1,133 @@
+//! What both restoration networks are made of, channels last, with weights in PyTorch's shapes.
+
+use candle_core::{D, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use crate::layers::{Linear, add_channels};
+use crate::stencil::{Padding, depthwise, neighbourhood};
+use crate::{Error, Result};
+
+/// The first values of a kernel or shift in PyTorch: uniform within `1 / sqrt(fan_in)`.
+fn uniform(fan_in: usize) -> Init {
+    let limit = 1.0 / (fan_in as f64).sqrt();
+    Init::Uniform {
+        lo: -limit,
+        up: limit,
+    }
+}
+
+/// A convolution over `[B, H, W, C]` with the weights `weight` and, if it has one, `bias`.
+#[derive(Clone, Debug)]
+pub(super) struct Conv {
+    kind: Kind,
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// 1x1.
+    Point,
+    /// 3x3 over a border of zeros.
+    Near,
+    /// 3x3 over a border of zeros, each channel on its own.
+    Depthwise,
+    /// 2x2 with stride 2.
+    Halving,
+}
+
+impl Conv {
+    fn new(kind: Kind, (input, output): (usize, usize), bias: bool, vb: VarBuilder) -> Result<Self> {
+        let (each, side) = match kind {
+            Kind::Point => (input, 1),
+            Kind::Near => (input, 3),
+            Kind::Depthwise => (1, 3),
+            Kind::Halving => (input, 2),
+        };
+        let init = uniform(each * side * side);
+        let bias = match bias {
+            true => Some(vb.get_with_hints(output, "bias", init)?),
+            false => None,
+        };
+        let weight = vb.get_with_hints((output, each, side, side), "weight", init)?;
+        Ok(Self { kind, weight, bias })
+    }
+
+    /// 1x1.
+    pub fn point(channels: (usize, usize), bias: bool, vb: VarBuilder) -> Result<Self> {
+        Self::new(Kind::Point, channels, bias, vb)
+    }
+
+    /// 3x3.
+    pub fn near(channels: (usize, usize), bias: bool, vb: VarBuilder) -> Result<Self> {
+        Self::new(Kind::Near, channels, bias, vb)
+    }
+
+    /// 3x3, each channel on its own.
+    pub fn depthwise(channels: usize, bias: bool, vb: VarBuilder) -> Result<Self> {
+        Self::new(Kind::Depthwise, (channels, channels), bias, vb)
+    }
+
+    /// 2x2 with stride 2.
+    pub fn halving(channels: (usize, usize), vb: VarBuilder) -> Result<Self> {
+        Self::new(Kind::Halving, channels, true, vb)
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, h, w, c) = x.dims4()?;
+        let output = self.weight.dim(0)?;
+        let taps = match self.kind {
+            Kind::Depthwise => {
+                let y = depthwise(x, &self.weight.flatten_from(2)?, Padding::Zero)?;
+                return match &self.bias {
+                    Some(bias) => add_channels(&y, bias),
+                    None => Ok(y),
+                };
+            }
+            Kind::Point => x.clone(),
+            Kind::Near => neighbourhood(x, Padding::Zero)?.flatten_from(3)?,
+            Kind::Halving => {
+                let x = x
+                    .reshape((b, h / 2, 2, w / 2, 2, c))?
+                    .permute((0, 1, 3, 2, 4, 5))?;
+                x.contiguous()?.flatten_from(3)?
+            }
+        };
+        let weight = self.weight.permute((0, 2, 3, 1))?.reshape((output, ()))?;
+        Linear::new(weight, self.bias.clone()).forward(&taps)
+    }
+}
+
+/// Pixels out of channels: `[B, H, W, 4 C]` to `[B, 2 H, 2 W, C]`, channel `4 j + 2 a + b` to pixel (a, b).
+pub(super) fn pixel_shuffle(x: &Tensor) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    let x = x.reshape((b, h, w, c / 4, 2, 2))?.permute((0, 1, 4, 2, 5, 3))?;
+    Ok(x.contiguous()?.reshape((b, 2 * h, 2 * w, c / 4))?)
+}
+
+/// The way back.
+pub(super) fn pixel_unshuffle(x: &Tensor) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    let x = x
+        .reshape((b, h / 2, 2, w / 2, 2, c))?
+        .permute((0, 1, 3, 5, 2, 4))?;
+    Ok(x.contiguous()?.reshape((b, h / 2, w / 2, 4 * c))?)
+}
+
+/// The halves of the last axis.
+pub(super) fn halves(x: &Tensor) -> Result<(Tensor, Tensor)> {
+    let half = x.dim(D::Minus1)? / 2;
+    Ok((x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?))
+}
+
+/// Height and width of images, `[B, H, W, 3]`.
+pub(super) fn size(images: &Tensor) -> Result<(usize, usize)> {
+    match *images.dims() {
+        [b, h, w, 3] if b * h * w > 0 => Ok((h, w)),
+        _ => Err(Error::shape(
+            "images",
+            "[B, H, W, 3] with no empty axis",
+            images.dims(),
+        )),
+    }
+}
