@@ -204,6 +204,10 @@ struct Train {
     #[arg(long, value_name = "RATE", default_value_t = 2e-3)]
     learning_rate: f64,
 
+    /// Model file to go on from, with a new pool and optimiser
+    #[arg(long, value_name = "FILE")]
+    start: Option<PathBuf>,
+
     /// Seed of weights, pool, masks and damage
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -294,6 +298,11 @@ fn train(args: &Train) -> Result<()> {
         ..PatternCard::new(PatternConfig::Growing(GrowingConfig::default()), size)
     };
     let pattern = Pattern::new(card, args.seed, &Device::Cpu)?;
+    if let Some(path) = &args.start {
+        pattern
+            .weights()
+            .load(&Pattern::load(path, &Device::Cpu)?.weights().snapshot()?)?;
+    }
     let seed = pattern.seed(1, size)?;
     let loss = ImageLoss::new(target)?;
     let mut trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;

@@ -237,6 +237,10 @@ struct Train {
     #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
     learning_rate: f64,
 
+    /// Model file to go on from, with a new pool and optimiser
+    #[arg(long, value_name = "FILE")]
+    start: Option<PathBuf>,
+
     /// Seed of weights, pool, masks and directions
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -321,6 +325,11 @@ fn train(args: &Train) -> Result<()> {
         ..PatternCard::new(PatternConfig::Texture(TextureConfig::default()), size)
     };
     let pattern = Pattern::new(card, args.seed, &Device::Cpu)?;
+    if let Some(path) = &args.start {
+        pattern
+            .weights()
+            .load(&Pattern::load(path, &Device::Cpu)?.weights().snapshot()?)?;
+    }
     let seed = pattern.seed(1, size)?;
     let mut trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
     let training = PatternTraining {

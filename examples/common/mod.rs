@@ -43,13 +43,14 @@ pub fn exit(result: Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The command that runs this program, without the folder that it lies in.
+/// The command that runs this program, with files and folders by their last names alone: it goes into model files,
+/// which travel.
 pub fn command_line() -> String {
-    let mut arguments = std::env::args();
-    let program = arguments.next().unwrap_or_default();
-    let name = Path::new(&program).file_name().unwrap_or_default();
-    let words = [name.to_string_lossy().into_owned()].into_iter().chain(arguments);
-    words.collect::<Vec<_>>().join(" ")
+    let last = |word: String| match Path::new(&word).file_name() {
+        Some(name) if word.contains('/') => name.to_string_lossy().into_owned(),
+        _ => word,
+    };
+    std::env::args().map(last).collect::<Vec<_>>().join(" ")
 }
 
 /// Names the file in an error of the operating system or of an encoder.

@@ -11,3 +11,4 @@ mod pattern;
 mod recipes;
 mod resume;
 mod setup;
+mod shipped;
