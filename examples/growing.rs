@@ -18,11 +18,10 @@ use common::Result;
 use common::args::positive;
 use common::film::{Cut, Film, damage, half_slower};
 use common::pattern_training::PatternTraining;
-use lnca::data::{self, Emblem, read_target};
+use lnca::data::{Emblem, read_target};
 use lnca::loss::{ImageLoss, PatternLoss};
-use lnca::pattern::Rule;
 use lnca::random::Key;
-use lnca::render::{Background, enlarged, pictures, sheet, write_png};
+use lnca::render::Background;
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
 use lnca::{Damage, GrowingConfig, Pattern, PatternCard, PatternConfig};
 
@@ -312,26 +311,7 @@ fn train(args: &Train) -> Result<()> {
         every: args.every,
         resume: args.resume,
     };
-    training.run(&mut trainer, &pattern, |trainer, pattern| {
-        preview(trainer, pattern, &args.out)
-    })
-}
-
-/// Two rows: states of the pool, and what the automaton grows from one cell in 32, 64, ..., 256 steps.
-fn preview(trainer: &PatternTrainer<Rule>, pattern: &Pattern, out: &Path) -> Result<()> {
-    let shown = |cells: &Tensor| -> Result<Vec<data::Picture>> {
-        let pictures = pictures(&pattern.rgba(cells)?, Background::White)?;
-        Ok(pictures.iter().map(|picture| enlarged(picture, 2)).collect())
-    };
-    let mut cells = pattern.seed(1, pattern.card().size)?;
-    let mut grown = vec![];
-    for n in 0..8 {
-        cells = pattern.rollout(32, Key::new(n)).run(pattern.rule(), &cells)?;
-        grown.extend(shown(&cells)?);
-    }
-    let rows = [shown(&trainer.pool(8)?)?, grown];
-    let name = format!("preview_{:05}.png", trainer.updates());
-    Ok(write_png(&sheet(&rows, 4), out.join(name))?)
+    training.run(&mut trainer, &pattern)
 }
 
 fn run(args: &Run) -> Result<()> {

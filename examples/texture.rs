@@ -338,26 +338,7 @@ fn train(args: &Train) -> Result<()> {
         every: args.every,
         resume: args.resume,
     };
-    training.run(&mut trainer, &pattern, |trainer, pattern| {
-        preview(trainer, pattern, &args.out)
-    })
-}
-
-/// Two rows: states of the pool, and what the automaton makes of zeros in 32, 64, ..., 256 steps.
-fn preview(trainer: &PatternTrainer<Rule>, pattern: &Pattern, out: &Path) -> Result<()> {
-    let shown = |cells: &Tensor| -> Result<Vec<data::Picture>> {
-        let pictures = pictures(&pattern.rgba(cells)?, Background::White)?;
-        Ok(pictures.iter().map(|picture| enlarged(picture, 2)).collect())
-    };
-    let mut cells = pattern.seed(1, pattern.card().size)?;
-    let mut made = vec![];
-    for n in 0..8 {
-        cells = pattern.rollout(32, Key::new(n)).run(pattern.rule(), &cells)?;
-        made.extend(shown(&cells)?);
-    }
-    let rows = [shown(&trainer.pool(8)?)?, made];
-    let name = format!("preview_{:05}.png", trainer.updates());
-    Ok(write_png(&sheet(&rows, 4), out.join(name))?)
+    training.run(&mut trainer, &pattern)
 }
 
 fn run(args: &Run) -> Result<()> {

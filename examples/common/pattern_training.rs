@@ -5,8 +5,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use lnca::Pattern;
+use lnca::data::Picture;
 use lnca::pattern::Rule;
+use lnca::random::Key;
+use lnca::render::{Background, enlarged, pictures, sheet, write_png};
 use lnca::train::{PatternTrainer, Reading};
 use serde::Serialize;
 
@@ -33,16 +37,11 @@ struct Line {
 }
 
 impl PatternTraining {
-    /// Trains to the end; `preview` draws pictures of how it stands.
+    /// Trains to the end, with pictures of how it stands on the way.
     ///
     /// # Errors
     /// As the trainer, or a file cannot be written.
-    pub fn run(
-        &self,
-        trainer: &mut PatternTrainer<Rule>,
-        pattern: &Pattern,
-        mut preview: impl FnMut(&PatternTrainer<Rule>, &Pattern) -> Result<()>,
-    ) -> Result<()> {
+    pub fn run(&self, trainer: &mut PatternTrainer<Rule>, pattern: &Pattern) -> Result<()> {
         fs::create_dir_all(&self.out).map_err(at(&self.out))?;
         let checkpoint = self.out.join("checkpoint.safetensors");
         let model = self.out.join("model.safetensors");
@@ -80,10 +79,27 @@ impl PatternTraining {
             if done.is_multiple_of(self.every) || last {
                 trainer.save(&checkpoint)?;
                 pattern.save(&model)?;
-                preview(trainer, pattern)?;
+                self.preview(trainer, pattern)?;
             }
         }
         bar.finish_and_clear();
         Ok(())
+    }
+
+    /// Two rows: states of the pool, and what the automaton makes of the seed in 32, 64, ..., 256 steps.
+    fn preview(&self, trainer: &PatternTrainer<Rule>, pattern: &Pattern) -> Result<()> {
+        let shown = |cells: &Tensor| -> Result<Vec<Picture>> {
+            let pictures = pictures(&pattern.rgba(cells)?, Background::White)?;
+            Ok(pictures.iter().map(|picture| enlarged(picture, 2)).collect())
+        };
+        let mut cells = pattern.seed(1, pattern.card().size)?;
+        let mut made = vec![];
+        for n in 0..8 {
+            cells = pattern.rollout(32, Key::new(n)).run(pattern.rule(), &cells)?;
+            made.extend(shown(&cells)?);
+        }
+        let rows = [shown(&trainer.pool(8)?)?, made];
+        let name = format!("preview_{:05}.png", trainer.updates());
+        Ok(write_png(&sheet(&rows, 4), self.out.join(name))?)
     }
 }
