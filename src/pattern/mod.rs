@@ -134,21 +134,20 @@ impl Pattern {
         Ok(Self { card, rule, weights })
     }
 
-    /// A pattern with given weights.
-    ///
-    /// # Errors
-    /// [`Error::Weight`] if a weight is missing, left over or of another shape.
-    pub(crate) fn with_weights(card: PatternCard, values: &store::Tensors, device: &Device) -> Result<Self> {
-        let pattern = Self::new(card, 0, device)?;
-        pattern.weights.load(values)?;
-        Ok(pattern)
+    /// A pattern with given weights. Sizes of the card are held against them one by one: a damaged card may ask for
+    /// more than there is memory for.
+    fn with_weights(card: PatternCard, values: store::Tensors, device: &Device) -> Result<Self> {
+        let weights = Weights::given(values.clone(), DType::F32, device);
+        let rule = Rule::new(&card.config, &weights)?;
+        weights.load(&values)?;
+        Ok(Self { card, rule, weights })
     }
 
     /// Reads a file of [`Pattern::save`].
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is no pattern, [`Error::Weight`] if its weights
-    /// do not fit its card.
+    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is no pattern or lacks a weight of the size that
+    /// its card gives, [`Error::Weight`] if one is left over.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         let (values, card): (_, PatternCard) = store::read(path, device)?;
@@ -156,7 +155,10 @@ impl Pattern {
             let reason = format!("is of version {} of the format, expected 1", card.pattern);
             return Err(Error::file(path, reason));
         }
-        Self::with_weights(card, &values, device)
+        Self::with_weights(card, values, device).map_err(|error| match error {
+            Error::Candle(error) => Error::file(path, error),
+            other => other,
+        })
     }
 
     /// Writes weights and card to a safetensors file, whole or not at all.

@@ -53,7 +53,7 @@ impl Pattern {
             return Err(wrong(format!("{} layers, expected 2", layers.len())));
         };
         let channels = second.out_ch;
-        if first.in_ch != 3 * channels || second.in_ch != first.out_ch || channels < 4 {
+        if Some(first.in_ch) != channels.checked_mul(3) || second.in_ch != first.out_ch || channels < 4 {
             let found = [first.in_ch, first.out_ch, second.in_ch, second.out_ch];
             return Err(wrong(format!("layers of {found:?} channels in and out")));
         }
@@ -72,8 +72,8 @@ impl Pattern {
                 .decode(&layer.data_b64)
                 .map_err(|error| wrong(error.to_string()))?;
             let (inputs, outputs) = (layer.in_ch, layer.out_ch);
-            if bytes.len() != (inputs + 1) * outputs {
-                let expected = (inputs + 1) * outputs;
+            let expected = inputs.saturating_add(1).saturating_mul(outputs);
+            if bytes.len() != expected {
                 return Err(wrong(format!(
                     "{} bytes in a layer, expected {expected}",
                     bytes.len()
@@ -103,7 +103,7 @@ impl Pattern {
             "Mordvintsev, Randazzo, Niklasson and Levin, Growing Neural Cellular Automata, Distill 2020, \
                         CC-BY 4.0; decoded from 8 bits"
                 .into();
-        Self::with_weights(card, &values, &Device::Cpu)
+        Self::with_weights(card, values, &Device::Cpu)
     }
 
     /// Names of the models in a `models.json` of "Self-Organising Textures" (Distill 2021).
@@ -144,7 +144,7 @@ impl Pattern {
         };
         let sizes = (first.shape.0.wrapping_sub(1), second.shape.0.wrapping_sub(1));
         let channels = second.shape.1;
-        if sizes != (4 * channels, first.shape.1) || channels < 3 {
+        if sizes != (channels.saturating_mul(4), first.shape.1) || channels < 3 {
             return Err(wrong(format!(
                 "layers of shapes {:?} and {:?}",
                 first.shape, second.shape
@@ -170,11 +170,14 @@ impl Pattern {
                 .into_rgba8();
             let (rows, outputs) = layer.shape;
             let (left, top) = (
-                model % layer.layout.0.max(1) * (outputs / 4),
-                model / layer.layout.0.max(1) * rows,
+                (model % layer.layout.0.max(1)).saturating_mul(outputs / 4),
+                (model / layer.layout.0.max(1)).saturating_mul(rows),
             );
             let (width, height) = (picture.width() as usize, picture.height() as usize);
-            if left + outputs / 4 > width || top + rows > height || outputs % 4 != 0 {
+            if left.saturating_add(outputs / 4) > width
+                || top.saturating_add(rows) > height
+                || outputs % 4 != 0
+            {
                 let expected = format!("a tile of {rows}x{} at ({top}, {left})", outputs / 4);
                 return Err(wrong(format!(
                     "a picture of {height}x{width}, expected {expected}"
@@ -194,7 +197,7 @@ impl Pattern {
             "Niklasson, Mordvintsev, Randazzo and Levin, Self-Organising Textures, Distill 2021; decoded \
                         from 8 bits"
                 .into();
-        Self::with_weights(card, &values, &Device::Cpu)
+        Self::with_weights(card, values, &Device::Cpu)
     }
 }
 

@@ -170,6 +170,17 @@ fn a_pattern_file_is_the_pattern() -> Result<()> {
         };
         assert_eq!(run(&pattern)?, run(&loaded)?);
     }
+    // A card that asks for more than there is, and more than there is memory for.
+    let mut liar = trained_like(PatternConfig::Growing(GrowingConfig::default()), (12, 10))?;
+    if let PatternConfig::Growing(config) = &mut liar.card_mut().config {
+        config.hidden_dim = 1 << 40;
+    }
+    let path = folder.path().join("liar.safetensors");
+    liar.save(&path)?;
+    assert!(matches!(
+        Pattern::load(&path, &Device::Cpu),
+        Err(Error::File { .. })
+    ));
     // Files that are something else.
     let text = folder.path().join("x.json");
     std::fs::write(&text, "[]").unwrap();
