@@ -1,7 +1,7 @@
 //! Growing NCA: trains automata that grow a picture from one cell, keep it and heal it.
 //!
 //! ```sh
-//! cargo run --release --example growing                                   # grows the built-in fish
+//! cargo run --release --example growing                                   # grows the shipped lizard
 //! cargo run --release --example growing -- train --target lizard.png --out out/lizard
 //! cargo run --release --example growing -- run --model out/lizard/model.safetensors --damage lower-half
 //! ```
@@ -25,12 +25,13 @@ use lnca::render::Background;
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
 use lnca::{Damage, GrowingConfig, Pattern, PatternCard, PatternConfig};
 
-/// The model used where none is named, below the folder of this crate.
-const SHIPPED_MODEL: &str = "models/fish.safetensors";
+/// Models used where none is named, below the folder of this crate: to run, and to score against the built-in fish.
+const LIZARD: &str = "models/lizard.safetensors";
+const FISH: &str = "models/fish.safetensors";
 
 /// Trains and runs automata that grow a picture from one cell.
 ///
-/// Without a command the shipped fish grows, loses its lower half and heals, into out/growing.
+/// Without a command the shipped lizard grows, loses its lower half and heals, into out/growing.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -48,7 +49,7 @@ enum Command {
 /// Where a trained automaton comes from
 #[derive(clap::Args)]
 struct Source {
-    /// Model file, as `train` writes it [default: the fish of this crate]
+    /// Model file, as `train` writes it [default: the lizard of this crate; for score, its fish]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
 
@@ -58,12 +59,12 @@ struct Source {
 }
 
 impl Source {
-    fn load(&self) -> Result<Pattern> {
+    fn load(&self, default: &str) -> Result<Pattern> {
         Ok(match (&self.pretrained, &self.model) {
             (Some(path), _) => Pattern::released_growing(path)?,
             (None, Some(path)) => Pattern::load(path, &Device::Cpu)?,
             (None, None) => {
-                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(SHIPPED_MODEL);
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(default);
                 Pattern::load(path, &Device::Cpu)?
             }
         })
@@ -315,7 +316,7 @@ fn train(args: &Train) -> Result<()> {
 }
 
 fn run(args: &Run) -> Result<()> {
-    let mut pattern = args.source.load()?;
+    let mut pattern = args.source.load(LIZARD)?;
     if args.angle != 0.0 {
         pattern = pattern.reconfigured(|config| {
             if let PatternConfig::Growing(config) = config {
@@ -372,7 +373,7 @@ const STEPS: [usize; 6] = [32, 64, 80, 96, 150, 300];
 const CUTS: [&str; 4] = ["lower-half", "upper-half", "right-half", "centre"];
 
 fn score(args: &Score) -> Result<()> {
-    let pattern = args.source.load()?;
+    let pattern = args.source.load(FISH)?;
     let (name, target) = args.picture.target()?;
     let size = (target.dim(0)?, target.dim(1)?);
     let loss = ImageLoss::new(target)?;
