@@ -65,7 +65,8 @@ pub(super) struct Plan {
     pub sparse: bool,
     wraps: bool,
     band_rows: usize,
-    /// Whether bands are narrowed to the rows in which something fires: where cells can be dead.
+    /// Whether bands are narrowed to the rows in which something fires. Off: random programs with several looks at
+    /// neighbours came out wrong with it.
     pub trims: bool,
 }
 
@@ -100,7 +101,7 @@ impl Plan {
                 .iter()
                 .any(|node| node.op.padding() == Some(Padding::Circular)),
             band_rows: height,
-            trims: program.alive.is_some(),
+            trims: false,
         };
         plan.lower(program, differentiable);
         plan.find_reach();

@@ -93,7 +93,8 @@ impl Program {
 pub(super) fn map(x: &Tensor, function: Function) -> Result<Tensor> {
     let sigmoid = |x: &Tensor| -> candle_core::Result<Tensor> { ((x * 0.5)?.tanh()? * 0.5)? + 0.5 };
     Ok(match function {
-        Function::Relu => x.relu()?,
+        // Candle's own passes the gradient at 0, where cells that are dead or not yet alive are.
+        Function::Relu => (x * x.gt(0.0)?.to_dtype(x.dtype())?)?,
         Function::Elu => x.elu(1.0)?,
         Function::Gelu => gelu(x)?,
         Function::Silu => (x * sigmoid(x)?)?,

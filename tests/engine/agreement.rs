@@ -79,28 +79,17 @@ pub fn agree<T: TransitionFn + Clone + 'static>(
     (b, h, w): (usize, usize, usize),
     rollout: &Rollout,
 ) {
-    let channels = transition.layout().channels();
-    let from = |seed: u64| {
-        let cells = noise(&[b, h, w, channels], seed);
-        disagreement(transition, vars, &cells, rollout)
-    };
-    // A value within rounding of the kink of a relu or a clamp may have either slope. That is rare, so what is
-    // wrong shows from other cells too.
-    if let Some(first) = from(5)
-        && let Some(second) = from(6)
-    {
-        panic!("{first}; {second}");
-    }
+    let cells = noise(&[b, h, w, transition.layout().channels()], 5);
+    agree_from(transition, vars, &cells, rollout);
 }
 
-/// How far the engine and plain operations are apart from given cells, if too far; asserts that the engine is the
-/// same however it runs.
-fn disagreement<T: TransitionFn + Clone + 'static>(
+/// Asserts the same from given cells.
+pub fn agree_from<T: TransitionFn + Clone + 'static>(
     transition: &T,
     vars: &[Tensor],
     cells: &Tensor,
     rollout: &Rollout,
-) -> Option<String> {
+) {
     let shape = cells.dims();
     let fused = everything(transition, vars, cells, rollout).unwrap();
     let plain = everything(transition, vars, cells, &rollout.clone().plain()).unwrap();
@@ -109,9 +98,20 @@ fn disagreement<T: TransitionFn + Clone + 'static>(
     let least = 1e-3 * plain[1..].iter().map(largest).fold(1e-3, f64::max);
     for (i, ((fused, plain), limit)) in fused.iter().zip(&plain).zip(limits).enumerate() {
         let distance = distance(fused, plain, least);
-        if distance >= limit || distance.is_nan() {
-            return Some(format!("{shape:?}, tensor {i} {:?}: {distance:e}", plain.dims()));
+        if distance < limit {
+            continue;
         }
+        // Beyond the limit only as far as plain operations themselves move when the last digits of the cells do: norms
+        // of nearly equal values, and kinks of a relu or a clamp, make much of little.
+        let digits = (noise(cells.dims(), 7) * 1e-6).unwrap();
+        let moved = (cells * (digits + 1.0).unwrap()).unwrap();
+        let moved = everything(transition, vars, &moved, &rollout.clone().plain()).unwrap();
+        let own = self::distance(&moved[i], plain, least);
+        assert!(
+            distance < 2.0 * own,
+            "{shape:?}, tensor {i} {:?}: {distance:e}, plain operations by themselves {own:e}",
+            plain.dims()
+        );
     }
     // Without a gradient, and on one thread or several, the bits are the same.
     let run = |threads: usize| {
@@ -132,7 +132,6 @@ fn disagreement<T: TransitionFn + Clone + 'static>(
         .run(transition, cells)
         .unwrap();
     assert!(distance(&alone, &fused[0], 1e-3) < 1e-6);
-    None
 }
 
 pub fn bits(x: &Tensor) -> Vec<u32> {
@@ -377,7 +376,25 @@ fn small_life_in_a_large_grid() {
             .unwrap();
         for memory in [Memory::Every(1), Memory::Every(4)] {
             let rollout = Rollout::new(6).fire_rate(0.5).memory(memory);
-            assert_eq!(disagreement(&growing, &vars, &cells, &rollout), None);
+            agree_from(&growing, &vars, &cells, &rollout);
         }
     }
+}
+
+#[test]
+fn a_relu_at_zero_passes_no_gradient() {
+    // Dead cells are exactly 0, and without a bias so is what a layer makes of them.
+    let layout = lnca::CellLayout {
+        input: 0,
+        output: 3,
+        hidden: 2,
+    };
+    let var = Var::from_tensor(&noise(&[5, 5], 1)).unwrap();
+    let mut p = lnca::ProgramBuilder::new(layout);
+    let x = p.linear(p.cells(), var.as_tensor(), None).unwrap();
+    let update = p.map(x, Function::Relu).unwrap();
+    let program = p.finish(update).unwrap();
+    let zeros = Tensor::zeros((1, 3, 4, 5), DType::F32, &Device::Cpu).unwrap();
+    let rollout = Rollout::new(2).fire_rate(0.7);
+    agree_from(&program, &[var.as_tensor().clone()], &zeros, &rollout);
 }
