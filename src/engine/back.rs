@@ -55,7 +55,7 @@ impl StepOf<'_> {
                 }
             }
             if let (Some(grad), Domain::Rows(reach)) = (scratch.grads[0].take(), plan.nodes[0].domain) {
-                let (start, count) = plan.span(reach, &band.rows);
+                let (start, count) = plan.span(reach, rows);
                 let flow = &mut flow[(start - first) as usize * line..][..count * line];
                 for (r, flow) in flow.chunks_exact_mut(line).enumerate() {
                     for (c, flow) in flow.chunks_exact_mut(row).enumerate() {
@@ -70,7 +70,7 @@ impl StepOf<'_> {
     }
 
     /// The gradient of the update of a band.
-    fn seed(&self, scratch: &mut Scratch, grad: &[f32], band: &Band) {
+    fn seed(&self, scratch: &mut Scratch, grad: &[f32], band: &Band<'_>) {
         let plan = self.plan;
         let (row, layout) = (plan.row(), self.shared.program.layout);
         let (planned, stride) = (&plan.nodes[plan.update], plan.stride(plan.update));
@@ -106,7 +106,7 @@ impl StepOf<'_> {
     }
 
     /// Adds the gradients of the inputs of node `n`, whose own is `grad`, and of its weights.
-    fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band, weights: &mut [f32]) {
+    fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band<'_>, weights: &mut [f32]) {
         let (plan, shared) = (self.plan, self.shared);
         let width = plan.nodes[n].width;
         let (lanes, reach) = self.lanes(n, band);
@@ -335,7 +335,7 @@ impl StepOf<'_> {
         scratch: &mut Scratch,
         x: usize,
         (start, lanes): (usize, usize),
-        band: &Band,
+        band: &Band<'_>,
         f: impl FnOnce(&mut Scratch, ViewMut<'_>, bool),
     ) {
         let planned = &self.plan.nodes[x];
@@ -407,7 +407,7 @@ impl StepOf<'_> {
         scratch: &mut Scratch,
         n: usize,
         dy: View<'_>,
-        band: &Band,
+        band: &Band<'_>,
         ([q, k, v], heads, padding): ([usize; 3], usize, crate::Padding),
     ) {
         let plan = self.plan;

@@ -386,8 +386,8 @@ impl<'a> Runner<'a> {
         let strip = |bands: &Range<usize>, scratch: &mut Scratch, weights: &mut Vec<f32>| {
             let bands = &plan.bands[bands.clone()];
             let (first, last) = (
-                plan.extent(plan.reach, &bands[0]),
-                plan.extent(plan.reach, &bands[bands.len() - 1]),
+                plan.span(plan.reach, &bands[0]),
+                plan.span(plan.reach, &bands[bands.len() - 1]),
             );
             let rows = (last.0 + last.1 as isize - first.0) as usize;
             let mut flow = scratch.zeros(rows * line);

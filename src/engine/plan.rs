@@ -65,9 +65,6 @@ pub(super) struct Plan {
     pub sparse: bool,
     wraps: bool,
     band_rows: usize,
-    /// Whether bands are narrowed to the rows in which something fires. Off: random programs with several looks at
-    /// neighbours came out wrong with it.
-    pub trims: bool,
 }
 
 /// Floats that the values of a band may take when none is kept: half of a second-level cache of 2 MiB. In
@@ -101,7 +98,6 @@ impl Plan {
                 .iter()
                 .any(|node| node.op.padding() == Some(Padding::Circular)),
             band_rows: height,
-            trims: false,
         };
         plan.lower(program, differentiable);
         plan.find_reach();
@@ -126,7 +122,7 @@ impl Plan {
     /// Distance of the channels of a node's buffer.
     pub fn stride(&self, node: usize) -> usize {
         let rows = match self.nodes[node].domain {
-            Domain::Rows(reach) if self.bands.len() > 1 || self.trims => self.band_rows + 2 * reach,
+            Domain::Rows(reach) if self.bands.len() > 1 => self.band_rows + 2 * reach,
             _ => self.band_rows,
         };
         padded(rows * self.row())
@@ -134,14 +130,9 @@ impl Plan {
 
     /// First row and number of rows of a value around a band.
     pub fn span(&self, reach: usize, band: &Range<usize>) -> (isize, usize) {
-        match *band == (0..self.height) {
-            true => (0, self.height),
-            false => self.extent(reach, band),
+        if self.bands.len() == 1 {
+            return (0, self.height);
         }
-    }
-
-    /// The same for any part of a band that is narrowed: a torus is not closed yet.
-    pub fn extent(&self, reach: usize, band: &Range<usize>) -> (isize, usize) {
         let (mut start, mut end) = (
             band.start as isize - reach as isize,
             band.end as isize + reach as isize,

@@ -62,8 +62,8 @@ pub(super) struct Before<'a> {
 }
 
 /// A band and its lanes that fire, counted from the band's first.
-pub(super) struct Band {
-    pub rows: Range<usize>,
+pub(super) struct Band<'a> {
+    pub rows: &'a Range<usize>,
     pub picked: Option<Picked>,
 }
 
@@ -144,17 +144,11 @@ impl StepOf<'_> {
         let (row, line, layout) = (plan.row(), plan.line(), self.shared.program.layout);
         for rows in bands {
             let band = self.band(rows, before.firing);
-            let mut stay = |rows: Range<usize>| {
-                let at = (rows.start - first) * line..(rows.end - first) * line;
-                next[at].copy_from_slice(&before.state[rows.start * line..rows.end * line]);
-            };
-            stay(rows.start..band.rows.start);
-            stay(band.rows.end..rows.end);
+            let next = &mut next[(rows.start - first) * line..][..rows.len() * line];
             if !band.fires() {
-                stay(band.rows);
+                next.copy_from_slice(&before.state[rows.start * line..][..rows.len() * line]);
                 continue;
             }
-            let next = &mut next[(band.rows.start - first) * line..][..band.rows.len() * line];
             self.evaluate(scratch, before.state, &band, false);
             let mut cells = scratch.values[0].take().unwrap_or_default();
             let (start, stride) = (self.start(0, 0, &band), plan.stride(0));
@@ -202,28 +196,15 @@ impl StepOf<'_> {
         }
     }
 
-    /// A band of rows, without those at its ends in which cells are dead or do not fire.
-    pub fn band(&self, rows: &Range<usize>, firing: &Firing) -> Band {
+    pub fn band<'b>(&self, rows: &'b Range<usize>, firing: &Firing) -> Band<'b> {
         let row = self.plan.row();
-        let Some(fires) = &firing.fires else {
-            return Band {
-                rows: rows.clone(),
-                picked: None,
-            };
-        };
-        let mut rows = rows.clone();
-        if self.plan.trims {
-            let still = |y: usize| !fires[y * row..][..row].contains(&true);
-            while !rows.is_empty() && still(rows.start) {
-                rows.start += 1;
-            }
-            while !rows.is_empty() && still(rows.end - 1) {
-                rows.end -= 1;
-            }
-        }
+        let firing = firing
+            .fires
+            .as_ref()
+            .map(|firing| &firing[rows.start * row..rows.end * row]);
         Band {
-            picked: Some(Picked::new(&fires[rows.start * row..rows.end * row])),
             rows,
+            picked: firing.map(Picked::new),
         }
     }
 
@@ -246,29 +227,29 @@ impl StepOf<'_> {
     }
 
     /// The lane of input `x` at which the lanes of a value of `reach` rows around the band begin.
-    pub fn start(&self, x: usize, reach: usize, band: &Band) -> usize {
+    pub fn start(&self, x: usize, reach: usize, band: &Band<'_>) -> usize {
         match self.plan.nodes[x].domain {
             Domain::Fired => 0,
             Domain::Rows(own) => {
-                let (there, _) = self.plan.span(own, &band.rows);
-                let (here, _) = self.plan.span(reach, &band.rows);
+                let (there, _) = self.plan.span(own, band.rows);
+                let (here, _) = self.plan.span(reach, band.rows);
                 (here - there) as usize * self.plan.row()
             }
         }
     }
 
     /// Number of lanes of a node, and the rows around the band that it covers.
-    pub fn lanes(&self, node: usize, band: &Band) -> (usize, usize) {
+    pub fn lanes(&self, node: usize, band: &Band<'_>) -> (usize, usize) {
         match self.plan.nodes[node].domain {
             Domain::Fired => (band.lanes(self.plan.row()), 0),
-            Domain::Rows(reach) => (self.plan.span(reach, &band.rows).1 * self.plan.row(), reach),
+            Domain::Rows(reach) => (self.plan.span(reach, band.rows).1 * self.plan.row(), reach),
         }
     }
 
     /// The rows of `node` that look at those of `x`.
-    pub fn hop(&self, node: usize, x: usize, band: &Band, padding: crate::Padding) -> Hop {
+    pub fn hop(&self, node: usize, x: usize, band: &Band<'_>, padding: crate::Padding) -> Hop {
         let span = |node: usize| match self.plan.nodes[node].domain {
-            Domain::Rows(reach) => self.plan.span(reach, &band.rows),
+            Domain::Rows(reach) => self.plan.span(reach, band.rows),
             Domain::Fired => (0, 0),
         };
         Hop {
@@ -280,7 +261,7 @@ impl StepOf<'_> {
     }
 
     /// All values of a band.
-    pub fn evaluate(&self, scratch: &mut Scratch, state: &[f32], band: &Band, keep: bool) {
+    pub fn evaluate(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, keep: bool) {
         let plan = self.plan;
         scratch.clear(plan.nodes.len());
         for (n, node) in plan.nodes.iter().enumerate() {
@@ -305,7 +286,7 @@ impl StepOf<'_> {
         }
     }
 
-    pub fn compute(&self, scratch: &mut Scratch, state: &[f32], n: usize, band: &Band, y: ViewMut<'_>) {
+    pub fn compute(&self, scratch: &mut Scratch, state: &[f32], n: usize, band: &Band<'_>, y: ViewMut<'_>) {
         let (plan, shared) = (self.plan, self.shared);
         let width = plan.nodes[n].width;
         let (lanes, reach) = self.lanes(n, band);
@@ -442,7 +423,7 @@ impl StepOf<'_> {
     }
 
     /// Spreads input `x` of the stencil `n` out.
-    pub fn spread(&self, scratch: &mut Scratch, n: usize, x: usize, band: &Band, op: &Op) -> Hop {
+    pub fn spread(&self, scratch: &mut Scratch, n: usize, x: usize, band: &Band<'_>, op: &Op) -> Hop {
         let padding = op.padding().unwrap_or_default();
         let hop = self.hop(n, x, band, padding);
         let mut spread = std::mem::take(&mut scratch.near);
@@ -474,9 +455,9 @@ impl StepOf<'_> {
     }
 
     /// Copies the rows around a band out of a whole grid, whose rows hold `width` channels.
-    pub fn load(&self, grid: &[f32], reach: usize, band: &Band, y: ViewMut<'_>, width: usize) {
+    pub fn load(&self, grid: &[f32], reach: usize, band: &Band<'_>, y: ViewMut<'_>, width: usize) {
         let height = self.plan.height as isize;
-        let (start, count) = self.plan.span(reach, &band.rows);
+        let (start, count) = self.plan.span(reach, band.rows);
         let rows = (start..start + count as isize).map(|row| row.rem_euclid(height) as usize);
         let row = self.plan.row();
         load(grid, (width * row, row), 0..width, rows, y);
@@ -488,13 +469,13 @@ impl StepOf<'_> {
         mask: &mut [f32],
         stride: usize,
         n: usize,
-        band: &Band,
+        band: &Band<'_>,
         (rate, site): (f64, u32),
     ) {
         let plan = self.plan;
         let (lanes, reach) = self.lanes(n, band);
         let (row, height) = (plan.row(), plan.height as isize);
-        let (first_row, _) = plan.span(reach, &band.rows);
+        let (first_row, _) = plan.span(reach, band.rows);
         // The lane of the whole grid at which a lane of this value lies.
         let place = |lane: usize| match (plan.nodes[n].domain, &band.picked) {
             (Domain::Fired, Some(picked)) => picked.index[lane] as usize + band.rows.start * row,
@@ -515,7 +496,7 @@ impl StepOf<'_> {
     }
 }
 
-impl Band {
+impl Band<'_> {
     /// Number of lanes that are computed.
     pub fn lanes(&self, row: usize) -> usize {
         match &self.picked {

@@ -9,7 +9,7 @@ use lnca::{
 use proptest::prelude::*;
 use rand::Rng;
 
-use crate::agreement::{agree, agree_from, noise};
+use crate::agreement::{agree, noise};
 
 /// A random program and its weights, some of which are not trained.
 struct Draw {
@@ -160,15 +160,7 @@ proptest! {
             .key(Key::new(seed))
             .training(true)
             .memory(Memory::Every(every));
-        let from = |seed: u64| {
-            let cells = noise(&[batch, height, width, layout.channels()], seed);
-            agree_from(&program, &draw.vars, &cells, &rollout);
-        };
-        // Of so many programs some have a value within rounding of a threshold of life or of a kink, where either
-        // side is right. That takes an accident; what is wrong shows from other cells too.
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| from(5))).is_err() {
-            from(6);
-        }
+        agree(&program, &draw.vars, (batch, height, width), &rollout);
     }
 }
 
