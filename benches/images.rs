@@ -61,7 +61,7 @@ fn images(criterion: &mut Criterion) {
             steps: 20..=20,
             ..PoolTrainerConfig::default()
         };
-        let mut trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), config).unwrap();
+        let mut trainer = PoolTrainer::new(model.restorer().unwrap(), model.weights(), config).unwrap();
         group.bench_function(format!("{name} training batch, 20 steps"), |bencher| {
             bencher.iter(|| trainer.learn(black_box(&batch), Key::new(1)).unwrap());
         });

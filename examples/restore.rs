@@ -76,8 +76,8 @@ fn run(args: &Args) -> Result<()> {
     }
     let tiling = Tiling {
         side: args.tile.unwrap_or(match model.card().config {
-            ModelConfig::LatentNafca { .. } => 64,
-            _ => 32,
+            ModelConfig::LatentVitca { .. } | ModelConfig::Vitca { .. } => 32,
+            _ => 64,
         }),
         key: Key::new(args.seed),
     };
@@ -171,7 +171,7 @@ impl Tiling {
             }
             let input = Tensor::from_vec(input, (tiles.len(), rows.len, columns.len, 3), device)?;
             let rollout = model.rollout(self.key).first_image(batch * BATCH);
-            let output = model.restorer().restore(&input, &rollout)?.clamp(0.0, 1.0)?;
+            let output = model.restore_by(&input, &rollout)?.clamp(0.0, 1.0)?;
             let output = output.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
             for (&(top, left), tile) in tiles.iter().zip(output.chunks_exact(rows.len * columns.len * 3)) {
                 for (place, value) in tile.chunks_exact(3).enumerate() {

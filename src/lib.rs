@@ -41,7 +41,7 @@
 //!     fit.run(&mut trainer, &data, &mut |_| ())?;
 //! }
 //! let settings = model.card().config.training();
-//! let mut trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), settings)?;
+//! let mut trainer = PoolTrainer::new(model.restorer()?, model.weights(), settings)?;
 //! fit.run(&mut trainer, &data, &mut |event| println!("{event:?}"))?;
 //!
 //! let noisy = Tensor::rand(0f32, 1f32, (1, 50, 70, 3), &Device::Cpu)?; // any height and width
@@ -94,7 +94,7 @@ pub use model::{Model, ModelCard, ModelConfig};
 pub use pattern::{Pattern, PatternCard, PatternConfig};
 pub use program::{Function, Program, ProgramBuilder, Value};
 pub use recipe::Recipe;
-pub use restorer::{LatentNca, PlainNca, Restorer};
+pub use restorer::{LatentNca, Learning, PlainNca, Restorer};
 pub use rollout::{Memory, Rollout, Step};
 pub use stencil::{Padding, neighbourhood};
 pub use train::{AutoencoderTrainer, Fit, PoolTrainer, TrainingData};

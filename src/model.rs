@@ -7,15 +7,16 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::autoencoder::{Autoencoder, AutoencoderConfig};
+use crate::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
 use crate::cells::OutputStart;
 use crate::random::Key;
-use crate::restorer::{LatentNca, PlainNca, Restorer};
+use crate::restorer::{LatentNca, Learning, PlainNca, Restorer};
 use crate::rollout::Rollout;
 use crate::store::{self, Tensors, add_prefixed, take_prefixed};
 use crate::train::PoolTrainerConfig;
 use crate::transition::{Nafca, NafcaConfig, Vitca, VitcaConfig};
 use crate::weights::Weights;
-use crate::{CellLayout, Error, Result, TransitionFn};
+use crate::{Error, Result, TransitionFn};
 
 /// Which system, and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,17 @@ pub enum ModelConfig {
         #[serde(default)]
         start: OutputStart,
     },
+    /// A convolutional network.
+    #[serde(rename = "nafnet")]
+    NafNet {
+        /// Its sizes.
+        network: NafNetConfig,
+    },
+    /// A network with attention over channels.
+    Restormer {
+        /// Its sizes.
+        network: RestormerConfig,
+    },
 }
 
 impl ModelConfig {
@@ -78,20 +90,45 @@ impl ModelConfig {
         }
     }
 
-    /// Its name: `latent-nafca`, `latent-vitca` or `vitca`.
+    /// NAFNet in the sizes of the paper.
+    pub fn nafnet() -> Self {
+        Self::NafNet {
+            network: NafNetConfig::default(),
+        }
+    }
+
+    /// The published Restormer.
+    pub fn restormer() -> Self {
+        Self::Restormer {
+            network: RestormerConfig::default(),
+        }
+    }
+
+    /// Its name: `latent-nafca`, `latent-vitca`, `vitca`, `nafnet` or `restormer`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::LatentNafca { .. } => "latent-nafca",
             Self::LatentVitca { .. } => "latent-vitca",
             Self::Vitca { .. } => "vitca",
+            Self::NafNet { .. } => "nafnet",
+            Self::Restormer { .. } => "restormer",
         }
     }
 
-    /// The published training settings of its NCA.
-    pub fn training(&self) -> PoolTrainerConfig {
+    /// What the names of its weights begin with in a file, but for those of its autoencoder.
+    fn prefix(&self) -> &'static str {
         match self {
-            Self::Vitca { .. } => PoolTrainerConfig::vitca(),
-            _ => PoolTrainerConfig::default(),
+            Self::LatentNafca { .. } | Self::LatentVitca { .. } | Self::Vitca { .. } => "transition.",
+            Self::NafNet { .. } | Self::Restormer { .. } => "network.",
+        }
+    }
+
+    /// The published training settings of its NCA, if it is one.
+    pub fn training(&self) -> Option<PoolTrainerConfig> {
+        match self {
+            Self::LatentNafca { .. } | Self::LatentVitca { .. } => Some(PoolTrainerConfig::default()),
+            Self::Vitca { .. } => Some(PoolTrainerConfig::vitca()),
+            Self::NafNet { .. } | Self::Restormer { .. } => None,
         }
     }
 }
@@ -103,9 +140,9 @@ pub struct ModelCard {
     pub model: u32,
     /// The system and its sizes.
     pub config: ModelConfig,
-    /// The probability that a cell takes its update in a step.
+    /// The probability that a cell takes its update in a step; 1 in a network.
     pub fire_rate: f64,
-    /// Steps of a restoration.
+    /// Steps of a restoration; 0 in a network.
     pub steps: usize,
     /// What it was trained to undo, such as `denoise`; free text.
     pub task: String,
@@ -117,23 +154,33 @@ pub struct ModelCard {
 #[derive(Clone)]
 pub struct Model {
     card: ModelCard,
-    autoencoder: Option<(Autoencoder, Weights)>,
-    restorer: Arc<dyn Restorer>,
-    tuned: Arc<dyn Restorer>,
-    transition_weights: Weights,
+    system: System,
+    weights: Weights,
 }
 
-/// A latent NCA as it is trained, and as it is fine-tuned with its decoder.
+#[derive(Clone)]
+enum System {
+    Nca {
+        autoencoder: Option<(Autoencoder, Weights)>,
+        restorer: MakeRestorer,
+    },
+    /// The same network twice: for training, and without gradients.
+    Network {
+        learning: Arc<dyn Network>,
+        frozen: Arc<dyn Network>,
+    },
+}
+
+/// The system, with gradients for what learns.
+type MakeRestorer = Arc<dyn Fn(Learning) -> Arc<dyn Restorer> + Send + Sync>;
+
 fn latent<T: TransitionFn + Clone + 'static>(
     autoencoder: &Autoencoder,
     transition: T,
     start: OutputStart,
-) -> Result<(Arc<dyn Restorer>, Arc<dyn Restorer>)> {
+) -> Result<MakeRestorer> {
     let nca = LatentNca::new(autoencoder, transition)?.with_start(start);
-    Ok((
-        Arc::new(nca.clone()),
-        Arc::new(nca.with_trained_decoder(autoencoder)),
-    ))
+    Ok(Arc::new(move |learning| Arc::new(nca.clone().learning(learning))))
 }
 
 impl Model {
@@ -146,25 +193,24 @@ impl Model {
         Self::with_weights(config, weights(), weights())
     }
 
-    fn with_weights(
-        config: ModelConfig,
-        transition_weights: Weights,
-        autoencoder_weights: Weights,
-    ) -> Result<Self> {
-        let vb = transition_weights.builder();
+    fn with_weights(config: ModelConfig, weights: Weights, autoencoder_weights: Weights) -> Result<Self> {
+        let vb = weights.builder();
         let encoder = |config: &AutoencoderConfig| -> Result<(Autoencoder, Weights)> {
             let weights = autoencoder_weights;
             Ok((Autoencoder::new(config.clone(), weights.builder())?, weights))
         };
-        let (autoencoder, (restorer, tuned)) = match &config {
+        let system = match &config {
             ModelConfig::LatentNafca {
                 autoencoder,
                 transition,
                 start,
             } => {
                 let autoencoder = encoder(autoencoder)?;
-                let ncas = latent(&autoencoder.0, Nafca::new(transition.clone(), vb)?, *start)?;
-                (Some(autoencoder), ncas)
+                let restorer = latent(&autoencoder.0, Nafca::new(transition.clone(), vb)?, *start)?;
+                System::Nca {
+                    autoencoder: Some(autoencoder),
+                    restorer,
+                }
             }
             ModelConfig::LatentVitca {
                 autoencoder,
@@ -172,30 +218,42 @@ impl Model {
                 start,
             } => {
                 let autoencoder = encoder(autoencoder)?;
-                let ncas = latent(&autoencoder.0, Vitca::new(transition.clone(), vb)?, *start)?;
-                (Some(autoencoder), ncas)
+                let restorer = latent(&autoencoder.0, Vitca::new(transition.clone(), vb)?, *start)?;
+                System::Nca {
+                    autoencoder: Some(autoencoder),
+                    restorer,
+                }
             }
             ModelConfig::Vitca { transition, start } => {
                 let nca = PlainNca::new(Vitca::new(transition.clone(), vb)?)?.with_start(*start);
                 let nca: Arc<dyn Restorer> = Arc::new(nca);
-                (None, (nca.clone(), nca))
+                System::Nca {
+                    autoencoder: None,
+                    restorer: Arc::new(move |_| nca.clone()),
+                }
             }
+            ModelConfig::NafNet { network } => System::Network {
+                learning: Arc::new(NafNet::new(network, vb)?),
+                frozen: Arc::new(NafNet::new(network, weights.frozen_builder())?),
+            },
+            ModelConfig::Restormer { network } => System::Network {
+                learning: Arc::new(Restormer::new(network, vb)?),
+                frozen: Arc::new(Restormer::new(network, weights.frozen_builder())?),
+            },
         };
         let training = config.training();
         let card = ModelCard {
             model: 1,
+            fire_rate: training.as_ref().map_or(1.0, |training| training.fire_rate),
+            steps: training.map_or(0, |training| training.validation_steps),
             config,
-            fire_rate: training.fire_rate,
-            steps: training.validation_steps,
             task: String::new(),
             made_by: String::new(),
         };
         Ok(Self {
             card,
-            autoencoder,
-            restorer,
-            tuned,
-            transition_weights,
+            system,
+            weights,
         })
     }
 
@@ -211,36 +269,58 @@ impl Model {
 
     /// The autoencoder and its weights, for a latent model.
     pub fn autoencoder(&self) -> Option<(&Autoencoder, &Weights)> {
-        self.autoencoder
-            .as_ref()
-            .map(|(autoencoder, weights)| (autoencoder, weights))
+        match &self.system {
+            System::Nca {
+                autoencoder: Some((autoencoder, weights)),
+                ..
+            } => Some((autoencoder, weights)),
+            _ => None,
+        }
     }
 
-    /// The system, for training.
-    pub fn restorer(&self) -> Arc<dyn Restorer> {
-        self.restorer.clone()
+    /// The system of an NCA, of which the transition alone learns.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the model is a network.
+    pub fn restorer(&self) -> Result<Arc<dyn Restorer>> {
+        Ok(self.learning(Learning::Transition)?.0)
     }
 
-    /// The system with a decoder that learns along with the transition, and the weights of both, for
-    /// fine-tuning after the NCA was trained; for a plain model the same as for training.
-    pub fn tuning(&self) -> (Arc<dyn Restorer>, Weights) {
-        let mut parts = vec![("transition.", &self.transition_weights)];
-        parts.extend(
-            self.autoencoder
-                .iter()
-                .map(|(_, weights)| ("autoencoder.", weights)),
-        );
-        (self.tuned.clone(), Weights::union(&parts))
+    /// The system of an NCA with gradients for these parts, and their weights; in a plain NCA that is always the
+    /// transition.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the model is a network.
+    pub fn learning(&self, learning: Learning) -> Result<(Arc<dyn Restorer>, Weights)> {
+        let System::Nca { restorer, .. } = &self.system else {
+            return Err(Error::config("model", "an NCA", self.card.config.name()));
+        };
+        let weights = match (learning, self.autoencoder()) {
+            (Learning::Transition, _) | (_, None) => self.weights.clone(),
+            // Those of the encoder that a loss does not reach stay as they are.
+            (_, Some((_, autoencoder))) => {
+                Weights::union(&[("transition.", &self.weights), ("autoencoder.", autoencoder)])
+            }
+        };
+        Ok((restorer(learning), weights))
     }
 
-    /// The channels of its cells.
-    pub fn layout(&self) -> CellLayout {
-        self.restorer.layout()
+    /// The network, if the model is one.
+    pub fn network(&self) -> Option<Arc<dyn Network>> {
+        match &self.system {
+            System::Nca { .. } => None,
+            System::Network { learning, .. } => Some(learning.clone()),
+        }
     }
 
-    /// The weights of the transition.
-    pub fn transition_weights(&self) -> &Weights {
-        &self.transition_weights
+    /// The weights of the transition, or of the network.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The number that height and width of training images must be a multiple of.
+    pub fn multiple(&self) -> usize {
+        self.restorer().map_or(1, |restorer| restorer.multiple())
     }
 
     /// The rollout of a restoration: the steps and fire rate of the card, masks drawn from `key`.
@@ -255,7 +335,18 @@ impl Model {
     /// # Errors
     /// As [`Restorer::restore`].
     pub fn restore(&self, images: &Tensor, key: Key) -> Result<Tensor> {
-        self.restorer.restore(images, &self.rollout(key))
+        self.restore_by(images, &self.rollout(key))
+    }
+
+    /// The same by a rollout of one's own, which a network has no use for.
+    ///
+    /// # Errors
+    /// As [`Restorer::restore`].
+    pub fn restore_by(&self, images: &Tensor, rollout: &Rollout) -> Result<Tensor> {
+        match &self.system {
+            System::Nca { restorer, .. } => restorer(Learning::Transition).restore(images, rollout),
+            System::Network { frozen, .. } => Ok(frozen.forward(&images.detach())?.detach()),
+        }
     }
 
     /// Writes card and weights to a safetensors file, atomically.
@@ -264,8 +355,8 @@ impl Model {
     /// [`Error::Io`] if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let mut tensors = Tensors::new();
-        add_prefixed(&mut tensors, "transition.", self.transition_weights.snapshot()?);
-        if let Some((_, weights)) = &self.autoencoder {
+        add_prefixed(&mut tensors, self.card.config.prefix(), self.weights.snapshot()?);
+        if let Some((_, weights)) = self.autoencoder() {
             add_prefixed(&mut tensors, "autoencoder.", weights.snapshot()?);
         }
         store::write(path.as_ref(), &tensors, &self.card)
@@ -282,12 +373,12 @@ impl Model {
             let reason = format!("is of version {}, this library reads version 1", card.model);
             return Err(Error::file(path, reason));
         }
-        let transition = take_prefixed(&mut tensors, "transition.");
+        let weights = take_prefixed(&mut tensors, card.config.prefix());
         let autoencoder = take_prefixed(&mut tensors, "autoencoder.");
         // Sizes are held against the tensors one by one: a damaged card may ask for more than there is
         // memory for.
         let given = |values: &Tensors| Weights::given(values.clone(), DType::F32, device);
-        let model = Self::with_weights(card.config.clone(), given(&transition), given(&autoencoder));
+        let model = Self::with_weights(card.config.clone(), given(&weights), given(&autoencoder));
         let model = Self {
             card,
             ..model.map_err(|error| match error {
@@ -295,8 +386,8 @@ impl Model {
                 other => other,
             })?
         };
-        model.transition_weights.load(&transition)?;
-        match &model.autoencoder {
+        model.weights.load(&weights)?;
+        match model.autoencoder() {
             Some((_, weights)) => weights.load(&autoencoder)?,
             None => add_prefixed(&mut tensors, "autoencoder.", autoencoder),
         }

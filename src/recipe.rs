@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::cells::OutputStart;
 use crate::data::{Corruption, Curriculum};
 use crate::model::{Model, ModelConfig};
-use crate::train::{AutoencoderTrainerConfig, PoolTrainer, PoolTrainerConfig};
+use crate::restorer::Learning;
+use crate::train::{
+    AutoencoderTrainerConfig, NetworkTrainer, NetworkTrainerConfig, PoolTrainer, PoolTrainerConfig, Trainer,
+};
 use crate::{Error, Result};
 
 /// Everything about the training of a model but its length.
@@ -17,8 +20,10 @@ pub struct Recipe {
     pub autoencoder: AutoencoderTrainerConfig,
     /// Training of the NCA.
     pub nca: PoolTrainerConfig,
-    /// Whether the decoder learns along with the NCA.
-    pub train_decoder: bool,
+    /// Training of a network.
+    pub network: NetworkTrainerConfig,
+    /// What of a latent model learns with the NCA.
+    pub learning: Learning,
     /// Whether the NCA is trained at the difficulty of the test throughout, in place of one that grows.
     pub test_difficulty: bool,
 }
@@ -27,10 +32,14 @@ impl Recipe {
     /// The published recipe for a model.
     pub fn paper(model: ModelConfig) -> Self {
         Self {
-            nca: model.training(),
+            nca: model.training().unwrap_or_default(),
+            network: match model {
+                ModelConfig::Restormer { .. } => NetworkTrainerConfig::restormer(),
+                _ => NetworkTrainerConfig::nafnet(),
+            },
             model,
             autoencoder: AutoencoderTrainerConfig::default(),
-            train_decoder: false,
+            learning: Learning::Transition,
             test_difficulty: false,
         }
     }
@@ -54,7 +63,7 @@ impl Recipe {
                 transition.dropout = 0.0;
                 recipe.nca.adam.learning_rate = 5e-3;
                 recipe.nca.loss.lat = 1.0;
-                recipe.train_decoder = true;
+                recipe.learning = Learning::Decoder;
             }
             ModelConfig::LatentVitca { start, .. } => {
                 *start = OutputStart::Input;
@@ -62,9 +71,10 @@ impl Recipe {
                 recipe.nca.loss.lat = 1.0;
                 recipe.nca.loss.over_out = 0.01;
                 recipe.nca.loss.over_hid = 0.01;
-                recipe.train_decoder = true;
+                recipe.learning = Learning::Decoder;
             }
             ModelConfig::Vitca { start, .. } => *start = OutputStart::Input,
+            ModelConfig::NafNet { .. } | ModelConfig::Restormer { .. } => {}
         }
         recipe
     }
@@ -72,17 +82,34 @@ impl Recipe {
     /// The trainer of the NCA of `model`.
     ///
     /// # Errors
-    /// [`Error::Config`] if the model is not of this recipe.
+    /// [`Error::Config`] if the model is not of this recipe, or no NCA.
     pub fn nca_trainer(&self, model: &Model) -> Result<PoolTrainer> {
+        self.check(model)?;
+        let (restorer, weights) = model.learning(self.learning)?;
+        PoolTrainer::new(restorer, &weights, self.nca.clone())
+    }
+
+    /// The trainer of `model`, NCA or network; of a latent model for after its autoencoder was trained.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the model is not of this recipe.
+    pub fn trainer(&self, model: &Model) -> Result<Box<dyn Trainer>> {
+        match model.network() {
+            None => Ok(Box::new(self.nca_trainer(model)?)),
+            Some(network) => {
+                self.check(model)?;
+                let config = self.network.clone();
+                Ok(Box::new(NetworkTrainer::new(network, model.weights(), config)))
+            }
+        }
+    }
+
+    fn check(&self, model: &Model) -> Result<()> {
         if model.card().config != self.model {
             let found = format!("{:?}", model.card().config);
             return Err(Error::config("model", format!("{:?}", self.model), found));
         }
-        let (restorer, weights) = match self.train_decoder {
-            true => model.tuning(),
-            false => (model.restorer(), model.transition_weights().clone()),
-        };
-        PoolTrainer::new(restorer, &weights, self.nca.clone())
+        Ok(())
     }
 
     /// The course of the difficulty in the training of the NCA.

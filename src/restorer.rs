@@ -1,6 +1,7 @@
 //! Restorers: systems that restore images with an NCA, on pixels or in latent space.
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 use crate::autoencoder::Autoencoder;
 use crate::cells::OutputStart;
@@ -61,20 +62,34 @@ pub trait Restorer: Send + Sync {
     }
 }
 
-/// An NCA in the latent space of a frozen autoencoder.
+/// What of a latent NCA learns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learning {
+    /// The transition alone, as published.
+    #[default]
+    Transition,
+    /// The transition and the decoder.
+    Decoder,
+    /// The transition and the whole autoencoder, from end to end. Its running statistics stay.
+    Everything,
+}
+
+/// An NCA in the latent space of an autoencoder, which is frozen unless [`LatentNca::learning`] has it otherwise.
 ///
 /// Cells start from the latent of the corrupted image; their output channels are the restored latent,
 /// which the decoder turns into an image with the skip-connection of the corrupted one.
 #[derive(Clone, Debug)]
 pub struct LatentNca<T> {
     autoencoder: Autoencoder,
-    decoder: Autoencoder,
+    frozen: Autoencoder,
+    learning: Learning,
     transition: T,
     start: OutputStart,
 }
 
 impl<T: TransitionFn + Clone + 'static> LatentNca<T> {
-    /// A latent NCA whose autoencoder gets no gradient; it shares the storage of the one given.
+    /// A latent NCA whose autoencoder gets no gradient; both share their storage.
     ///
     /// # Errors
     /// [`Error::Config`] if the transition's input or output channels are not the latent channels.
@@ -89,10 +104,10 @@ impl<T: TransitionFn + Clone + 'static> LatentNca<T> {
                 ));
             }
         }
-        let autoencoder = autoencoder.frozen()?;
         Ok(Self {
-            decoder: autoencoder.clone(),
-            autoencoder,
+            frozen: autoencoder.frozen()?,
+            autoencoder: autoencoder.clone(),
+            learning: Learning::Transition,
             transition,
             start: OutputStart::Half,
         })
@@ -104,10 +119,9 @@ impl<T: TransitionFn + Clone + 'static> LatentNca<T> {
         self
     }
 
-    /// The same system with a decoder whose weights get gradients too, to be trained along with the
-    /// transition; the encoder and all running statistics stay.
-    pub fn with_trained_decoder(mut self, autoencoder: &Autoencoder) -> Self {
-        self.decoder = autoencoder.clone();
+    /// The same system with gradients for the weights of these parts.
+    pub fn learning(mut self, learning: Learning) -> Self {
+        self.learning = learning;
         self
     }
 
@@ -132,7 +146,11 @@ impl<T: TransitionFn + Clone + 'static> Restorer for LatentNca<T> {
     }
 
     fn seed(&self, images: &Tensor) -> Result<Tensor> {
-        let latent = self.autoencoder.encode(images, false)?.latent;
+        let latent = match self.learning {
+            Learning::Everything => self.autoencoder.encode(images, false)?.latent,
+            // Running statistics are variables, and would be followed back to.
+            _ => self.frozen.encode(images, false)?.latent.detach(),
+        };
         self.layout().seed(&latent, self.start)
     }
 
@@ -141,12 +159,19 @@ impl<T: TransitionFn + Clone + 'static> Restorer for LatentNca<T> {
     }
 
     fn readout(&self, cells: &Tensor, images: &Tensor) -> Result<Tensor> {
-        let skip = self.autoencoder.skip(images, false)?;
-        self.decoder.decode(&self.layout().output(cells)?, &skip, false)
+        let skip = match self.learning {
+            Learning::Everything => self.autoencoder.skip(images, false)?,
+            _ => self.frozen.skip(images, false)?.detach(),
+        };
+        let decoder = match self.learning {
+            Learning::Transition => &self.frozen,
+            _ => &self.autoencoder,
+        };
+        decoder.decode(&self.layout().output(cells)?, &skip, false)
     }
 
     fn target(&self, clean: &Tensor) -> Result<Tensor> {
-        Ok(self.autoencoder.encode(clean, false)?.latent)
+        Ok(self.frozen.encode(clean, false)?.latent.detach())
     }
 }
 

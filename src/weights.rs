@@ -79,6 +79,11 @@ impl Weights {
         VarBuilder::from_backend(Box::new(self.clone()), self.dtype, self.device.clone())
     }
 
+    /// The same without gradients: tensors that share the storage of the variables.
+    pub(crate) fn frozen_builder(&self) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(Frozen(self.clone())), self.dtype, self.device.clone())
+    }
+
     /// All variables with their names, in name order.
     pub fn vars(&self) -> Vec<(String, Var)> {
         self.lock()
@@ -178,6 +183,30 @@ impl SimpleBackend for Weights {
 
     fn contains_tensor(&self, name: &str) -> bool {
         self.lock().contains_key(name)
+    }
+}
+
+/// [`Weights`] whose tensors get no gradient.
+struct Frozen(Weights);
+
+impl SimpleBackend for Frozen {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        Ok(self.0.get(shape, name, init, dtype, device)?.detach())
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        Ok(self.0.get_unchecked(name, dtype, device)?.detach())
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.contains_tensor(name)
     }
 }
 

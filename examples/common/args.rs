@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use candle_core::{Device, utils};
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
-use lnca::ModelConfig;
 use lnca::data::{Corruption, Kind};
 use lnca::metric::SSIM_WINDOW;
+use lnca::{ModelConfig, Recipe};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -117,6 +117,11 @@ pub struct Args {
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub learning_rate: Option<f64>,
 
+    /// Change one field of the recipe, such as nca.average=0.999 or learning=everything; results.json of
+    /// any run shows all fields. May be given more than once
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = field)]
+    pub set: Vec<String>,
+
     /// Seed of weights, images, split, order, corruption, steps, masks and pool
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -149,7 +154,7 @@ pub struct Args {
         value_name = "MODEL",
         requires = "data",
         conflicts_with_all = ["model", "test_data", "images", "epochs", "ae_epochs",
-            "learning_rate", "seed", "paper", "out",
+            "learning_rate", "set", "seed", "paper", "out",
             "resume", "checkpoint_every"]
     )]
     pub eval: Option<PathBuf>,
@@ -164,6 +169,11 @@ pub enum ModelName {
     LatentVitca,
     /// An attention NCA on pixels
     Vitca,
+    /// A convolutional network of 116 million weights
+    #[value(name = "nafnet")]
+    NafNet,
+    /// A network of 26 million weights with attention over channels
+    Restormer,
 }
 
 /// A device.
@@ -203,6 +213,8 @@ pub struct Settings {
     pub epochs: usize,
     pub batch: usize,
     pub learning_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub set: Vec<String>,
     pub seed: u64,
     pub device: &'static str,
 }
@@ -229,6 +241,7 @@ impl Args {
             epochs: self.epochs.unwrap_or(schedule.epochs),
             batch: self.batch.unwrap_or(schedule.batch),
             learning_rate: self.learning_rate,
+            set: self.set.clone(),
             seed: self.seed,
             device: match self.device {
                 DeviceName::Cpu => "cpu",
@@ -243,11 +256,34 @@ impl Args {
             ModelName::LatentNafca => ModelConfig::latent_nafca(),
             ModelName::LatentVitca => ModelConfig::latent_vitca(),
             ModelName::Vitca => ModelConfig::vitca(),
+            ModelName::NafNet => ModelConfig::nafnet(),
+            ModelName::Restormer => ModelConfig::restormer(),
         }
     }
 }
 
 impl Settings {
+    /// The recipe for `config` with what was asked to be different.
+    pub fn recipe(&self, config: ModelConfig) -> Result<Recipe> {
+        let mut recipe = match self.paper {
+            true => Recipe::paper(config),
+            false => Recipe::quick(config),
+        };
+        if let Some(rate) = self.learning_rate {
+            recipe.nca.adam.learning_rate = rate;
+        }
+        for set in &self.set {
+            let (field, text) = set.split_once('=').unwrap_or((set, ""));
+            let mut changed = serde_json::to_value(&recipe)?;
+            let place = changed
+                .pointer_mut(&format!("/{}", field.replace('.', "/")))
+                .ok_or_else(|| format!("`--set {set}`: a recipe has no field `{field}`"))?;
+            *place = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_string()));
+            recipe = serde_json::from_value(changed).map_err(|error| format!("`--set {set}`: {error}"))?;
+        }
+        Ok(recipe)
+    }
+
     /// The command that makes this model, with every default spelt out.
     pub fn command(&self, task: &Task) -> String {
         let mut words = vec![task.name.to_string()];
@@ -257,6 +293,11 @@ impl Settings {
                     Value::Null | Value::Bool(false) => {}
                     Value::Bool(true) => words.push(format!("--{name}")),
                     Value::String(text) => words.push(format!("--{name} {text}")),
+                    Value::Array(many) => words.extend(
+                        many.iter()
+                            .filter_map(Value::as_str)
+                            .map(|one| format!("--{name} {one}")),
+                    ),
                     value => words.push(format!("--{name} {value}")),
                 }
             }
@@ -301,6 +342,13 @@ fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if (0.0..=1.0).contains(&rate) => Ok(rate),
         _ => Err("expected a number from 0 to 1".into()),
+    }
+}
+
+fn field(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((field, value)) if !field.is_empty() && !value.is_empty() => Ok(text.to_string()),
+        _ => Err("expected FIELD=VALUE".into()),
     }
 }
 

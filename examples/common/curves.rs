@@ -26,7 +26,7 @@ type Series = (String, Vec<f64>);
 /// Draws the curves of every phase in the log as a PNG.
 pub fn save(path: &Path, task: &str, model: &str, log: &Log) -> Result<()> {
     register_font()?;
-    let phases: Vec<(&str, Vec<Epoch>)> = ["autoencoder", "nca"]
+    let phases: Vec<(&str, Vec<Epoch>)> = ["autoencoder", "nca", "network"]
         .map(|phase| (phase, log.epochs(phase)))
         .into_iter()
         .filter(|(_, epochs)| !epochs.is_empty())

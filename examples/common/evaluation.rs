@@ -23,7 +23,7 @@ pub fn test_batches(data: &Dataset, corruption: Corruption, batch: usize) -> Res
 /// A batch whose first image is image `first`, restored by `model`.
 pub fn restore(model: &Model, images: &Tensor, first: usize) -> lnca::Result<Tensor> {
     let rollout = model.rollout(Key::new(0).fold_in_name("test")).first_image(first);
-    model.restorer().restore(images, &rollout)
+    model.restore_by(images, &rollout)
 }
 
 /// Scores of `restore` under a progress bar.

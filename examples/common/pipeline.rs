@@ -6,7 +6,7 @@ use std::time::Instant;
 use candle_core::Device;
 use lnca::data::{Dataset, LoadReport, Split};
 use lnca::train::Trainer;
-use lnca::{AutoencoderTrainer, Fit, Model, Recipe, TrainingData};
+use lnca::{AutoencoderTrainer, Fit, Model, TrainingData};
 use serde::Serialize;
 use serde_json::json;
 
@@ -43,13 +43,7 @@ fn train(task: &Task, args: &Args) -> Result<()> {
     let mut seconds = BTreeMap::new();
     let settings = args.settings();
     let device = args.device.open()?;
-    let mut recipe = match args.paper {
-        true => Recipe::paper(args.config()),
-        false => Recipe::quick(args.config()),
-    };
-    if let Some(rate) = settings.learning_rate {
-        recipe.nca.adam.learning_rate = rate;
-    }
+    let recipe = settings.recipe(args.config())?;
     let mut model = Model::new(recipe.model.clone(), settings.seed, &device)?;
     check(&settings, &model)?;
 
@@ -122,12 +116,13 @@ fn train(task: &Task, args: &Args) -> Result<()> {
             psnr: scores.psnr,
         });
     }
-    let mut trainer = recipe.nca_trainer(&model)?;
+    let mut trainer = recipe.trainer(&model)?;
+    let phase = trainer.phase();
     let training = TrainingData {
         curriculum: Some(recipe.curriculum(task.corruption)),
         ..training
     };
-    run_phase(&fit("nca", settings.epochs), &mut trainer, &training, &mut log)?;
+    run_phase(&fit(phase, settings.epochs), &mut *trainer, &training, &mut log)?;
 
     let card = model.card_mut();
     card.task = task.name.into();
@@ -190,7 +185,7 @@ fn train(task: &Task, args: &Args) -> Result<()> {
     .save(&folder.file("sheet.png"))?;
     curves::save(&folder.file("curves.png"), task.name, settings.model, &log)?;
 
-    let history: BTreeMap<_, _> = ["autoencoder", "nca"]
+    let history: BTreeMap<_, _> = ["autoencoder", phase]
         .map(|phase| (phase, log.epochs(phase)))
         .into();
     for (phase, epochs) in &history {
@@ -217,7 +212,7 @@ fn train(task: &Task, args: &Args) -> Result<()> {
         "recipe": recipe,
         "model": model.card(),
         "parameters": {
-            "transition": parameters(model.transition_weights()),
+            phase: parameters(model.weights()),
             "autoencoder": model.autoencoder().map(|(_, weights)| parameters(weights)),
         },
         "filter": filter,
@@ -240,7 +235,7 @@ fn train(task: &Task, args: &Args) -> Result<()> {
 
 /// Refuses what the model cannot train on, before any work is done.
 fn check(settings: &Settings, model: &Model) -> Result<()> {
-    let multiple = model.restorer().multiple();
+    let multiple = model.multiple();
     if !settings.size.is_multiple_of(multiple) {
         let (size, model) = (settings.size, settings.model);
         return Err(format!("`--size` is {size}, but {model} trains on multiples of {multiple}").into());

@@ -21,3 +21,9 @@ pub trait Network: Send + Sync {
     /// [`Error::Shape`](crate::Error::Shape) for another shape.
     fn forward(&self, images: &Tensor) -> Result<Tensor>;
 }
+
+impl<N: Network + ?Sized> Network for std::sync::Arc<N> {
+    fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        (**self).forward(images)
+    }
+}

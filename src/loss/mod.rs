@@ -12,6 +12,7 @@ mod vgg;
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::metric::ssim;
 use crate::{CellLayout, Error, Result};
 
 pub use pattern::{ImageLoss, PatternLoss, TextureLoss};
@@ -63,6 +64,8 @@ pub struct RestorationLoss {
     pub over_out: f64,
     /// OVER of the hidden channels: 1.
     pub over_hid: f64,
+    /// One minus the SSIM of the restored images: 0.
+    pub ssim: f64,
     /// Total variation of the restored images: 0.
     pub tv: f64,
     /// What divides OVER: all elements.
@@ -77,6 +80,7 @@ impl Default for RestorationLoss {
             lat: 100.0,
             over_out: 1.0,
             over_hid: 1.0,
+            ssim: 0.0,
             tv: 0.0,
             overflow_norm: OverflowNorm::Elements,
         }
@@ -123,6 +127,10 @@ impl RestorationLoss {
             let (output, hidden) = cell_overflow(layout, cells, self.overflow_norm)?;
             terms.push(Term::new("over_out", self.over_out, output));
             terms.push(Term::new("over_hid", self.over_hid, hidden));
+        }
+        if self.ssim != 0.0 {
+            let likeness = ssim(restored, clean)?.mean_all()?.to_dtype(restored.dtype())?;
+            terms.push(Term::new("ssim", self.ssim, (1.0 - likeness)?));
         }
         if self.tv != 0.0 {
             terms.push(Term::new("tv", self.tv, total_variation(restored, clean)?));

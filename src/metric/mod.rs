@@ -32,7 +32,9 @@ pub fn ssim(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             a.dims(),
         ));
     }
-    let (a, b) = (a.to_dtype(DType::F64)?, b.to_dtype(DType::F64)?);
+    let planes =
+        |x: &Tensor| -> Result<Tensor> { Ok(x.to_dtype(DType::F64)?.permute((0, 3, 1, 2))?.contiguous()?) };
+    let (a, b) = (planes(a)?, planes(b)?);
     // One pass of the window over all four moments.
     let squares = (a.sqr()? + b.sqr()?)?;
     let moments = window_means(&Tensor::stack(&[&a, &b, &squares, &(&a * &b)?], 0)?)?;
@@ -75,22 +77,27 @@ fn window() -> [f64; SSIM_WINDOW] {
     weights
 }
 
-/// Means of `x` (`[.., H, W, C]`) over the window at every place inside the image.
+/// Means of planes `x` (`[.., H, W]`, f64) over the window at every place inside: `[.., W - 10, H - 10]`.
 fn window_means(x: &Tensor) -> Result<Tensor> {
+    // One product a side with a matrix that has the window in each column, then the other side comes last.
     let mut means = x.clone();
-    for axis in [x.rank() - 3, x.rank() - 2] {
-        let len = means.dim(axis)? - (SSIM_WINDOW - 1);
-        let mut sum: Option<Tensor> = None;
-        for (start, weight) in window().into_iter().enumerate() {
-            let part = (means.narrow(axis, start, len)? * weight)?;
-            sum = Some(match sum {
-                Some(sum) => (sum + part)?,
-                None => part,
-            });
+    for _ in 0..2 {
+        let side = means.dim(D::Minus1)?;
+        let (mut shape, places) = (means.dims().to_vec(), side + 1 - SSIM_WINDOW);
+        let mut slide = vec![0.0; side * places];
+        for place in 0..places {
+            for (i, weight) in window().into_iter().enumerate() {
+                slide[(place + i) * places + place] = weight;
+            }
         }
-        if let Some(sum) = sum {
-            means = sum;
-        }
+        let slide = Tensor::from_vec(slide, (side, places), x.device())?;
+        shape[means.rank() - 1] = places;
+        let flat = means.reshape((means.elem_count() / side, side))?;
+        means = flat
+            .matmul(&slide)?
+            .reshape(shape)?
+            .transpose(D::Minus1, D::Minus2)?
+            .contiguous()?;
     }
     Ok(means)
 }

@@ -224,12 +224,21 @@ impl Fit {
                     self.save(trainer, data, progress, &best, tell)?;
                 }
             }
+            let trained = trainer.average().cloned().map(|average| {
+                let trained = trainer.weights().snapshot()?;
+                trainer.weights().load(&average)?;
+                Ok::<_, Error>(trained)
+            });
+            let trained = trained.transpose()?;
             let ssim = mean_validation(trainer, &validation, &self.device)?;
             // A rollout longer than those of training may explode: no score then, and never the best.
             let improved = ssim.is_finite() && progress.best.is_none_or(|best| ssim > best);
             if improved {
                 best = trainer.weights().snapshot()?;
                 progress.best = Some(ssim);
+            }
+            if let Some(trained) = trained {
+                trainer.weights().load(&trained)?;
             }
             tracing::info!(phase, epoch, ssim, improved, "validated");
             tell(&Event::Validated {

@@ -2,6 +2,7 @@
 
 mod adam;
 mod autoencoder;
+mod average;
 mod checkpoint;
 mod fit;
 mod network;
@@ -40,6 +41,11 @@ pub trait Trainer {
 
     /// What is trained, running statistics included.
     fn weights(&self) -> &Weights;
+
+    /// The weights to validate and keep in place of those that the last update left, if there are such.
+    fn average(&self) -> Option<&Tensors> {
+        None
+    }
 
     /// The optimiser.
     fn optimiser(&self) -> &Adam;

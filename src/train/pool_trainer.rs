@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::average::Average;
 use super::{Adam, AdamConfig, Pool, Reading, Trainer, descend};
 use crate::data::Batch;
 use crate::loss::RestorationLoss;
@@ -13,7 +14,7 @@ use crate::metric::ssim;
 use crate::random::Key;
 use crate::restorer::Restorer;
 use crate::rollout::{Memory, Rollout};
-use crate::store::Tensors;
+use crate::store::{Tensors, add_prefixed, take_prefixed};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -46,6 +47,8 @@ pub struct PoolTrainerConfig {
     pub validation_steps: usize,
     /// The probability that a cell takes its update in a step: 1.
     pub fire_rate: f64,
+    /// The decay of a running mean of the weights, which is validated and kept in their place: none.
+    pub average: Option<f64>,
 }
 
 impl Default for PoolTrainerConfig {
@@ -58,6 +61,7 @@ impl Default for PoolTrainerConfig {
             steps: 8..=32,
             validation_steps: 64,
             fire_rate: 1.0,
+            average: None,
         }
     }
 }
@@ -89,6 +93,7 @@ pub struct PoolTrainer {
     weights: Weights,
     adam: Adam,
     pool: Pool,
+    average: Option<Average>,
     memory: Memory,
     phase: &'static str,
 }
@@ -97,7 +102,7 @@ impl PoolTrainer {
     /// A trainer of `weights`, those of the transition of `restorer`.
     ///
     /// # Errors
-    /// [`Error::Config`] for an empty range of steps, or a fire rate outside `[0, 1]`.
+    /// [`Error::Config`] for an empty range of steps, or a fire rate or decay outside `[0, 1]`.
     pub fn new(restorer: Arc<dyn Restorer>, weights: &Weights, config: PoolTrainerConfig) -> Result<Self> {
         if config.steps.is_empty() {
             let found = format!("{:?}", config.steps);
@@ -106,7 +111,11 @@ impl PoolTrainer {
         if !(0.0..=1.0).contains(&config.fire_rate) {
             return Err(Error::config("fire_rate", "in [0, 1]", config.fire_rate));
         }
+        if let Some(decay) = config.average.filter(|decay| !(0.0..=1.0).contains(decay)) {
+            return Err(Error::config("average", "in [0, 1]", decay));
+        }
         Ok(Self {
+            average: config.average.map(Average::new),
             adam: Adam::new(weights.vars(), config.adam.clone()),
             pool: Pool::new(config.pool),
             weights: weights.clone(),
@@ -144,7 +153,7 @@ impl PoolTrainer {
     /// # Errors
     /// As [`Trainer::learn`].
     pub fn fresh_update(&mut self, batch: &Batch, rollout: &Rollout) -> Result<Vec<Reading>> {
-        let seed = self.restorer.seed(&batch.corrupted)?.detach();
+        let seed = self.restorer.seed(&batch.corrupted)?;
         let cells = self.restorer.evolve(&seed, rollout)?;
         let readings = self.descend(&cells, &batch.corrupted, &batch.clean)?;
         self.pool.append(&batch.clean, &batch.corrupted, &cells)?;
@@ -171,7 +180,11 @@ impl PoolTrainer {
             .config
             .loss
             .terms(&layout, cells, (&restored, clean), target)?;
-        descend(&mut self.adam, &terms)
+        let readings = descend(&mut self.adam, &terms)?;
+        if let Some(average) = &mut self.average {
+            average.follow(&self.weights, self.adam.updates())?;
+        }
+        Ok(readings)
     }
 
     fn rollout(&self, key: Key) -> Result<Rollout> {
@@ -209,6 +222,11 @@ impl Trainer for PoolTrainer {
 
     fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    fn average(&self) -> Option<&Tensors> {
+        let values = self.average.as_ref()?.values();
+        (!values.is_empty()).then_some(values)
     }
 
     fn optimiser(&self) -> &Adam {
@@ -252,10 +270,18 @@ impl Trainer for PoolTrainer {
     }
 
     fn memory(&self) -> Result<Tensors> {
-        self.pool.state()
+        let mut memory = self.pool.state()?;
+        if let Some(average) = &self.average {
+            add_prefixed(&mut memory, "average.", average.values().clone());
+        }
+        Ok(memory)
     }
 
-    fn restore_memory(&mut self, memory: Tensors) -> Result<()> {
+    fn restore_memory(&mut self, mut memory: Tensors) -> Result<()> {
+        let values = take_prefixed(&mut memory, "average.");
+        if let Some(average) = &mut self.average {
+            average.restore(values);
+        }
         self.pool.restore(memory)
     }
 }

@@ -253,7 +253,7 @@ fn pairs_of_images_that_do_not_match() {
 fn settings_of_a_pool_trainer() -> Result<()> {
     let model = &models()?[0];
     let trainer =
-        |config| named(PoolTrainer::new(model.restorer(), model.transition_weights(), config).map(|_| ()));
+        |config| named(PoolTrainer::new(model.restorer().unwrap(), model.weights(), config).map(|_| ()));
     let config = PoolTrainerConfig::default;
     assert_eq!(
         trainer(PoolTrainerConfig {

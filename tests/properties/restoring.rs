@@ -56,7 +56,7 @@ pub fn models() -> Result<Vec<Model>> {
     let mut models = Vec::new();
     for (seed, config) in configs.into_iter().enumerate() {
         let mut model = Model::new(config, seed as u64, &Device::Cpu)?;
-        randomise(model.transition_weights(), 60, 0.2)?;
+        randomise(model.weights(), 60, 0.2)?;
         if let Some((_, weights)) = model.autoencoder() {
             randomise(weights, 80, 0.2)?;
         }
@@ -102,12 +102,10 @@ fn an_image_is_restored_alike_in_any_batch() -> Result<()> {
     let images = images(2, (3, 6, 9, 3));
     for model in models()? {
         let rollout = model.rollout(Key::new(5));
-        let together = model.restorer().restore(&images, &rollout)?;
+        let together = model.restore_by(&images, &rollout)?;
         for i in 0..3 {
             let alone = images.narrow(0, i, 1)?;
-            let alone = model
-                .restorer()
-                .restore(&alone, &rollout.clone().first_image(i))?;
+            let alone = model.restore_by(&alone, &rollout.clone().first_image(i))?;
             for (a, b) in values(&alone).iter().zip(values(&together.narrow(0, i, 1)?)) {
                 assert!((a - b).abs() < 1e-5, "image {i}: {a} and {b}");
             }

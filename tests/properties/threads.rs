@@ -59,7 +59,7 @@ fn training() -> Result<[u64; 4]> {
         fire_rate: 0.5,
         ..PoolTrainerConfig::default()
     };
-    let mut second = PoolTrainer::new(model.restorer(), model.transition_weights(), config)?;
+    let mut second = PoolTrainer::new(model.restorer()?, model.weights(), config)?;
     let mut hashes = Vec::new();
     let trainers: [&mut dyn Trainer; 2] = [&mut first, &mut second];
     for trainer in trainers {

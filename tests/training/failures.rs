@@ -84,7 +84,7 @@ fn a_gradient_that_is_not_finite_is_named() -> Result<()> {
     };
     // So far that squares in a layer norm overflow after an update.
     config.adam.learning_rate = 1e19;
-    let mut trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), config)?;
+    let mut trainer = PoolTrainer::new(model.restorer()?, model.weights(), config)?;
     let folder = tempfile::tempdir().unwrap();
     let fit = fit(&folder.path().join("checkpoint"));
     let error = fit.run(&mut trainer, &data(13, 12)?, &mut |_| {}).unwrap_err();
@@ -197,19 +197,14 @@ fn memory_policies_train_alike() -> Result<()> {
             fire_rate: 0.5,
             ..PoolTrainerConfig::default()
         };
-        let trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), config)?;
+        let trainer = PoolTrainer::new(model.restorer()?, model.weights(), config)?;
         let fit = Fit {
             epochs: 1,
             checkpoint: None,
             ..fit(folder.path())
         };
         fit.run(&mut trainer.with_memory(memory), &data, &mut |_| {})?;
-        Ok(model
-            .transition_weights()
-            .snapshot()?
-            .values()
-            .flat_map(values)
-            .collect())
+        Ok(model.weights().snapshot()?.values().flat_map(values).collect())
     };
     let kept = trained(Memory::Everything)?;
     for memory in [Memory::Every(1), Memory::Every(2)] {
@@ -224,7 +219,7 @@ fn memory_policies_train_alike() -> Result<()> {
 fn a_loss_without_a_gradient_is_an_error() -> Result<()> {
     let model = Model::new(small_vitca(), 7, &Device::Cpu)?;
     let config = PoolTrainerConfig::default();
-    let trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), config)?;
+    let trainer = PoolTrainer::new(model.restorer()?, model.weights(), config)?;
     let batch = data(13, 12)?
         .train
         .training_batches(0, 4, None, Key::new(0))?

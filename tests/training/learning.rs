@@ -57,7 +57,7 @@ fn a_latent_automaton_learns_to_denoise() -> Result<()> {
     let score = |steps: usize| {
         evaluate(&test, &Device::Cpu, |images, first| {
             let rollout = Rollout::new(steps).first_image(first);
-            model.restorer().restore(images, &rollout)
+            model.restore_by(images, &rollout)
         })
     };
 
@@ -72,7 +72,7 @@ fn a_latent_automaton_learns_to_denoise() -> Result<()> {
         ..PoolTrainerConfig::default()
     };
     let untrained = score(8)?;
-    let mut trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), config)?;
+    let mut trainer = PoolTrainer::new(model.restorer()?, model.weights(), config)?;
     let mut second = Course::default();
     fit.run(&mut trainer, &data, &mut |event| second.hear(event))?;
     let trained = score(8)?;

@@ -24,14 +24,14 @@ fn changed(before: &Tensors, after: &Tensors) -> Result<Vec<String>> {
 fn layers_trained(recipe: &Recipe) -> Result<Vec<String>> {
     let model = Model::new(recipe.model.clone(), 3, &Device::Cpu)?;
     let (_, autoencoder) = model.autoencoder().expect("a latent model");
-    let (before, transition) = (autoencoder.snapshot()?, model.transition_weights().snapshot()?);
+    let (before, transition) = (autoencoder.snapshot()?, model.weights().snapshot()?);
     let fit = Fit {
         epochs: 1,
         batch_size: 4,
         ..Fit::default()
     };
     fit.run(&mut recipe.nca_trainer(&model)?, &data(8, 16)?, &mut |_| ())?;
-    assert!(!changed(&transition, &model.transition_weights().snapshot()?)?.is_empty());
+    assert!(!changed(&transition, &model.weights().snapshot()?)?.is_empty());
     changed(&before, &autoencoder.snapshot()?)
 }
 
@@ -64,7 +64,7 @@ fn the_quick_recipe_starts_with_what_was_given() -> Result<()> {
             }
             None => images.clone(),
         };
-        let restored = model.restorer().restore(&images, &Rollout::new(7))?;
+        let restored = model.restore_by(&images, &Rollout::new(7))?;
         assert_eq!(
             values(&restored),
             values(&expected),

@@ -80,7 +80,7 @@ impl Phase {
             let trainer = AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default());
             return Ok((model, Box::new(trainer)));
         }
-        let trainer = PoolTrainer::new(model.restorer(), model.transition_weights(), self.pool_config())?;
+        let trainer = PoolTrainer::new(model.restorer()?, model.weights(), self.pool_config())?;
         Ok((model, Box::new(trainer)))
     }
 
