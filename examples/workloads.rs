@@ -3,12 +3,15 @@
 //! With `--serve` it works for a driver that interleaves several programs: it prints `{"ready": true}`, runs
 //! one repetition for every line `go` and prints its seconds, and ends with a record of all of them.
 
+mod common;
+
 use std::io::{BufRead, Write};
 use std::str::FromStr;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use clap::Parser;
+use common::memory::of_process;
 use lnca::random::Key;
 use lnca::train::{Adam, AdamConfig};
 use lnca::transition::Perception;
@@ -229,12 +232,12 @@ where
         }
         Ok(began.elapsed().as_secs_f64())
     };
-    let loaded = memory("VmHWM");
+    let loaded = of_process("VmHWM");
     let first = once()?;
     if first < 60.0 {
         once()?;
     }
-    let warm = memory("VmHWM");
+    let warm = of_process("VmHWM");
     // The high-water mark of the timed repetitions alone; only Linux can be asked for it.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let inner = (0.2 / once()?.max(1e-6)).ceil().max(1.0) as usize;
@@ -263,7 +266,7 @@ where
     };
     let median = (times[times.len() / 2] + times[(times.len() - 1) / 2]) / 2.0;
     let updates = (case.batch * case.side * case.side * case.steps) as f64;
-    let run = memory("VmHWM");
+    let run = of_process("VmHWM");
     say(serde_json::json!({
         "workload": format!("W{}", case.workload),
         "case": case.name,
@@ -294,14 +297,4 @@ fn say(value: serde_json::Value) {
     println!("{value}");
     // Whoever drives this reads line by line; where nobody does, nothing is lost.
     let _ = std::io::stdout().flush();
-}
-
-/// A line of this process's memory in MiB, or 0 where the system does not say.
-fn memory(line: &str) -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = status
-        .lines()
-        .find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
-    let number = kilobytes.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
-    number.unwrap_or(0.0) / 1024.0
 }

@@ -22,6 +22,26 @@ pub struct Task {
     pub about: &'static str,
 }
 
+/// Denoising.
+pub const DENOISE: Task = Task {
+    name: "denoise",
+    corruption: Corruption::NOISE,
+    about: "Trains a neural cellular automaton that takes noise out of images, and tests it: a table of SSIM and \
+            PSNR, a contact sheet, loss curves, results as JSON and the model are written.\n\n\
+            The noise is Gaussian with standard deviation 0.2, on half of the pixels in the test and on a share \
+            that grows from a quarter to three quarters in training. Real pairs of images bring their own.",
+};
+
+/// Deblurring.
+pub const DEBLUR: Task = Task {
+    name: "deblur",
+    corruption: Corruption::BLUR,
+    about: "Trains a neural cellular automaton that takes motion blur out of images, and tests it: a table of SSIM \
+            and PSNR, a contact sheet, loss curves, results as JSON and the model are written.\n\n\
+            The blur is linear, at a random angle, 7 pixels long in the test and growing from 4 to 10 in training. \
+            Real pairs of images bring their own.",
+};
+
 /// A run that says nothing of its length: what a laptop trains in about two minutes. Small batches make
 /// more updates of the same time.
 const QUICK: Schedule = Schedule {
@@ -63,6 +83,7 @@ FILES WRITTEN TO --out
   sheet.png           test images: clean, corrupted, filtered, restored
   curves.png          loss and validation SSIM of the training
   results.json        arguments, counts, skipped files, scores, times and history
+  shown.safetensors   the images of sheet.png
   log.jsonl           every batch and every epoch, written while it trains
   run.json, *.checkpoint.safetensors   what --resume needs; may be deleted after the run
 
@@ -161,7 +182,7 @@ pub struct Args {
 }
 
 /// A published system.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ModelName {
     /// An attention-free NCA in latent space
     LatentNafca,
@@ -226,6 +247,12 @@ impl Args {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
+    /// The arguments that these words make, the first of which is the name of the program.
+    pub fn from_words(task: &Task, words: &[String]) -> Result<Self> {
+        let matches = Self::command().name(task.name).try_get_matches_from(words)?;
+        Ok(Self::from_arg_matches(&matches)?)
+    }
+
     /// What follows from the arguments and the defaults.
     pub fn settings(&self) -> Settings {
         let schedule = if self.paper { PAPER } else { QUICK };
@@ -250,14 +277,27 @@ impl Args {
         }
     }
 
+    /// The folder for everything that is written.
+    pub fn out_dir(&self, task: &Task) -> PathBuf {
+        let default = || ["out", task.name].iter().collect();
+        self.out.clone().unwrap_or_else(default)
+    }
+
     /// The sizes of the model, as published.
     pub fn config(&self) -> ModelConfig {
-        match self.model {
-            ModelName::LatentNafca => ModelConfig::latent_nafca(),
-            ModelName::LatentVitca => ModelConfig::latent_vitca(),
-            ModelName::Vitca => ModelConfig::vitca(),
-            ModelName::NafNet => ModelConfig::nafnet(),
-            ModelName::Restormer => ModelConfig::restormer(),
+        self.model.config()
+    }
+}
+
+impl ModelName {
+    /// Its sizes, as published.
+    pub fn config(self) -> ModelConfig {
+        match self {
+            Self::LatentNafca => ModelConfig::latent_nafca(),
+            Self::LatentVitca => ModelConfig::latent_vitca(),
+            Self::Vitca => ModelConfig::vitca(),
+            Self::NafNet => ModelConfig::nafnet(),
+            Self::Restormer => ModelConfig::restormer(),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod curves;
 pub mod evaluation;
 pub mod film;
 pub mod log;
+pub mod memory;
 pub mod pattern_training;
 pub mod pipeline;
 pub mod progress;

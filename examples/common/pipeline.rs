@@ -8,14 +8,14 @@ use lnca::data::{Dataset, LoadReport, Split};
 use lnca::train::Trainer;
 use lnca::{AutoencoderTrainer, Fit, Model, TrainingData};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::{Args, Settings, Task};
 use super::evaluation::{best_filter, eval, open, restore, scores, test_batches};
 use super::log::Log;
 use super::progress::{TrainingProgress, bar};
 use super::run_folder::RunFolder;
-use super::{Result, curves, sheet, write};
+use super::{Result, at, curves, sheet, write};
 
 /// Images in a contact sheet.
 const SHOWN: usize = 8;
@@ -25,7 +25,18 @@ pub fn run(task: &Task) -> Result<()> {
     let args = Args::of(task);
     match (&args.eval, &args.data) {
         (Some(model), Some(dir)) => eval(task, &args, model, dir),
-        _ => train(task, &args),
+        _ => {
+            let results = train(task, &args)?;
+            print_table(&results);
+            let dir = args.out_dir(task);
+            let seconds = &results["seconds"]["this run in all"];
+            println!(
+                "\nIn {} after {:.0} s: sheet.png, curves.png, results.json, model.safetensors",
+                dir.display(),
+                seconds.as_f64().unwrap_or_default()
+            );
+            Ok(())
+        }
     }
 }
 
@@ -38,7 +49,11 @@ struct Row {
     psnr: f64,
 }
 
-fn train(task: &Task, args: &Args) -> Result<()> {
+/// Test images and what became of them, in the folder of a run: `clean`, `corrupted`, `filtered`, `restored`.
+pub const SHOWN_FILE: &str = "shown.safetensors";
+
+/// Trains and tests a model, and gives what it wrote as `results.json`.
+pub fn train(task: &Task, args: &Args) -> Result<Value> {
     let started = Instant::now();
     let mut seconds = BTreeMap::new();
     let settings = args.settings();
@@ -77,11 +92,7 @@ fn train(task: &Task, args: &Args) -> Result<()> {
     };
     seconds.insert("loading", started.elapsed().as_secs_f64());
 
-    let dir = args
-        .out
-        .clone()
-        .unwrap_or_else(|| ["out", task.name].iter().collect());
-    let folder = RunFolder::open(dir, &settings, args.resume)?;
+    let folder = RunFolder::open(args.out_dir(task), &settings, args.resume)?;
     let mut log = Log::open(&folder.file("log.jsonl"))?;
     let fit = |phase: &str, epochs: usize| Fit {
         epochs,
@@ -164,6 +175,17 @@ fn train(task: &Task, args: &Args) -> Result<()> {
             .get(at)
             .map_or(String::new(), |row| format!("SSIM {:.3}", row.ssim)),
     };
+    let filtered = filter.apply(&shown.corrupted)?;
+    let images = restore(&model, &shown.corrupted, 0)?;
+    let all = [
+        ("clean", &shown.clean),
+        ("corrupted", &shown.corrupted),
+        ("filtered", &filtered),
+        ("restored", &images),
+    ];
+    let path = folder.file(SHOWN_FILE);
+    candle_core::safetensors::save(&all.map(|(name, images)| (name, images.clone())).into(), &path)
+        .map_err(at(&path))?;
     sheet::Sheet {
         title: format!("{}: test images, SSIM over all {} of them", task.name, test.len()),
         rows: vec![
@@ -175,11 +197,8 @@ fn train(task: &Task, args: &Args) -> Result<()> {
                 shown.clean.clone(),
             ),
             (row(0, "corrupted"), shown.corrupted.clone()),
-            (row(1, &filter.to_string()), filter.apply(&shown.corrupted)?),
-            (
-                row(rows.len() - 1, settings.model),
-                restore(&model, &shown.corrupted, 0)?,
-            ),
+            (row(1, &filter.to_string()), filtered),
+            (row(rows.len() - 1, settings.model), images),
         ],
     }
     .save(&folder.file("sheet.png"))?;
@@ -224,13 +243,7 @@ fn train(task: &Task, args: &Args) -> Result<()> {
         &folder.file("results.json"),
         serde_json::to_string_pretty(&results)?.as_bytes(),
     )?;
-    print_table(&rows, test.len());
-    println!(
-        "\nIn {} after {:.0} s: sheet.png, curves.png, results.json, model.safetensors",
-        folder.dir().display(),
-        started.elapsed().as_secs_f64()
-    );
-    Ok(())
+    Ok(results)
 }
 
 /// Refuses what the model cannot train on, before any work is done.
@@ -291,14 +304,12 @@ fn run_phase(fit: &Fit, trainer: &mut dyn Trainer, data: &TrainingData, log: &mu
     logged
 }
 
-fn print_table(rows: &[Row], images: usize) {
-    println!(
-        "\n{:<20} {:>7} {:>9}",
-        format!("{images} test images"),
-        "SSIM",
-        "PSNR, dB"
-    );
-    for Row { name, ssim, psnr } in rows {
-        println!("{name:<20} {ssim:>7.4} {psnr:>9.2}");
+fn print_table(results: &Value) {
+    let images = format!("{} test images", results["images"]["test"]);
+    println!("\n{images:<20} {:>7} {:>9}", "SSIM", "PSNR, dB");
+    for row in results["scores"].as_array().into_iter().flatten() {
+        let score = |name: &str| row[name].as_f64().unwrap_or(f64::INFINITY);
+        let name = row["name"].as_str().unwrap_or_default();
+        println!("{name:<20} {:>7.4} {:>9.2}", score("ssim"), score("psnr"));
     }
 }

@@ -97,21 +97,18 @@ fn role_and_key(path: &Path) -> Option<(Role, PathBuf)> {
     let tokens: Vec<&str> = stem.split('_').collect();
     let words = parents.iter().chain(&tokens).enumerate();
     let last = parents.len() + tokens.len() - 1;
-    let (place, role) = words.into_iter().find_map(|(place, word)| {
-        let word = word.to_ascii_lowercase();
+    let (marking, role) = words.into_iter().find_map(|(place, found)| {
+        let word = found.to_ascii_lowercase();
         let word = word.as_str();
         if ONLY_LAST.contains(&word) && place != last {
             return None;
         }
-        let role = |words: &[&str], role| words.contains(&word).then_some((place, role));
+        let role = |words: &[&str], role| words.contains(&word).then_some((*found, role));
         role(&CLEAN, Role::Clean).or_else(|| role(&DAMAGED, Role::Damaged))
     })?;
-    let rest = parents
-        .iter()
-        .chain(&tokens)
-        .enumerate()
-        .filter(|(i, _)| *i != place);
-    Some((role, rest.map(|(_, word)| word).collect()))
+    // Folder and file may both say it.
+    let rest = parents.iter().chain(&tokens).filter(|word| **word != marking);
+    Some((role, rest.collect()))
 }
 
 type Keyed = Vec<(PathBuf, PathBuf)>;
@@ -172,6 +169,7 @@ mod tests {
             ("Canon_2_mean.JPG", "Canon_2_real.JPG"),
             ("0001_S6_GT.png", "0001_S6_NOISY.png"),
             ("0001/0001_GT_SRGB_010.PNG", "0001/0001_NOISY_SRGB_010.PNG"),
+            ("scene001/gt/gt_1.png", "scene001/blur/blur_1.png"),
         ] {
             let names = paths(&[clean, damaged, "blur_gamma/0001.png", "notes.txt"]);
             assert!(are_paired(&names), "{clean}");
