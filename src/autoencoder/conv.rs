@@ -3,6 +3,8 @@
 use candle_core::Tensor;
 use candle_nn::{BatchNorm, Init, ModuleT, VarBuilder};
 
+use crate::layers::activate;
+use crate::program::Function;
 use crate::stencil::gather;
 use crate::weights::glorot_uniform;
 use crate::{Error, Result};
@@ -123,8 +125,8 @@ impl AdjustedConv {
         }
         let y = self.norm.forward_t(&y, training)?.reshape(shape)?;
         Ok(match self.activation {
-            Activation::Swish => y.silu()?,
-            Activation::Sigmoid => candle_nn::ops::sigmoid(&y)?,
+            Activation::Swish => activate(&y, Function::Silu)?,
+            Activation::Sigmoid => activate(&y, Function::Sigmoid)?,
         })
     }
 

@@ -3,8 +3,8 @@
 use candle_core::{D, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::layers::{Linear, add_channels};
-use crate::stencil::{Padding, depthwise, neighbourhood};
+use crate::layers::{Linear, add_channels, depthwise};
+use crate::stencil::{Padding, neighbourhood};
 use crate::{Error, Result};
 
 /// The first values of a kernel or shift in PyTorch: uniform within `1 / sqrt(fan_in)`.
@@ -78,7 +78,7 @@ impl Conv {
         let output = self.weight.dim(0)?;
         let taps = match self.kind {
             Kind::Depthwise => {
-                let y = depthwise(x, &self.weight.flatten_from(2)?, Padding::Zero)?;
+                let y = depthwise(x, &self.weight.reshape((output, 9))?)?;
                 return match &self.bias {
                     Some(bias) => add_channels(&y, bias),
                     None => Ok(y),
@@ -117,7 +117,9 @@ pub(super) fn pixel_unshuffle(x: &Tensor) -> Result<Tensor> {
 /// The halves of the last axis.
 pub(super) fn halves(x: &Tensor) -> Result<(Tensor, Tensor)> {
     let half = x.dim(D::Minus1)? / 2;
-    Ok((x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?))
+    // Candle's operations on views take several times as long.
+    let part = |start| x.narrow(D::Minus1, start, half)?.contiguous();
+    Ok((part(0)?, part(half)?))
 }
 
 /// Height and width of images, `[B, H, W, 3]`.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Network;
 use super::layers::{Conv, halves, pixel_shuffle, size};
-use crate::layers::{LayerNorm, scale_channels};
+use crate::layers::{LayerNorm, scale_channels, scale_parts};
 use crate::{Error, Result};
 
 /// Sizes of a [`NafNet`]; the defaults are those of the latent NCA paper: 116 million weights.
@@ -154,8 +154,13 @@ impl Block {
             .forward(&self.conv1.forward(&self.norm1.forward(x)?)?)?;
         let gated = gate(near)?;
         // Simplified channel attention: each channel by what all channels are on average.
-        let attention = self.sca.forward(&gated.mean_keepdim(1)?.mean_keepdim(2)?)?;
-        let branch = self.conv3.forward(&gated.broadcast_mul(&attention)?)?;
+        let (b, h, w, c) = gated.dims4()?;
+        let cells = gated.reshape((b, h * w, c))?;
+        let mean = Tensor::full(1.0 / (h * w) as f64, (b, 1, h * w), x.device())?.to_dtype(x.dtype())?;
+        let attention = self.sca.forward(&mean.matmul(&cells)?.reshape((b, 1, 1, c))?)?;
+        let branch = self
+            .conv3
+            .forward(&scale_parts(&gated, &attention.reshape((b, c))?)?)?;
         let y = (x + scale_channels(&branch, &self.beta)?)?;
         let branch = self
             .conv5

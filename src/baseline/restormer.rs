@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Network;
 use super::layers::{Conv, halves, pixel_shuffle, pixel_unshuffle, size};
-use crate::layers::{LayerNorm, gelu};
+use crate::layers::{LayerNorm, activate};
+use crate::program::Function;
 use crate::{Error, Result};
 
 /// Sizes of a [`Restormer`]; the defaults are the published ones: 26 million weights.
@@ -199,7 +200,7 @@ impl Block {
             .wide_near
             .forward(&self.widen.forward(&self.norm2.forward(&x)?)?)?;
         let (a, b) = halves(&wide)?;
-        Ok((&x + self.narrow.forward(&(gelu(&a.contiguous()?)? * b)?)?)?)
+        Ok((&x + self.narrow.forward(&(activate(&a, Function::Gelu)? * b)?)?)?)
     }
 
     /// Channels of a head attend to each other by how they agree over all pixels.
@@ -212,14 +213,12 @@ impl Block {
                 .reshape((b, h * w, self.heads, c / self.heads))?;
             Ok(part.permute((0, 2, 3, 1))?.contiguous()?)
         };
-        let unit = |x: Tensor| -> Result<Tensor> {
-            let length = x.sqr()?.sum_keepdim(3)?.sqrt()?.maximum(1e-12)?;
-            Ok(x.broadcast_div(&length)?)
-        };
-        let (q, k, v) = (unit(part(0)?)?, unit(part(1)?)?, part(2)?);
-        let logits = q
-            .matmul(&k.transpose(2, 3)?.contiguous()?)?
-            .broadcast_mul(&self.temperature)?;
+        let length = |x: &Tensor| -> Result<Tensor> { Ok(x.sqr()?.sum_keepdim(3)?.sqrt()?.maximum(1e-12)?) };
+        let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+        // Channels of length 1 would have these products, which are fewer than the pixels.
+        let lengths = length(&q)?.broadcast_mul(&length(&k)?.transpose(2, 3)?)?;
+        let logits =
+            (q.matmul(&k.transpose(2, 3)?.contiguous()?)? / lengths)?.broadcast_mul(&self.temperature)?;
         let mixed = candle_nn::ops::softmax(&logits, D::Minus1)?.matmul(&v)?;
         let mixed = mixed.permute((0, 3, 1, 2))?.contiguous()?.reshape((b, h, w, c))?;
         self.project.forward(&mixed)

@@ -28,11 +28,12 @@ use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::program::{Op, Program};
+use crate::program::{Function, Op, Program};
 use crate::random::Key;
 use crate::rollout::mask::FireRate;
 
 use buffer::{Buffer, Scratch};
+use kernels::{View, ViewMut};
 use plan::Plan;
 use prepared::Prepared;
 use step::{Before, Shared, StepOf};
@@ -52,6 +53,43 @@ pub(crate) struct Task {
     pub training: bool,
     /// A state is kept for the backward pass before every so many steps.
     pub every: usize,
+}
+
+/// Elements that a thread takes at once.
+const PIECE: usize = 1 << 14;
+
+/// `f(x)` of every element.
+pub(crate) fn map(f: Function, x: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    let pieces = y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE));
+    pieces.for_each(|(y, x)| {
+        let size = (1, x.len());
+        kernels::map(
+            f,
+            View { data: x, stride: 0 },
+            ViewMut { data: y, stride: 0 },
+            size,
+        );
+    });
+    y
+}
+
+/// The slope of `f` at every element, times its gradient.
+pub(crate) fn map_back(f: Function, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    let mut dx = vec![0.0; x.len()];
+    let pieces = dx.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE));
+    pieces.zip(grad.par_chunks(PIECE)).for_each(|((dx, x), grad)| {
+        let size = (1, x.len());
+        let (x, grad) = (
+            View { data: x, stride: 0 },
+            View {
+                data: grad,
+                stride: 0,
+            },
+        );
+        kernels::map_back(f, x, grad, ViewMut { data: dx, stride: 0 }, size, true);
+    });
+    dx
 }
 
 /// Whether the engine can run `program` on `cells`.

@@ -1,12 +1,16 @@
 //! Layers over cell vectors that Candle lacks, or whose gradients it drops or computes slowly.
 
-mod rows;
+mod activation;
+mod depthwise;
+pub(crate) mod rows;
 
 use candle_core::{D, Tensor};
 use candle_nn::{Init, VarBuilder};
 
+use crate::stencil::{self, Padding};
 use crate::weights::glorot_uniform;
 use crate::{Error, Result};
+pub(crate) use activation::activate;
 
 /// Layer norm over the last axis, `(x - mean) / sqrt(var + eps) * weight + bias`, biased variance.
 ///
@@ -148,6 +152,25 @@ pub(crate) fn add_channels(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
     match rows::supported(x) {
         true => Ok(rows::add_row(x, shift)?),
         false => Ok(x.broadcast_add(shift)?),
+    }
+}
+
+/// Each of the B parts of `x` (`[B, .., C]`) with its channels scaled by its own row of `scale` (`[B, C]`).
+pub(crate) fn scale_parts(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    let (b, c) = scale.dims2()?;
+    let cells = x.reshape((b, (), c))?;
+    let scaled = match rows::supported(x) {
+        true => rows::mul_row(&cells, scale)?,
+        false => cells.broadcast_mul(&scale.unsqueeze(1)?)?,
+    };
+    Ok(scaled.reshape(x.shape())?)
+}
+
+/// 3x3 filters of `kernel` (`[C, 9]`, not flipped), one a channel of `x` (`[B, H, W, C]`), over a border of zeros.
+pub(crate) fn depthwise(x: &Tensor, kernel: &Tensor) -> Result<Tensor> {
+    match rows::supported(x) {
+        true => Ok(depthwise::depthwise(x, &kernel.t()?, Padding::Zero)?),
+        false => stencil::depthwise(x, &kernel.unsqueeze(1)?, Padding::Zero),
     }
 }
 

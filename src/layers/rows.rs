@@ -5,7 +5,7 @@
 //! the callers compose the same thing from Candle's operations.
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, WithDType,
 };
 use num_traits::Float;
 use rayon::prelude::*;
@@ -23,7 +23,8 @@ pub(super) fn add_row(x: &Tensor, row: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op2(&row.contiguous()?, AddRow)
 }
 
-/// `x * row` for each cell of `x` (`[.., C]`), `row` being `[C]`.
+/// `x * row` for each cell of `x` (`[.., C]`), `row` being `[C]`, or `[G, C]` with a row for each of G equal parts of
+/// the cells.
 pub(super) fn mul_row(x: &Tensor, row: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op2(&row.contiguous()?, MulRow)
 }
@@ -35,7 +36,7 @@ pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
 }
 
 /// The values of a contiguous storage.
-fn values<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+pub(crate) fn values<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
         None => candle_core::bail!("a row operation needs contiguous input"),
@@ -52,25 +53,34 @@ macro_rules! by_type {
         }
     };
 }
+pub(super) use by_type;
 
-/// Combines each row of `x` with `row`.
+/// Combines each row of `x` with `row`, or with that of its part where `row` has several.
 fn each_row<T: WithDType + Float>(
     (x, lx): (&CpuStorage, &Layout),
     (row, lrow): (&CpuStorage, &Layout),
     f: impl Fn(T, T) -> T + Sync,
 ) -> Result<(CpuStorage, Shape)> {
     let (x, row) = (values::<T>(x, lx)?, values::<T>(row, lrow)?);
+    let columns = *lrow.shape().dims().last().unwrap_or(&1);
+    let part = x.len() / (row.len() / columns);
     let mut y = vec![T::zero(); x.len()];
-    let piece = PIECE * row.len();
-    y.par_chunks_mut(piece)
-        .zip(x.par_chunks(piece))
-        .for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(row.len()).zip(x.chunks_exact(row.len())) {
+    for ((y, x), row) in y
+        .chunks_mut(part)
+        .zip(x.chunks(part))
+        .zip(row.chunks_exact(columns))
+    {
+        let pieces = y
+            .par_chunks_mut(PIECE * columns)
+            .zip(x.par_chunks(PIECE * columns));
+        pieces.for_each(|(y, x)| {
+            for (y, x) in y.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
                 for ((y, &x), &r) in y.iter_mut().zip(x).zip(row) {
                     *y = f(x, r);
                 }
             }
         });
+    }
     Ok((T::to_cpu_storage_owned(y), lx.shape().clone()))
 }
 
@@ -106,6 +116,7 @@ impl CustomOp2 for AddRow {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let columns = grad.contiguous()?.apply_op1_no_bwd(&ColumnSums {
             columns: row.elem_count(),
+            parts: 1,
         })?;
         Ok((Some(grad.clone()), Some(columns)))
     }
@@ -142,16 +153,21 @@ impl CustomOp2 for MulRow {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let columns = ColumnSums {
-            columns: row.elem_count(),
+            columns: row.dim(D::Minus1)?,
+            parts: row.elem_count() / row.dim(D::Minus1)?,
         };
         let row_grad = (x.detach() * grad)?.apply_op1_no_bwd(&columns)?;
-        Ok((Some(mul_row(grad, &row.detach())?), Some(row_grad)))
+        Ok((
+            Some(mul_row(grad, &row.detach())?),
+            Some(row_grad.reshape(row.shape())?),
+        ))
     }
 }
 
-/// The sum of all rows of `[.., columns]`.
+/// The sums of all rows of `[.., columns]` in each of so many equal parts.
 struct ColumnSums {
     columns: usize,
+    parts: usize,
 }
 
 impl CustomOp1 for ColumnSums {
@@ -163,17 +179,22 @@ impl CustomOp1 for ColumnSums {
         fn run<T: WithDType + Float>(
             x: &CpuStorage,
             layout: &Layout,
-            columns: usize,
+            (columns, parts): (usize, usize),
         ) -> Result<(CpuStorage, Shape)> {
-            let pieces = values::<T>(x, layout)?.par_chunks(PIECE * columns).map(|piece| {
-                let mut sums = vec![T::zero(); columns];
-                piece.chunks_exact(columns).for_each(|row| add_to(&mut sums, row));
-                sums
-            });
-            let sums = in_order(pieces.collect(), columns);
-            Ok((T::to_cpu_storage_owned(sums), Shape::from(columns)))
+            let x = values::<T>(x, layout)?;
+            let mut all = Vec::with_capacity(parts * columns);
+            for part in x.chunks(x.len() / parts) {
+                let pieces = part.par_chunks(PIECE * columns).map(|piece| {
+                    let mut sums = vec![T::zero(); columns];
+                    piece.chunks_exact(columns).for_each(|row| add_to(&mut sums, row));
+                    sums
+                });
+                all.extend(in_order(pieces.collect(), columns));
+            }
+            let shape = Shape::from(all.len());
+            Ok((T::to_cpu_storage_owned(all), shape))
         }
-        by_type!(x, run(x, layout, self.columns))
+        by_type!(x, run(x, layout, (self.columns, self.parts)))
     }
 }
 

@@ -1,11 +1,13 @@
 //! Adam with per-tensor gradient normalisation and learning rates that fall, its state in the open.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use super::inplace::{Change, Mean, norm};
 use crate::store::{Tensors, add_prefixed, take_prefixed};
 use crate::{Error, Result};
 
@@ -115,8 +117,7 @@ impl Adam {
         let mut used = Vec::with_capacity(self.vars.len());
         for (name, var) in &self.vars {
             let Some(grad) = grads.get(var) else { continue };
-            let norm = grad.sqr()?.sum_all()?.sqrt()?;
-            let size = norm.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+            let size = norm(grad)?;
             if !size.is_finite() {
                 return Err(Error::Diverged {
                     what: format!("the gradient of `{name}`"),
@@ -124,11 +125,11 @@ impl Adam {
                     at: format!("update {}", self.updates),
                 });
             }
-            let grad = match self.config.normalise {
-                true => (grad / (size + 1e-8))?,
-                false => grad.clone(),
+            let scale = match self.config.normalise {
+                true => 1.0 / (size + 1e-8),
+                false => 1.0,
             };
-            used.push((name, var, grad));
+            used.push((name, var, grad.contiguous()?, scale));
         }
         if used.is_empty() && !self.vars.is_empty() {
             let expected = "one that depends on a weight";
@@ -142,30 +143,32 @@ impl Adam {
             true => self.config.eps * correction,
             false => self.config.eps,
         };
-        for (name, var, grad) in used {
-            let (m, v) = match self.moments.get(name) {
-                Some((m, v)) => (
-                    ((m * beta1)? + (&grad * (1.0 - beta1))?)?,
-                    ((v * beta2)? + (grad.sqr()? * (1.0 - beta2))?)?,
-                ),
-                None => ((&grad * (1.0 - beta1))?, (grad.sqr()? * (1.0 - beta2))?),
+        for (name, var, grad, scale) in used {
+            let (m, v) = match self.moments.entry(name.clone()) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let zeros = || var.as_detached_tensor().zeros_like();
+                    entry.insert((zeros()?, zeros()?))
+                }
             };
-            let change = ((&m * rate)? / (v.sqrt()? + eps)?)?;
-            var.set(&(var.as_detached_tensor() - change)?)?;
-            self.moments.insert(name.clone(), (m.detach(), v.detach()));
+            let mean = |beta, squares| Mean { beta, scale, squares };
+            mean(beta1, false).follow(m, &grad)?;
+            mean(beta2, true).follow(v, &grad)?;
+            Change { rate, eps }.make(var, m, v)?;
         }
         self.updates += 1;
         Ok(())
     }
 
     /// The moments, as `m.<weight>` and `v.<weight>`; with [`Adam::updates`] all that it remembers.
-    pub fn state(&self) -> Tensors {
+    pub fn state(&self) -> Result<Tensors> {
         let mut state = Tensors::new();
         for (name, (m, v)) in &self.moments {
-            state.insert(format!("m.{name}"), m.clone());
-            state.insert(format!("v.{name}"), v.clone());
+            // Updates change moments in place.
+            state.insert(format!("m.{name}"), m.copy()?);
+            state.insert(format!("v.{name}"), v.copy()?);
         }
-        state
+        Ok(state)
     }
 
     /// Goes on from a state.
@@ -183,7 +186,9 @@ impl Adam {
                 .find(|(known, _)| *known == name)
                 .map(|(_, var)| var.shape());
             match vs.remove(&name) {
-                Some(v) if Some(m.shape()) == shape && m.shape() == v.shape() => moments.insert(name, (m, v)),
+                Some(v) if Some(m.shape()) == shape && m.shape() == v.shape() => {
+                    moments.insert(name, (m.copy()?, v.copy()?))
+                }
                 _ => return Err(Self::misfit(&name, shape, m.shape())),
             };
         }

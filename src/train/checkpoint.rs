@@ -46,7 +46,7 @@ pub(super) fn save<P: Serialize>(
     let mut tensors = Tensors::new();
     add_prefixed(&mut tensors, "weights.", weights.snapshot()?);
     add_prefixed(&mut tensors, "best.", kept.best);
-    add_prefixed(&mut tensors, "adam.", adam.state());
+    add_prefixed(&mut tensors, "adam.", adam.state()?);
     add_prefixed(&mut tensors, "memory.", kept.memory);
     let description = Description {
         checkpoint: 1,

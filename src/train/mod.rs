@@ -5,6 +5,7 @@ mod autoencoder;
 mod average;
 mod checkpoint;
 mod fit;
+mod inplace;
 mod network;
 mod pattern;
 mod pool;

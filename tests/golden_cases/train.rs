@@ -286,7 +286,7 @@ pub fn growing_train(check: &mut Check) -> Result<()> {
         check.scalar(&name, value(&loss)?, limit)?;
         let grads = loss.backward()?;
         adam.step(&grads)?;
-        let moments = adam.state();
+        let moments = adam.state()?;
         for (name, library) in growing::WEIGHTS {
             let (_, var) = vars
                 .iter()

@@ -71,7 +71,7 @@ fn training() -> Result<[u64; 4]> {
             trainer
                 .memory()?
                 .values()
-                .chain(trainer.optimiser().state().values()),
+                .chain(trainer.optimiser().state()?.values()),
         ));
     }
     Ok(hashes.try_into().expect("four hashes"))

@@ -1,0 +1,196 @@
+//! Depthwise 3x3 filters on the CPU: one pass over memory forwards, and one for each gradient.
+//!
+//! Composed from Candle's operations they take eighteen passes, and as many again with sums over all cells for
+//! the gradient of the kernel.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
+use num_traits::Float;
+use rayon::prelude::*;
+
+use super::rows::{by_type, values};
+use crate::stencil::Padding;
+
+/// 3x3 filters of `kernel` (`[9, C]`, taps in row-major order, not flipped) on `x` (`[B, H, W, C]`).
+pub(crate) fn depthwise(x: &Tensor, kernel: &Tensor, padding: Padding) -> Result<Tensor> {
+    x.contiguous()?
+        .apply_op2(&kernel.contiguous()?, Depthwise { padding })
+}
+
+struct Depthwise {
+    padding: Padding,
+}
+
+/// For each of the nine taps of output row `row`: the input row, and from which column on to which the taps of all
+/// columns lie side by side, as `(tap, input row, first output column, first input column, columns)`.
+fn runs(
+    padding: Padding,
+    (h, w): (usize, usize),
+    row: usize,
+) -> impl Iterator<Item = (usize, usize, usize, usize, usize)> {
+    (0..9).flat_map(move |tap| {
+        let (dy, dx) = (tap as isize / 3 - 1, tap as isize % 3 - 1);
+        let from = padding.coordinate(row, dy, h);
+        // Columns whose neighbour lies inside, and on a torus the one at the border whose neighbour lies opposite.
+        let inner = match dx {
+            -1 => (1, 0, w - 1),
+            0 => (0, 0, w),
+            _ => (0, 1, w - 1),
+        };
+        let border = match (dx, padding) {
+            (0, _) | (_, Padding::Zero) => None,
+            (-1, Padding::Circular) => Some((0, w - 1, 1)),
+            (_, Padding::Circular) => Some((w - 1, 0, 1)),
+        };
+        [Some(inner), border]
+            .into_iter()
+            .flatten()
+            .filter(|(_, _, columns)| *columns > 0)
+            .filter_map(move |(to, column, columns)| Some((tap, from?, to, column, columns)))
+    })
+}
+
+/// The sum of each cell's neighbours times their taps; with `mirrored` taps the gradient of `x`.
+fn filter<T: WithDType + Float>(
+    x: &[T],
+    kernel: &[T],
+    (h, w, c): (usize, usize, usize),
+    padding: Padding,
+    mirrored: bool,
+) -> Vec<T> {
+    let mut y = vec![T::zero(); x.len()];
+    y.par_chunks_mut(w * c).enumerate().for_each(|(line, y)| {
+        let (image, row) = (line / h, line % h);
+        for (tap, from, to, column, columns) in runs(padding, (h, w), row) {
+            let x = &x[((image * h + from) * w + column) * c..][..columns * c];
+            let tap = if mirrored { 8 - tap } else { tap };
+            let kernel = &kernel[tap * c..][..c];
+            let y = &mut y[to * c..][..columns * c];
+            for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+                for ((y, &x), &k) in y.iter_mut().zip(x).zip(kernel) {
+                    *y = *y + x * k;
+                }
+            }
+        }
+    });
+    y
+}
+
+impl CustomOp2 for Depthwise {
+    fn name(&self) -> &'static str {
+        "depthwise"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        kernel: &CpuStorage,
+        lk: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        fn run<T: WithDType + Float>(
+            (x, lx): (&CpuStorage, &Layout),
+            (kernel, lk): (&CpuStorage, &Layout),
+            padding: Padding,
+        ) -> Result<(CpuStorage, Shape)> {
+            let (_, h, w, c) = lx.shape().dims4()?;
+            let y = filter::<T>(values(x, lx)?, values(kernel, lk)?, (h, w, c), padding, false);
+            Ok((T::to_cpu_storage_owned(y), lx.shape().clone()))
+        }
+        by_type!(x, run((x, lx), (kernel, lk), self.padding))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        kernel: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (grad, padding) = (grad.contiguous()?, self.padding);
+        let dx = grad.apply_op2_no_bwd(&kernel.detach(), &OfInput { padding })?;
+        let dk = x.detach().apply_op2_no_bwd(&grad, &OfKernel { padding })?;
+        Ok((Some(dx), Some(dk)))
+    }
+}
+
+struct OfInput {
+    padding: Padding,
+}
+
+impl CustomOp2 for OfInput {
+    fn name(&self) -> &'static str {
+        "depthwise-input-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        grad: &CpuStorage,
+        lg: &Layout,
+        kernel: &CpuStorage,
+        lk: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        fn run<T: WithDType + Float>(
+            (grad, lg): (&CpuStorage, &Layout),
+            (kernel, lk): (&CpuStorage, &Layout),
+            padding: Padding,
+        ) -> Result<(CpuStorage, Shape)> {
+            let (_, h, w, c) = lg.shape().dims4()?;
+            let dx = filter::<T>(values(grad, lg)?, values(kernel, lk)?, (h, w, c), padding, true);
+            Ok((T::to_cpu_storage_owned(dx), lg.shape().clone()))
+        }
+        by_type!(grad, run((grad, lg), (kernel, lk), self.padding))
+    }
+}
+
+struct OfKernel {
+    padding: Padding,
+}
+
+impl CustomOp2 for OfKernel {
+    fn name(&self) -> &'static str {
+        "depthwise-kernel-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        grad: &CpuStorage,
+        lg: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        fn run<T: WithDType + Float>(
+            (x, lx): (&CpuStorage, &Layout),
+            (grad, lg): (&CpuStorage, &Layout),
+            padding: Padding,
+        ) -> Result<(CpuStorage, Shape)> {
+            let (b, h, w, c) = lx.shape().dims4()?;
+            let (x, grad) = (values::<T>(x, lx)?, values::<T>(grad, lg)?);
+            // One sum an image, added up in their order: the same bits on any number of threads.
+            let sums: Vec<Vec<T>> = (0..b)
+                .into_par_iter()
+                .map(|image| {
+                    let mut sum = vec![T::zero(); 9 * c];
+                    for row in 0..h {
+                        for (tap, from, to, column, columns) in runs(padding, (h, w), row) {
+                            let x = &x[((image * h + from) * w + column) * c..][..columns * c];
+                            let grad = &grad[((image * h + row) * w + to) * c..][..columns * c];
+                            let sum = &mut sum[tap * c..][..c];
+                            for (x, grad) in x.chunks_exact(c).zip(grad.chunks_exact(c)) {
+                                for ((sum, &x), &grad) in sum.iter_mut().zip(x).zip(grad) {
+                                    *sum = *sum + x * grad;
+                                }
+                            }
+                        }
+                    }
+                    sum
+                })
+                .collect();
+            let mut all = vec![T::zero(); 9 * c];
+            for sum in sums {
+                all.iter_mut().zip(sum).for_each(|(all, sum)| *all = *all + sum);
+            }
+            Ok((T::to_cpu_storage_owned(all), Shape::from((9, c))))
+        }
+        by_type!(x, run((x, lx), (grad, lg), self.padding))
+    }
+}
