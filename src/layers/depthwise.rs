@@ -8,44 +8,26 @@ use num_traits::Float;
 use rayon::prelude::*;
 
 use super::rows::{by_type, values};
-use crate::stencil::Padding;
 
-/// 3x3 filters of `kernel` (`[9, C]`, taps in row-major order, not flipped) on `x` (`[B, H, W, C]`).
-pub(crate) fn depthwise(x: &Tensor, kernel: &Tensor, padding: Padding) -> Result<Tensor> {
-    x.contiguous()?
-        .apply_op2(&kernel.contiguous()?, Depthwise { padding })
+/// 3x3 filters of `kernel` (`[9, C]`, taps in row-major order, not flipped) on `x` (`[B, H, W, C]`), over a border of
+/// zeros.
+pub(super) fn depthwise(x: &Tensor, kernel: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op2(&kernel.contiguous()?, Depthwise)
 }
 
-struct Depthwise {
-    padding: Padding,
-}
+struct Depthwise;
 
-/// For each of the nine taps of output row `row`: the input row, and from which column on to which the taps of all
-/// columns lie side by side, as `(tap, input row, first output column, first input column, columns)`.
-fn runs(
-    padding: Padding,
-    (h, w): (usize, usize),
-    row: usize,
-) -> impl Iterator<Item = (usize, usize, usize, usize, usize)> {
-    (0..9).flat_map(move |tap| {
-        let (dy, dx) = (tap as isize / 3 - 1, tap as isize % 3 - 1);
-        let from = padding.coordinate(row, dy, h);
-        // Columns whose neighbour lies inside, and on a torus the one at the border whose neighbour lies opposite.
-        let inner = match dx {
-            -1 => (1, 0, w - 1),
-            0 => (0, 0, w),
+/// The taps of an output row that lie inside the grid: each as its number, its row, and the first output column, the first
+/// input column and the number of columns for which its column is inside too.
+fn runs((h, w): (usize, usize), row: usize) -> impl Iterator<Item = (usize, usize, usize, usize, usize)> {
+    (0..9).filter_map(move |tap| {
+        let from = (row + tap / 3).checked_sub(1).filter(|&from| from < h)?;
+        let (to, column, columns) = match tap % 3 {
+            0 => (1, 0, w - 1),
+            1 => (0, 0, w),
             _ => (0, 1, w - 1),
         };
-        let border = match (dx, padding) {
-            (0, _) | (_, Padding::Zero) => None,
-            (-1, Padding::Circular) => Some((0, w - 1, 1)),
-            (_, Padding::Circular) => Some((w - 1, 0, 1)),
-        };
-        [Some(inner), border]
-            .into_iter()
-            .flatten()
-            .filter(|(_, _, columns)| *columns > 0)
-            .filter_map(move |(to, column, columns)| Some((tap, from?, to, column, columns)))
+        (columns > 0).then_some((tap, from, to, column, columns))
     })
 }
 
@@ -54,13 +36,12 @@ fn filter<T: WithDType + Float>(
     x: &[T],
     kernel: &[T],
     (h, w, c): (usize, usize, usize),
-    padding: Padding,
     mirrored: bool,
 ) -> Vec<T> {
     let mut y = vec![T::zero(); x.len()];
     y.par_chunks_mut(w * c).enumerate().for_each(|(line, y)| {
         let (image, row) = (line / h, line % h);
-        for (tap, from, to, column, columns) in runs(padding, (h, w), row) {
+        for (tap, from, to, column, columns) in runs((h, w), row) {
             let x = &x[((image * h + from) * w + column) * c..][..columns * c];
             let tap = if mirrored { 8 - tap } else { tap };
             let kernel = &kernel[tap * c..][..c];
@@ -90,13 +71,12 @@ impl CustomOp2 for Depthwise {
         fn run<T: WithDType + Float>(
             (x, lx): (&CpuStorage, &Layout),
             (kernel, lk): (&CpuStorage, &Layout),
-            padding: Padding,
         ) -> Result<(CpuStorage, Shape)> {
             let (_, h, w, c) = lx.shape().dims4()?;
-            let y = filter::<T>(values(x, lx)?, values(kernel, lk)?, (h, w, c), padding, false);
+            let y = filter::<T>(values(x, lx)?, values(kernel, lk)?, (h, w, c), false);
             Ok((T::to_cpu_storage_owned(y), lx.shape().clone()))
         }
-        by_type!(x, run((x, lx), (kernel, lk), self.padding))
+        by_type!(x, run((x, lx), (kernel, lk)))
     }
 
     fn bwd(
@@ -106,16 +86,14 @@ impl CustomOp2 for Depthwise {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (grad, padding) = (grad.contiguous()?, self.padding);
-        let dx = grad.apply_op2_no_bwd(&kernel.detach(), &OfInput { padding })?;
-        let dk = x.detach().apply_op2_no_bwd(&grad, &OfKernel { padding })?;
+        let grad = grad.contiguous()?;
+        let dx = grad.apply_op2_no_bwd(&kernel.detach(), &OfInput)?;
+        let dk = x.detach().apply_op2_no_bwd(&grad, &OfKernel)?;
         Ok((Some(dx), Some(dk)))
     }
 }
 
-struct OfInput {
-    padding: Padding,
-}
+struct OfInput;
 
 impl CustomOp2 for OfInput {
     fn name(&self) -> &'static str {
@@ -132,19 +110,16 @@ impl CustomOp2 for OfInput {
         fn run<T: WithDType + Float>(
             (grad, lg): (&CpuStorage, &Layout),
             (kernel, lk): (&CpuStorage, &Layout),
-            padding: Padding,
         ) -> Result<(CpuStorage, Shape)> {
             let (_, h, w, c) = lg.shape().dims4()?;
-            let dx = filter::<T>(values(grad, lg)?, values(kernel, lk)?, (h, w, c), padding, true);
+            let dx = filter::<T>(values(grad, lg)?, values(kernel, lk)?, (h, w, c), true);
             Ok((T::to_cpu_storage_owned(dx), lg.shape().clone()))
         }
-        by_type!(grad, run((grad, lg), (kernel, lk), self.padding))
+        by_type!(grad, run((grad, lg), (kernel, lk)))
     }
 }
 
-struct OfKernel {
-    padding: Padding,
-}
+struct OfKernel;
 
 impl CustomOp2 for OfKernel {
     fn name(&self) -> &'static str {
@@ -161,7 +136,6 @@ impl CustomOp2 for OfKernel {
         fn run<T: WithDType + Float>(
             (x, lx): (&CpuStorage, &Layout),
             (grad, lg): (&CpuStorage, &Layout),
-            padding: Padding,
         ) -> Result<(CpuStorage, Shape)> {
             let (b, h, w, c) = lx.shape().dims4()?;
             let (x, grad) = (values::<T>(x, lx)?, values::<T>(grad, lg)?);
@@ -171,7 +145,7 @@ impl CustomOp2 for OfKernel {
                 .map(|image| {
                     let mut sum = vec![T::zero(); 9 * c];
                     for row in 0..h {
-                        for (tap, from, to, column, columns) in runs(padding, (h, w), row) {
+                        for (tap, from, to, column, columns) in runs((h, w), row) {
                             let x = &x[((image * h + from) * w + column) * c..][..columns * c];
                             let grad = &grad[((image * h + row) * w + to) * c..][..columns * c];
                             let sum = &mut sum[tap * c..][..c];
@@ -191,6 +165,6 @@ impl CustomOp2 for OfKernel {
             }
             Ok((T::to_cpu_storage_owned(all), Shape::from((9, c))))
         }
-        by_type!(x, run((x, lx), (grad, lg), self.padding))
+        by_type!(x, run((x, lx), (grad, lg)))
     }
 }

@@ -169,7 +169,7 @@ pub(crate) fn scale_parts(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
 /// 3x3 filters of `kernel` (`[C, 9]`, not flipped), one a channel of `x` (`[B, H, W, C]`), over a border of zeros.
 pub(crate) fn depthwise(x: &Tensor, kernel: &Tensor) -> Result<Tensor> {
     match rows::supported(x) {
-        true => Ok(depthwise::depthwise(x, &kernel.t()?, Padding::Zero)?),
+        true => Ok(depthwise::depthwise(x, &kernel.t()?)?),
         false => stencil::depthwise(x, &kernel.unsqueeze(1)?, Padding::Zero),
     }
 }

@@ -6,6 +6,7 @@ mod common;
 mod layers;
 mod losses;
 mod memory;
+mod networks;
 mod transitions;
 
 use candle_core::{Tensor, Var};

@@ -1,8 +1,9 @@
 //! The restoration networks: their sizes, and images of any size.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use lnca::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
-use lnca::{Error, Result, Weights};
+use lnca::random::Key;
+use lnca::{Error, Model, ModelConfig, Result, Weights};
 
 use crate::common::{normal, randomise, values};
 
@@ -102,4 +103,52 @@ fn sizes_that_do_not_fit_together_are_errors() {
         ..RestormerConfig::default()
     };
     assert!(matches!(Restormer::new(&heads, vb()), Err(Error::Config { .. })));
+}
+
+#[test]
+fn f32_agrees_with_f64() -> Result<()> {
+    // Layers have kernels of their own for f32, and for f64 other ones or Candle's.
+    let output = |dtype| -> Result<(Vec<f64>, Vec<f64>)> {
+        let weights = Weights::new(3, dtype, &Device::Cpu);
+        let network = small_restormer(&weights, true)?;
+        randomise(&weights, 8, 0.2)?;
+        let image = Var::from_tensor(&normal(9, (2, 9, 8, 3), DType::F64).to_dtype(dtype)?)?;
+        let restored = network.forward(&image)?;
+        let grads = restored.sqr()?.sum_all()?.backward()?;
+        let grad = grads.get(&image).expect("a gradient");
+        Ok((values(&restored), values(grad)))
+    };
+    let ((a, a_grad), (b, b_grad)) = (output(DType::F32)?, output(DType::F64)?);
+    for (single, double) in [(a, b), (a_grad, b_grad)] {
+        let largest = double.iter().fold(0f64, |max, value| max.max(value.abs()));
+        for (single, double) in single.into_iter().zip(double) {
+            assert!((single - double).abs() < 1e-5 * largest, "{single}, {double}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_network_is_a_model_that_can_be_saved_and_loaded() -> Result<()> {
+    let config = ModelConfig::NafNet {
+        network: NafNetConfig {
+            width: 4,
+            encoder: vec![1],
+            middle: 1,
+            decoder: vec![1],
+        },
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let model = Model::new(config, 5, &Device::Cpu)?;
+    randomise(model.weights(), 6, 0.2)?;
+    let images = normal(7, (2, 7, 9, 3), DType::F32);
+    let restored = model.restore(&images, Key::new(0))?;
+    assert_eq!(restored.dims(), images.dims());
+    model.save(&path)?;
+    let loaded = Model::load(&path, &Device::Cpu)?;
+    assert_eq!(loaded.card(), model.card());
+    assert_eq!(values(&loaded.restore(&images, Key::new(1))?), values(&restored));
+    assert!(matches!(model.restorer(), Err(Error::Config { .. })));
+    Ok(())
 }

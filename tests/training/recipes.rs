@@ -1,10 +1,11 @@
 //! Recipes: what each of them trains, what it leaves, and where it starts.
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use lnca::data::Corruption;
 use lnca::random::Key;
 use lnca::store::Tensors;
-use lnca::{Fit, Model, ModelConfig, Recipe, Result, Rollout};
+use lnca::train::{PoolTrainerConfig, Trainer};
+use lnca::{Fit, Learning, Model, ModelConfig, PoolTrainer, Recipe, Result, Rollout};
 
 use crate::common::values;
 use crate::setup::{data, small_latent, small_vitca};
@@ -45,6 +46,59 @@ fn the_paper_leaves_the_autoencoder_and_the_quick_recipe_only_the_encoder() -> R
         layers_trained(&Recipe::quick(small_latent()))?,
         ["dec1", "dec2", "mix"]
     );
+    Ok(())
+}
+
+#[test]
+fn what_learns_is_what_was_asked_for() -> Result<()> {
+    let everything = Recipe {
+        learning: Learning::Everything,
+        ..Recipe::paper(small_latent())
+    };
+    assert_eq!(
+        layers_trained(&everything)?,
+        ["dec1", "dec2", "enc1", "enc2", "mix", "side1"]
+    );
+    Ok(())
+}
+
+#[test]
+fn a_running_mean_is_kept_in_place_of_the_last_weights() -> Result<()> {
+    let decay = 0.25;
+    let recipe = Recipe::paper(small_latent());
+    let model = Model::new(recipe.model.clone(), 3, &Device::Cpu)?;
+    let config = PoolTrainerConfig {
+        average: Some(decay),
+        ..recipe.nca
+    };
+    let mut trainer = PoolTrainer::new(model.restorer()?, model.weights(), config)?;
+    let batches = data(8, 16)?.train.training_batches(0, 4, None, Key::new(1))?;
+    assert!(trainer.average().is_none());
+    let mut mean: Option<Tensors> = None;
+    for n in 0..4 {
+        let batch = batches.get(n % 2, &Device::Cpu)?;
+        trainer.fresh_update(&batch, &Rollout::new(2))?;
+        let weights = model.weights().snapshot()?;
+        // The first few updates count for more: what is there at first are random weights.
+        let decay: f64 = decay.min((2.0 + n as f64) / (11.0 + n as f64));
+        mean = Some(match mean {
+            None => weights,
+            Some(mean) => {
+                let mix = |(name, mean): (String, Tensor)| {
+                    let moved = ((mean * decay)? + (&weights[&name] * (1.0 - decay))?)?;
+                    Ok((name, moved))
+                };
+                mean.into_iter().map(mix).collect::<Result<_>>()?
+            }
+        });
+    }
+    let found = trainer.average().expect("a mean");
+    for (name, expected) in mean.expect("four updates") {
+        let differences = values(&found[&name]).into_iter().zip(values(&expected));
+        for (found, expected) in differences {
+            assert!((found - expected).abs() < 1e-6, "{name}: {found}, {expected}");
+        }
+    }
     Ok(())
 }
 

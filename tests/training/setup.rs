@@ -62,7 +62,7 @@ pub enum Phase {
     Autoencoder,
     /// The latent NCA, fresh update first.
     Latent,
-    /// ViTCA on pixels, pool update first.
+    /// ViTCA on pixels, pool update first, with a running mean of its weights.
     Plain,
 }
 
@@ -95,6 +95,7 @@ impl Phase {
                 Phase::Plain => PoolOrder::PoolFirst,
                 _ => PoolOrder::FreshFirst,
             },
+            average: matches!(self, Phase::Plain).then_some(0.9),
             ..PoolTrainerConfig::default()
         }
     }
