@@ -16,8 +16,8 @@ use lnca::random::Key;
 use lnca::train::{Adam, AdamConfig};
 use lnca::transition::Perception;
 use lnca::{
-    Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Result, Rollout, TransitionFn, Vitca, VitcaConfig,
-    Weights,
+    Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Precision, Result, Rollout, TransitionFn, Vitca,
+    VitcaConfig, Weights,
 };
 use rand::Rng;
 use rand_distr::StandardNormal;
@@ -53,9 +53,19 @@ struct Args {
     /// Plain Candle operations in place of the engine
     #[arg(long)]
     plain: bool,
+    /// Precision of matrix products
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Dtype,
     /// Bytes of states that training may keep; all of them unless given
     #[arg(long)]
     budget: Option<usize>,
+}
+
+/// How exactly matrices are multiplied.
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
 }
 
 /// A workload: a number, its grid and its length.
@@ -218,6 +228,9 @@ where
         (true, None) => Memory::Every(1),
         (true, Some(bytes)) => Memory::Budget(bytes),
     });
+    if args.dtype == Dtype::Bf16 {
+        rollout = rollout.precision(Precision::Bf16);
+    }
     if args.plain {
         rollout = rollout.plain();
     }
@@ -271,7 +284,11 @@ where
         "workload": format!("W{}", case.workload),
         "case": case.name,
         "phase": if case.train { "train" } else { "infer" },
-        "peer": if args.plain { "lnca-plain" } else { "lnca" },
+        "peer": match (args.plain, args.dtype) {
+            (true, _) => "lnca-plain",
+            (_, Dtype::F32) => "lnca",
+            (_, Dtype::Bf16) => "lnca-bf16",
+        },
         "version": env!("CARGO_PKG_VERSION"),
         "threads": args.threads,
         "batch": case.batch,

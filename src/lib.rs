@@ -95,7 +95,7 @@ pub use pattern::{Pattern, PatternCard, PatternConfig};
 pub use program::{Function, Program, ProgramBuilder, Value};
 pub use recipe::Recipe;
 pub use restorer::{LatentNca, Learning, PlainNca, Restorer};
-pub use rollout::{Memory, Rollout, Step};
+pub use rollout::{Memory, Precision, Rollout, Step};
 pub use stencil::{Padding, neighbourhood};
 pub use train::{AutoencoderTrainer, Fit, PoolTrainer, TrainingData};
 pub use transition::{

@@ -191,6 +191,7 @@ impl StepOf<'_> {
                         a: shared.param(*weight),
                         a_row: 1,
                         a_column: input,
+                        packed: self.shared.packed(*weight, true),
                         b: grad,
                         b_row: dy.stride,
                         c,
@@ -198,7 +199,7 @@ impl StepOf<'_> {
                         size: [input, width, lanes],
                         end: if whole && add { End::Add } else { End::STORE },
                     };
-                    gemm.run(arch());
+                    gemm.run(self.shared.task.precision, arch());
                     if !whole {
                         let from = View {
                             data: &wide,
@@ -386,6 +387,7 @@ impl StepOf<'_> {
             a: dy.data,
             a_row: dy.stride,
             a_column: 1,
+            packed: None,
             b: &turned,
             b_row: pitch,
             c,
@@ -393,7 +395,7 @@ impl StepOf<'_> {
             size: [width, lanes, input],
             end: if aligned { End::Add } else { End::STORE },
         };
-        gemm.run(arch());
+        gemm.run(self.shared.task.precision, arch());
         if !aligned {
             for (to, from) in weight.chunks_exact_mut(input).zip(wide.chunks_exact(pitch)) {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to += from);

@@ -2,7 +2,8 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::LANES;
+use super::{LANES, bf16};
+use crate::rollout::Precision;
 
 /// `c[m, n] = sum over k of a[m, k] b[k, n]`.
 ///
@@ -12,6 +13,8 @@ pub(super) struct Gemm<'a> {
     pub a: &'a [f32],
     pub a_row: usize,
     pub a_column: usize,
+    /// `a` as the product in bf16 takes it, if it was packed before.
+    pub packed: Option<&'a [u32]>,
     pub b: &'a [f32],
     pub b_row: usize,
     pub c: &'a mut [f32],
@@ -37,7 +40,7 @@ impl End<'_> {
 }
 
 impl Gemm<'_> {
-    pub fn run(self, arch: Arch) {
+    pub fn run(self, precision: Precision, arch: Arch) {
         let [m, k, n] = self.size;
         if m == 0 || n == 0 {
             return;
@@ -50,7 +53,10 @@ impl Gemm<'_> {
             let last = (m - 1) * self.a_row + (k - 1) * self.a_column;
             assert!(last < self.a.len(), "a is too short");
         }
-        arch.dispatch(self);
+        match precision {
+            Precision::F32 => arch.dispatch(self),
+            Precision::Bf16 => bf16::run(self, arch),
+        }
     }
 }
 
@@ -190,6 +196,7 @@ mod tests {
                         a: &a,
                         a_row,
                         a_column,
+                        packed: None,
                         b: &b,
                         b_row,
                         c: &mut c,
@@ -197,7 +204,7 @@ mod tests {
                         size: [m, k, n],
                         end: End::Add,
                     };
-                    gemm.run(arch);
+                    gemm.run(Precision::F32, arch);
                     for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                         let products = (0..k).map(|p| a[i * a_row + p * a_column] * b[p * b_row + j]);
                         let expected = 0.5 + products.sum::<f32>();

@@ -11,6 +11,7 @@
 //! of threads.
 
 mod back;
+mod bf16;
 mod buffer;
 mod draws;
 mod gemm;
@@ -30,10 +31,11 @@ use rayon::prelude::*;
 use crate::Result;
 use crate::program::{Function, Op, Program};
 use crate::random::Key;
+use crate::rollout::Precision;
 use crate::rollout::mask::FireRate;
 
 use buffer::{Buffer, Scratch};
-use kernels::{View, ViewMut};
+use kernels::{View, ViewMut, arch};
 use plan::Plan;
 use prepared::Prepared;
 use step::{Before, Shared, StepOf};
@@ -51,6 +53,8 @@ pub(crate) struct Task {
     /// For each step, whether each cell fires, `[B, H, W]`.
     pub masks: Option<Vec<Vec<bool>>>,
     pub training: bool,
+    /// Of the operands of matrix products.
+    pub precision: Precision,
     /// A state is kept for the backward pass before every so many steps.
     pub every: usize,
 }
@@ -162,12 +166,36 @@ struct Group<'a> {
 }
 
 impl FusedRollout {
+    /// The matrices of linear maps as the product in bf16 takes them, one entry a weight; nothing where they are not
+    /// taken so.
+    fn packed(&self, params: &[f32]) -> Vec<[Vec<u32>; 2]> {
+        if self.task.precision == Precision::F32 || !bf16::is_native(arch()) {
+            return vec![];
+        }
+        let mut packed = vec![[vec![], vec![]]; self.program.params.len()];
+        for node in &self.program.nodes {
+            let Op::Linear { weight, .. } = node.op else {
+                continue;
+            };
+            if let [output, input] = *self.program.params[weight].dims() {
+                let values = &params[self.offsets[weight]..][..output * input];
+                packed[weight] = [
+                    bf16::pack(values, (input, 1), (output, input)),
+                    bf16::pack(values, (1, input), (input, output)),
+                ];
+            }
+        }
+        packed
+    }
+
     /// Calls `f` for each group of images, in parallel, with its plan.
     fn groups<R: Send>(&self, params: &[f32], shape: &[usize], f: impl Fn(&Group<'_>) -> R + Sync) -> Vec<R> {
         let &[batch, height, width, _] = shape else {
             return vec![];
         };
+        let packed = self.packed(params);
         let shared = Shared {
+            packed: &packed,
             program: &self.program,
             task: &self.task,
             params,

@@ -24,6 +24,8 @@ pub(super) struct Shared<'a> {
     pub offsets: &'a [usize],
     /// Which weights get a gradient.
     pub trained: &'a [bool],
+    /// Matrices of linear maps and their transposes, as the product in bf16 takes them; none in f32.
+    pub packed: &'a [[Vec<u32>; 2]],
 }
 
 impl<'a> Shared<'a> {
@@ -34,6 +36,11 @@ impl<'a> Shared<'a> {
 
     pub fn param(&self, param: usize) -> &'a [f32] {
         &self.params[self.range(param)]
+    }
+
+    /// A matrix, or its transpose, for the product in bf16.
+    pub fn packed(&self, param: usize, transposed: bool) -> Option<&'a [u32]> {
+        Some(self.packed.get(param)?[usize::from(transposed)].as_slice())
     }
 }
 
@@ -337,6 +344,7 @@ impl StepOf<'_> {
                     a: shared.param(*weight),
                     a_row: input,
                     a_column: 1,
+                    packed: shared.packed(*weight, false),
                     b: x.data,
                     b_row: x.stride,
                     c: &mut *y.data,
@@ -347,7 +355,7 @@ impl StepOf<'_> {
                         relu: plan.nodes[n].relu,
                     },
                 };
-                gemm.run(arch());
+                gemm.run(shared.task.precision, arch());
             }
             Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. } => {
                 let hop = self.spread(scratch, n, *x, band, op);

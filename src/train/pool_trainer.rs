@@ -13,7 +13,7 @@ use crate::loss::RestorationLoss;
 use crate::metric::ssim;
 use crate::random::Key;
 use crate::restorer::Restorer;
-use crate::rollout::{Memory, Rollout};
+use crate::rollout::{Memory, Precision, Rollout};
 use crate::store::{Tensors, add_prefixed, take_prefixed};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -47,6 +47,8 @@ pub struct PoolTrainerConfig {
     pub validation_steps: usize,
     /// The probability that a cell takes its update in a step: 1.
     pub fire_rate: f64,
+    /// How exactly matrices are multiplied in training: in f32.
+    pub precision: Precision,
     /// The decay of a running mean of the weights, which is validated and kept in their place: none.
     pub average: Option<f64>,
 }
@@ -61,6 +63,7 @@ impl Default for PoolTrainerConfig {
             steps: 8..=32,
             validation_steps: 64,
             fire_rate: 1.0,
+            precision: Precision::F32,
             average: None,
         }
     }
@@ -192,6 +195,7 @@ impl PoolTrainer {
         Ok(rollout
             .fire_rate(self.config.fire_rate)
             .training(true)
+            .precision(self.config.precision)
             .memory(self.memory))
     }
 

@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use lnca::random::Key;
 use lnca::transition::{Lattice, Perception, Quantisation, polar_directions};
 use lnca::{
-    AliveMask, Damage, Function, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Padding, Result,
-    Rollout, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig, Weights,
+    AliveMask, Damage, Function, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Padding, Precision,
+    Result, Rollout, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig, Weights,
 };
 use rand::Rng;
 
@@ -388,4 +388,57 @@ fn a_relu_at_zero_passes_no_gradient() {
     let zeros = Tensor::zeros((1, 3, 4, 5), DType::F32, &Device::Cpu).unwrap();
     let rollout = Rollout::new(2).fire_rate(0.7);
     agree_from(&program, &[var.as_tensor().clone()], &zeros, &rollout);
+}
+
+/// Eight bits of each factor are kept: results differ, in the second digit or later.
+#[test]
+fn in_bf16() {
+    fn close<T: TransitionFn + Clone + 'static>(transition: &T, weights: &Weights, padding: Padding) {
+        let vars = shaken(weights, 0.05);
+        for shape in SHAPES {
+            let cells = noise(&[shape.0, shape.1, shape.2, transition.layout().channels()], 5);
+            let rollout = Rollout::new(4).fire_rate(0.5).key(Key::new(3));
+            let exact = everything(transition, &vars, &cells, &rollout).unwrap();
+            let rounded = rollout.clone().precision(Precision::Bf16);
+            let rounded = everything(transition, &vars, &cells, &rounded).unwrap();
+            let least = 1e-2 * exact[1..].iter().map(largest).fold(1e-3, f64::max);
+            let mut differs = false;
+            for (i, (rounded, exact)) in rounded.iter().zip(&exact).enumerate() {
+                let distance = distance(rounded, exact, least);
+                assert!(distance < 0.05, "{padding:?} {shape:?}, tensor {i}: {distance:e}");
+                differs |= distance > 1e-5;
+            }
+            assert!(differs, "{padding:?} {shape:?}: nothing was rounded");
+        }
+    }
+    let new = || Weights::new(1, DType::F32, &Device::Cpu);
+    for padding in [Padding::Zero, Padding::Circular] {
+        let weights = new();
+        let config = NafcaConfig {
+            padding,
+            ..NafcaConfig::default()
+        };
+        close(&Nafca::new(config, weights.builder()).unwrap(), &weights, padding);
+        let weights = new();
+        let config = VitcaConfig {
+            padding,
+            embed_dim: 24,
+            heads: 3,
+            mlp_dim: 19,
+            ..VitcaConfig::default()
+        };
+        close(&Vitca::new(config, weights.builder()).unwrap(), &weights, padding);
+    }
+}
+
+#[test]
+fn bf16_hides_no_nan() {
+    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let nafca = Nafca::new(NafcaConfig::default(), weights.builder()).unwrap();
+    let cells = noise(&[1, 4, 4, 64], 1);
+    let bad = (&cells * f64::NAN).unwrap().narrow(1, 0, 1).unwrap();
+    let cells = Tensor::cat(&[&bad, &cells.narrow(1, 1, 3).unwrap()], 1).unwrap();
+    let rollout = Rollout::new(1).precision(Precision::Bf16);
+    let last = rollout.run(&nafca, &cells).unwrap();
+    assert!(values(&last).iter().any(|value| value.is_nan()));
 }

@@ -8,7 +8,8 @@ use lnca::data::{Corruption, Dataset};
 use lnca::random::Key;
 use lnca::train::{AutoencoderTrainerConfig, PoolTrainerConfig, Trainer};
 use lnca::{
-    AutoencoderTrainer, Model, ModelConfig, NafcaConfig, PoolTrainer, Result, Rollout, TransitionFn, Weights,
+    AutoencoderTrainer, Model, ModelConfig, NafcaConfig, PoolTrainer, Precision, Result, Rollout,
+    TransitionFn, Weights,
 };
 
 use crate::common::normal;
@@ -29,14 +30,18 @@ fn hash<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> u64 {
 }
 
 /// A rollout large enough that Candle splits its operations over threads.
-fn rollout() -> Result<[u64; 2]> {
+fn rollout(precision: Precision) -> Result<[u64; 2]> {
     let weights = Weights::new(1, DType::F32, &Device::Cpu);
     let transition = lnca::Nafca::new(NafcaConfig::default(), weights.builder())?;
     crate::common::randomise(&weights, 3, 0.1)?;
     let cells = transition
         .layout()
         .seed(&normal(1, (4, 16, 16, 16), DType::F32), lnca::OutputStart::Half)?;
-    let rollout = Rollout::new(3).fire_rate(0.5).key(Key::new(9)).training(true);
+    let rollout = Rollout::new(3)
+        .fire_rate(0.5)
+        .key(Key::new(9))
+        .training(true)
+        .precision(precision);
     let last = rollout.run(&transition, &cells)?;
     let grads = last.sqr()?.sum_all()?.backward()?;
     let grads: Vec<Tensor> = weights
@@ -78,7 +83,8 @@ fn training() -> Result<[u64; 4]> {
 }
 
 fn work() -> Result<String> {
-    Ok(format!("{:016x?} {:016x?}", rollout()?, training()?))
+    let rollouts = [rollout(Precision::F32)?, rollout(Precision::Bf16)?];
+    Ok(format!("{rollouts:016x?} {:016x?}", training()?))
 }
 
 #[test]
