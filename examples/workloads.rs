@@ -3,7 +3,8 @@
 //! With `--serve` it works for a driver that interleaves several programs: it prints `{"ready": true}`, runs
 //! one repetition for every line `go` and prints its seconds, and ends with a record of all of them.
 
-mod common;
+#[path = "common/memory.rs"]
+mod memory;
 
 use std::io::{BufRead, Write};
 use std::str::FromStr;
@@ -11,7 +12,6 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use clap::Parser;
-use common::memory::of_process;
 use lnca::random::Key;
 use lnca::train::{Adam, AdamConfig};
 use lnca::transition::Perception;
@@ -245,12 +245,12 @@ where
         }
         Ok(began.elapsed().as_secs_f64())
     };
-    let loaded = of_process("VmHWM");
+    let loaded = memory::of_process("VmHWM");
     let first = once()?;
     if first < 60.0 {
         once()?;
     }
-    let warm = of_process("VmHWM");
+    let warm = memory::of_process("VmHWM");
     // The high-water mark of the timed repetitions alone; only Linux can be asked for it.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let inner = (0.2 / once()?.max(1e-6)).ceil().max(1.0) as usize;
@@ -279,7 +279,7 @@ where
     };
     let median = (times[times.len() / 2] + times[(times.len() - 1) / 2]) / 2.0;
     let updates = (case.batch * case.side * case.side * case.steps) as f64;
-    let run = of_process("VmHWM");
+    let run = memory::of_process("VmHWM");
     say(serde_json::json!({
         "workload": format!("W{}", case.workload),
         "case": case.name,

@@ -161,7 +161,7 @@ pub struct Model {
 #[derive(Clone)]
 enum System {
     Nca {
-        autoencoder: Option<(Autoencoder, Weights)>,
+        autoencoder: Option<Box<(Autoencoder, Weights)>>,
         restorer: MakeRestorer,
     },
     /// The same network twice: for training, and without gradients.
@@ -208,7 +208,7 @@ impl Model {
                 let autoencoder = encoder(autoencoder)?;
                 let restorer = latent(&autoencoder.0, Nafca::new(transition.clone(), vb)?, *start)?;
                 System::Nca {
-                    autoencoder: Some(autoencoder),
+                    autoencoder: Some(Box::new(autoencoder)),
                     restorer,
                 }
             }
@@ -220,7 +220,7 @@ impl Model {
                 let autoencoder = encoder(autoencoder)?;
                 let restorer = latent(&autoencoder.0, Vitca::new(transition.clone(), vb)?, *start)?;
                 System::Nca {
-                    autoencoder: Some(autoencoder),
+                    autoencoder: Some(Box::new(autoencoder)),
                     restorer,
                 }
             }
@@ -271,9 +271,9 @@ impl Model {
     pub fn autoencoder(&self) -> Option<(&Autoencoder, &Weights)> {
         match &self.system {
             System::Nca {
-                autoencoder: Some((autoencoder, weights)),
+                autoencoder: Some(both),
                 ..
-            } => Some((autoencoder, weights)),
+            } => Some((&both.0, &both.1)),
             _ => None,
         }
     }

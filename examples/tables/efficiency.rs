@@ -11,8 +11,9 @@ use serde_json::json;
 
 use super::charts;
 use super::common::args::{DeviceName, ModelName, positive};
-use super::common::{Result, at, memory, write};
+use super::common::{Result, at, write};
 use super::measure::{Measured, What, epoch_seconds};
+use super::meter::available;
 use super::paper::{CONFIGURATIONS, Efficiency, MODELS};
 
 /// What to measure.
@@ -264,7 +265,7 @@ fn read(file: &Path) -> Option<Outcome> {
 fn measure(args: &Args, words: &[String]) -> Result<Outcome> {
     let program = std::env::current_exe()?;
     let limit = match args.device {
-        DeviceName::Cpu => args.memory.map(|gb| gb * 1024.0).or_else(memory::available),
+        DeviceName::Cpu => args.memory.map(|gb| gb * 1024.0).or_else(available),
         DeviceName::Cuda => None,
     };
     let mut command = match limit.filter(|_| cfg!(unix)) {
@@ -278,6 +279,10 @@ fn measure(args: &Args, words: &[String]) -> Result<Outcome> {
         }
         None => Command::new(program),
     };
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // Candle's threads wait for each other busily; where anything else runs too that costs many times the work.
+        command.env("CANDLE_NUM_THREADS", "1");
+    }
     let mut child = command
         .args(words)
         .stdout(Stdio::piped())

@@ -13,7 +13,9 @@ mod common;
 mod charts;
 mod efficiency;
 mod measure;
+mod meter;
 mod paper;
+mod report;
 mod restoration;
 
 use std::process::ExitCode;

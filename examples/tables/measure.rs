@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::common::Result;
 use super::common::args::{DeviceName, ModelName};
-use super::common::memory::Meter;
+use super::meter::Meter;
 
 /// Steps of every timed update: the mean of the published 8 to 32.
 const STEPS: usize = 20;

@@ -10,12 +10,11 @@ use lnca::data::{Corruption, Dataset};
 use lnca::random::Key;
 use lnca::train::Trainer;
 use lnca::{AutoencoderTrainer, Model, Recipe};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::common::args::{Args as CellArgs, ModelName, Task, positive};
-use super::common::sheet::{Label, Sheet};
 use super::common::{Result, at, pipeline, write};
-use super::paper;
+use super::{paper, report};
 
 /// Without data of one's own, a table of a few minutes.
 const BUILT_IN: (usize, usize) = (300, 2);
@@ -50,11 +49,11 @@ pub struct Args {
 
     /// Take as few images as a model can learn from in so many minutes, by the speed of its first updates
     #[arg(long, value_name = "MINUTES")]
-    minutes: Option<f64>,
+    pub minutes: Option<f64>,
 
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
-    batch: usize,
+    pub batch: usize,
 
     /// Side of the images in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = positive)]
@@ -62,15 +61,15 @@ pub struct Args {
 
     /// Seeds: each makes a training of its own, and a cell is their mean and spread
     #[arg(long, value_delimiter = ',', default_values = ["0"])]
-    seeds: Vec<u64>,
+    pub seeds: Vec<u64>,
 
     /// The recipe of the automata
     #[arg(long, value_enum, default_value = "paper")]
-    recipe: RecipeName,
+    pub recipe: RecipeName,
 
     /// Change one field of every recipe, as in `denoise` and `deblur`
     #[arg(long, value_name = "FIELD=VALUE")]
-    set: Vec<String>,
+    pub set: Vec<String>,
 
     /// Folder for everything that is written; a table that was stopped goes on from there
     #[arg(long, value_name = "DIR")]
@@ -78,7 +77,7 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum RecipeName {
+pub enum RecipeName {
     /// As published
     Paper,
     /// The library's own
@@ -86,8 +85,8 @@ enum RecipeName {
 }
 
 #[derive(Clone, Debug)]
-struct DataSet {
-    name: String,
+pub struct DataSet {
+    pub name: String,
     dir: Option<PathBuf>,
     test_dir: Option<PathBuf>,
 }
@@ -109,16 +108,19 @@ fn data_set(text: &str) -> Result<DataSet, String> {
 }
 
 /// A training and its test.
-struct Cell<'a> {
-    data: &'a DataSet,
-    model: ModelName,
-    seed: u64,
-    dir: PathBuf,
-    args: CellArgs,
+pub struct Cell<'a> {
+    pub data: &'a DataSet,
+    pub model: ModelName,
+    pub seed: u64,
+    pub dir: PathBuf,
+    pub args: CellArgs,
 }
 
 /// What became of a cell: what its run wrote, or why it has none.
-type Outcome = Result<Value, String>;
+pub type Outcome = Result<Value, String>;
+
+/// A cell and what became of it.
+pub type Run<'a> = (&'a Cell<'a>, &'a Outcome);
 
 /// Makes the table of a task.
 pub fn run(task: &Task, args: &Args) -> Result<()> {
@@ -180,9 +182,9 @@ pub fn run(task: &Task, args: &Args) -> Result<()> {
         passed += clock.elapsed().as_secs_f64() - began;
         outcomes.push(outcome);
         // What is there so far, should it be stopped.
-        report(task, args, &out, (data, &models), (&cells, &outcomes))?;
+        report::write_all(task, args, &out, (data, &models), (&cells, &outcomes))?;
     }
-    let text = report(task, args, &out, (data, &models), (&cells, &outcomes))?;
+    let text = report::write_all(task, args, &out, (data, &models), (&cells, &outcomes))?;
     println!("{text}");
     println!(
         "In {}: table.md, table.json, a sheet of images for each data set",
@@ -307,227 +309,4 @@ fn seconds(cell: &Cell, speeds: &BTreeMap<String, (f64, f64)>) -> f64 {
     let (autoencoder, main) = speeds.get(settings.model).copied().unwrap_or_default();
     let batches = settings.images.unwrap_or(50_000) as f64 * 0.64 / settings.batch as f64;
     batches * (autoencoder * settings.ae_epochs as f64 + main * settings.epochs as f64)
-}
-
-/// The scores of a row of a result, SSIM and PSNR.
-fn scores(result: &Value, row: usize) -> Option<(f64, f64)> {
-    let row = result["scores"].as_array()?.get(row)?;
-    Some((row["ssim"].as_f64()?, row["psnr"].as_f64()?))
-}
-
-fn last_scores(result: &Value) -> Option<(f64, f64)> {
-    scores(result, result["scores"].as_array()?.len().checked_sub(1)?)
-}
-
-/// A mean, and the standard deviation where there is more than one value.
-fn spread(values: &[f64]) -> (f64, Option<f64>) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let square = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
-    (mean, (values.len() > 1).then(|| (square / (n - 1.0)).sqrt()))
-}
-
-fn with_spread(values: &[f64], digits: usize) -> String {
-    match spread(values) {
-        (mean, None) => format!("{mean:.digits$}"),
-        (mean, Some(deviation)) => format!("{mean:.digits$} ± {deviation:.digits$}"),
-    }
-}
-
-/// Writes the table of what there is so far, as Markdown, JSON and sheets of images.
-fn report(
-    task: &Task,
-    args: &Args,
-    out: &Path,
-    (data, models): (&[DataSet], &[ModelName]),
-    (cells, outcomes): (&[Cell], &[Outcome]),
-) -> Result<String> {
-    let of = |data: &DataSet, model: ModelName| -> Vec<(&Cell, &Outcome)> {
-        let all = cells.iter().zip(outcomes);
-        all.filter(|(cell, _)| cell.data.name == data.name && cell.model == model)
-            .collect()
-    };
-    let first_of = |data: &DataSet| -> Option<&Value> {
-        let mut all = cells.iter().zip(outcomes);
-        all.find_map(|(cell, outcome)| outcome.as_ref().ok().filter(|_| cell.data.name == data.name))
-    };
-    let number = if task.name == "denoise" { 1 } else { 2 };
-    let mut text = format!("### Table {number}: SSIM, {}\n\n| model |", task.name);
-    for data in data {
-        text += &format!(" {} | PSNR, dB | the paper |", data.name);
-    }
-    text += &format!("\n| --- |{}\n", " --- | --- | --- |".repeat(data.len()));
-    let mut json_rows = Vec::new();
-    for (row, name) in ["corrupted", "best classical filter"].into_iter().enumerate() {
-        text += &format!("| {name} |");
-        for data in data {
-            text += &match first_of(data).and_then(|result| scores(result, row)) {
-                Some((ssim, psnr)) => format!(" {ssim:.3} | {psnr:.2} | |"),
-                None => " | | |".into(),
-            };
-        }
-        text += "\n";
-    }
-    let mut notes = Vec::new();
-    for &model in models {
-        let name = model.config().name();
-        text += &format!("| {name} |");
-        for data in data {
-            let runs = of(data, model);
-            let values: Vec<(f64, f64)> = runs
-                .iter()
-                .filter_map(|(_, outcome)| last_scores(outcome.as_ref().ok()?))
-                .collect();
-            let (ssim, psnr): (Vec<f64>, Vec<f64>) = values.iter().copied().unzip();
-            text += &match ssim.is_empty() {
-                true => " – | – |".to_string(),
-                false => format!(" {} | {} |", with_spread(&ssim, 3), with_spread(&psnr, 2)),
-            };
-            let theirs = paper::ssim(task.name, &data.name, model);
-            text += &theirs.map_or(" |".into(), |ssim| format!(" *{ssim:.3}* |"));
-            for (cell, outcome) in &runs {
-                if let Err(reason) = outcome {
-                    notes.push(format!("{name} on {}, seed {}: {reason}", data.name, cell.seed));
-                }
-            }
-            json_rows.push(json!({
-                "model": name,
-                "data": data.name,
-                "ssim": ssim, "psnr": psnr,
-                "ssim_mean": (!ssim.is_empty()).then(|| spread(&ssim).0),
-                "ssim_deviation": (!ssim.is_empty()).then(|| spread(&ssim).1),
-                "ssim_paper": theirs,
-                "runs": runs.iter().map(|(cell, outcome)| json!({
-                    "seed": cell.seed,
-                    "folder": format!("{}/{name}-{}", data.name, cell.seed),
-                    "command": cell.args.settings().command(task),
-                    "images": outcome.as_ref().ok().map(|result| &result["images"]),
-                    "seconds": outcome.as_ref().ok().map(|result| &result["seconds"]),
-                    "reason": outcome.as_ref().err(),
-                })).collect::<Vec<_>>(),
-            }));
-        }
-        text += "\n";
-    }
-    text += "\n";
-    for data in data {
-        text += &format!("{}: {}\n", data.name, budget(args, data, &of, models));
-    }
-    for note in notes {
-        text += &format!("\n– {note}\n");
-    }
-    let all = json!({
-        "table": number,
-        "task": task.name,
-        "library": env!("CARGO_PKG_VERSION"),
-        "recipe": args.recipe.to_possible_value().map(|name| name.get_name().to_string()),
-        "set": args.set,
-        "minutes": args.minutes,
-        "rows": json_rows,
-    });
-    write(
-        &out.join("table.json"),
-        serde_json::to_string_pretty(&all)?.as_bytes(),
-    )?;
-    write(&out.join("table.md"), text.as_bytes())?;
-    for data in data {
-        sheet(task, out, data, &cells.iter().zip(outcomes).collect::<Vec<_>>())?;
-    }
-    Ok(text)
-}
-
-/// What the models of a data set had to learn from, in words.
-fn budget<'a>(
-    args: &Args,
-    data: &DataSet,
-    of: &dyn Fn(&DataSet, ModelName) -> Vec<(&'a Cell<'a>, &'a Outcome)>,
-    models: &[ModelName],
-) -> String {
-    let mut budgets: Vec<(String, Vec<&str>)> = Vec::new();
-    for &model in models {
-        for (cell, outcome) in of(data, model) {
-            let Ok(result) = outcome else { continue };
-            let (settings, images) = (cell.args.settings(), &result["images"]);
-            let epochs = match result["parameters"]["autoencoder"].is_null() {
-                true => settings.epochs.to_string(),
-                false => format!("{} + {}", settings.ae_epochs, settings.epochs),
-            };
-            let text = format!(
-                "{} images to train, {} to validate, {} to test, {epochs} epochs",
-                images["train"], images["validation"], images["test"],
-            );
-            let name = settings.model;
-            match budgets.iter_mut().find(|(known, _)| *known == text) {
-                Some((_, names)) if !names.contains(&name) => names.push(name),
-                Some(_) => {}
-                None => budgets.push((text, vec![name])),
-            }
-        }
-    }
-    let budgets: Vec<String> = budgets
-        .into_iter()
-        .map(|(text, names)| format!("{} ({text})", names.join(", ")))
-        .collect();
-    let recipe = match args.recipe {
-        RecipeName::Paper => "paper",
-        RecipeName::Quick => "quick",
-    };
-    let seeds: Vec<String> = args.seeds.iter().map(u64::to_string).collect();
-    let mut text = format!(
-        "{}; batches of {}, recipe `{recipe}`, seeds {}",
-        budgets.join("; "),
-        args.batch,
-        seeds.join(", ")
-    );
-    if let Some(minutes) = args.minutes {
-        text += &format!(", as many images as fit {minutes} minutes");
-    }
-    for set in &args.set {
-        text += &format!(", {set}");
-    }
-    text
-}
-
-/// The same test images through every model that is there.
-fn sheet(task: &Task, out: &Path, data: &DataSet, cells: &[(&Cell, &Outcome)]) -> Result<()> {
-    let mut rows = Vec::new();
-    let label = |name: &str, scores: Option<(f64, f64)>| Label {
-        name: name.into(),
-        note: scores.map_or(String::new(), |(ssim, _)| format!("SSIM {ssim:.3}")),
-    };
-    // In the order of the table; the first seed will do.
-    for model in paper::MODELS {
-        let mut runs = cells
-            .iter()
-            .filter(|(cell, outcome)| cell.model == model && cell.data.name == data.name && outcome.is_ok());
-        let Some((cell, Ok(result))) = runs.next() else {
-            continue;
-        };
-        let path = cell.dir.join(pipeline::SHOWN_FILE);
-        let shown = candle_core::safetensors::load(&path, &Device::Cpu).map_err(at(&path))?;
-        let image = |name: &str| {
-            shown
-                .get(name)
-                .cloned()
-                .ok_or_else(|| format!("{}: no {name}", path.display()))
-        };
-        if rows.is_empty() {
-            rows.push((label("clean", None), image("clean")?));
-            rows.push((label("corrupted", scores(result, 0)), image("corrupted")?));
-            let filter = result["scores"][1]["name"]
-                .as_str()
-                .unwrap_or("filter")
-                .to_string();
-            rows.push((label(&filter, scores(result, 1)), image("filtered")?));
-        }
-        rows.push((
-            label(model.config().name(), last_scores(result)),
-            image("restored")?,
-        ));
-    }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let title = format!("{}, {}: test images", task.name, data.name);
-    Sheet { title, rows }.save(&out.join(format!("{}.png", data.name)))
 }

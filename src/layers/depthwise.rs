@@ -48,7 +48,7 @@ fn filter<T: WithDType + Float>(
             let y = &mut y[to * c..][..columns * c];
             for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
                 for ((y, &x), &k) in y.iter_mut().zip(x).zip(kernel) {
-                    *y = *y + x * k;
+                    *y += x * k;
                 }
             }
         }
@@ -151,7 +151,7 @@ impl CustomOp2 for OfKernel {
                             let sum = &mut sum[tap * c..][..c];
                             for (x, grad) in x.chunks_exact(c).zip(grad.chunks_exact(c)) {
                                 for ((sum, &x), &grad) in sum.iter_mut().zip(x).zip(grad) {
-                                    *sum = *sum + x * grad;
+                                    *sum += x * grad;
                                 }
                             }
                         }
@@ -161,7 +161,7 @@ impl CustomOp2 for OfKernel {
                 .collect();
             let mut all = vec![T::zero(); 9 * c];
             for sum in sums {
-                all.iter_mut().zip(sum).for_each(|(all, sum)| *all = *all + sum);
+                all.iter_mut().zip(sum).for_each(|(all, sum)| *all += sum);
             }
             Ok((T::to_cpu_storage_owned(all), Shape::from((9, c))))
         }

@@ -143,7 +143,7 @@ impl InplaceOp3 for Change {
                 .zip(v.par_chunks(PIECE));
             pieces.for_each(|((w, m), v)| {
                 for ((w, &m), &v) in w.iter_mut().zip(m).zip(v) {
-                    *w = *w - rate * m / (v.sqrt() + eps);
+                    *w -= rate * m / (v.sqrt() + eps);
                 }
             });
             Ok(())
