@@ -15,7 +15,7 @@
 //! | images, corruptions, splits | [`data`] |
 //! | training with a pool, checkpoints, resuming | [`train`] |
 //! | the published models, to save and load | [`model`] |
-//! | how they are trained, as published or quicker | [`recipe`] |
+//! | how they are trained, as published or as tuned here | [`recipe`] |
 //!
 //! # The whole idea in one example
 //!

@@ -73,10 +73,10 @@ const DEFAULTS: &str = "\
 DEFAULTS
   Without arguments a latent-nafca model is trained on 1000 generated images in batches of 4, 10 epochs
   of autoencoder and 8 of NCA, which takes about two minutes on two CPU cores: enough to see it work,
-  too little for its best. This quick recipe starts the cells from their input and lets the decoder
-  learn along with the automaton. The paper trains 20 epochs a phase in batches of 8 on whole data
-  sets, with the decoder frozen: --paper does that, and takes hours on a CPU. The other models cost more: latent-vitca about twice
-  as much, vitca about 25 times.
+  too little for its best. The recipe is the library's own: cells start from their input, and the
+  decoder learns along with the automaton. The paper trains 20 epochs a phase in batches of 8 on whole
+  data sets, with the decoder frozen: --paper does that, and takes hours on a CPU. The other models
+  cost more: latent-vitca about twice as much, vitca, nafnet and restormer 25 times and more.
 
 FILES WRITTEN TO --out
   model.safetensors   the model, for `restore --model` and `--eval`
@@ -307,7 +307,7 @@ impl Settings {
     pub fn recipe(&self, config: ModelConfig) -> Result<Recipe> {
         let mut recipe = match self.paper {
             true => Recipe::paper(config),
-            false => Recipe::quick(config),
+            false => Recipe::tuned(config),
         };
         if let Some(rate) = self.learning_rate {
             recipe.nca.adam.learning_rate = rate;

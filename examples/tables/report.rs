@@ -172,7 +172,7 @@ fn budget(args: &Args, data: &DataSet, runs: &[Run]) -> String {
         .collect();
     let recipe = match args.recipe {
         RecipeName::Paper => "paper",
-        RecipeName::Quick => "quick",
+        RecipeName::Tuned => "tuned",
     };
     let seeds: Vec<String> = args.seeds.iter().map(u64::to_string).collect();
     let mut text = format!(

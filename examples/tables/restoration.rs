@@ -81,7 +81,7 @@ pub enum RecipeName {
     /// As published
     Paper,
     /// The library's own
-    Quick,
+    Tuned,
 }
 
 #[derive(Clone, Debug)]

@@ -37,13 +37,13 @@ fn layers_trained(recipe: &Recipe) -> Result<Vec<String>> {
 }
 
 #[test]
-fn the_paper_leaves_the_autoencoder_and_the_quick_recipe_only_the_encoder() -> Result<()> {
+fn the_paper_leaves_the_autoencoder_and_the_tuned_recipe_only_the_encoder() -> Result<()> {
     assert_eq!(
         layers_trained(&Recipe::paper(small_latent()))?,
         Vec::<String>::new()
     );
     assert_eq!(
-        layers_trained(&Recipe::quick(small_latent()))?,
+        layers_trained(&Recipe::tuned(small_latent()))?,
         ["dec1", "dec2", "mix"]
     );
     Ok(())
@@ -103,14 +103,14 @@ fn a_running_mean_is_kept_in_place_of_the_last_weights() -> Result<()> {
 }
 
 #[test]
-fn the_quick_recipe_starts_with_what_was_given() -> Result<()> {
+fn the_tuned_recipe_starts_with_what_was_given() -> Result<()> {
     let images = data(4, 16)?
         .train
         .evaluation_batches(4, None, Key::new(0))?
         .get(0, &Device::Cpu)?
         .clean;
     for config in [small_latent(), ModelConfig::latent_vitca(), small_vitca()] {
-        let model = Model::new(Recipe::quick(config).model, 5, &Device::Cpu)?;
+        let model = Model::new(Recipe::tuned(config).model, 5, &Device::Cpu)?;
         let expected = match model.autoencoder() {
             Some((autoencoder, _)) => {
                 let encoded = autoencoder.encode(&images, false)?;
@@ -141,8 +141,8 @@ fn a_recipe_is_for_its_own_model() -> Result<()> {
 }
 
 #[test]
-fn the_quick_curriculum_ends_at_the_difficulty_of_the_test() {
-    let recipe = Recipe::quick(ModelConfig::latent_nafca());
+fn the_tuned_curriculum_ends_at_the_difficulty_of_the_test() {
+    let recipe = Recipe::tuned(ModelConfig::latent_nafca());
     for corruption in [Corruption::NOISE, Corruption::BLUR] {
         let last = recipe.curriculum(corruption).difficulty(19, 20);
         assert_eq!(last, corruption.test_difficulty());
