@@ -12,7 +12,7 @@ use serde_json::json;
 use super::charts;
 use super::common::args::{DeviceName, ModelName, positive};
 use super::common::{Result, at, write};
-use super::measure::{Measured, What, epoch_seconds};
+use super::measure::{Measured, STEPS, What, epoch_seconds};
 use super::meter::available;
 use super::paper::{CONFIGURATIONS, Efficiency, MODELS};
 
@@ -358,7 +358,7 @@ fn heading(args: &Args) -> String {
          Medians; an epoch is 800 images of training and 200 of validation, from the time of its batches. Memory is the \
          peak of a process without the pool's states.\n",
         env!("CARGO_PKG_VERSION"),
-        20,
+        STEPS,
     )
 }
 

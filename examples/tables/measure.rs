@@ -15,7 +15,7 @@ use super::common::args::{DeviceName, ModelName};
 use super::meter::Meter;
 
 /// Steps of every timed update: the mean of the published 8 to 32.
-const STEPS: usize = 20;
+pub const STEPS: usize = 20;
 
 /// What the paper trains on and validates with here.
 const IMAGES: (usize, usize) = (800, 200);

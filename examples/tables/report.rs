@@ -124,7 +124,7 @@ pub fn write_all(
         "table": number,
         "task": task.name,
         "library": env!("CARGO_PKG_VERSION"),
-        "recipe": args.recipe.to_possible_value().map(|name| name.get_name().to_string()),
+        "recipe": args.recipe().to_possible_value().map(|name| name.get_name().to_string()),
         "set": args.set,
         "minutes": args.minutes,
         "rows": json_rows,
@@ -170,7 +170,7 @@ fn budget(args: &Args, data: &DataSet, runs: &[Run]) -> String {
         .into_iter()
         .map(|(text, names)| format!("{} ({text})", names.join(", ")))
         .collect();
-    let recipe = match args.recipe {
+    let recipe = match args.recipe() {
         RecipeName::Paper => "paper",
         RecipeName::Tuned => "tuned",
     };
