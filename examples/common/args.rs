@@ -1,6 +1,6 @@
 //! The arguments of `denoise` and `deblur`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, utils};
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
@@ -324,7 +324,8 @@ impl Settings {
         Ok(recipe)
     }
 
-    /// The command that makes this model, with every default spelt out.
+    /// The command that makes this model, with every default spelt out, and files and folders by their last names alone:
+    /// it goes into model files, which travel.
     pub fn command(&self, task: &Task) -> String {
         let mut words = vec![task.name.to_string()];
         if let Ok(Value::Object(settings)) = serde_json::to_value(self) {
@@ -332,7 +333,10 @@ impl Settings {
                 match value {
                     Value::Null | Value::Bool(false) => {}
                     Value::Bool(true) => words.push(format!("--{name}")),
-                    Value::String(text) => words.push(format!("--{name} {text}")),
+                    Value::String(text) => {
+                        let last = Path::new(&text).file_name().map(|last| last.to_string_lossy());
+                        words.push(format!("--{name} {}", last.as_deref().unwrap_or(&text)));
+                    }
                     Value::Array(many) => words.extend(
                         many.iter()
                             .filter_map(Value::as_str)

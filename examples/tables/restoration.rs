@@ -155,7 +155,11 @@ pub fn run(task: &Task, args: &Args) -> Result<()> {
         .into_iter()
         .filter(|model| args.models.is_empty() || args.models.contains(model))
         .collect();
-    let speeds = speeds(&out.join("speeds.json"), &models, args)?;
+    if let Some(twice) = (1..data.len()).find(|&n| data[..n].iter().any(|other| other.name == data[n].name)) {
+        return Err(format!("`--data`: there are two sets of the name {}", data[twice].name).into());
+    }
+    let file = format!("speeds-{}-{}.json", args.size, args.batch);
+    let speeds = speeds(&out.join(file), &models, args)?;
     let mut cells = Vec::new();
     for data in data {
         // The quick ones first, so that most of a table is there early.
