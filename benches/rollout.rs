@@ -9,7 +9,7 @@ use criterion::{
 };
 use lnca::random::Key;
 use lnca::{
-    CellLayout, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, OutputStart, Result, Rollout,
+    CellLayout, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, OutputStart, Precision, Result, Rollout,
     TransitionFn, Vitca, VitcaConfig, Weights,
 };
 
@@ -57,6 +57,13 @@ fn bench<T>(
     });
     group.bench_function(format!("{id} training"), |bencher| {
         bencher.iter(|| train(&rollout));
+    });
+    let bf16 = [&inference, &rollout].map(|rollout| rollout.clone().precision(Precision::Bf16));
+    group.bench_function(format!("{id} inference, bf16"), |bencher| {
+        bencher.iter(|| bf16[0].run(transition, black_box(&cells)).unwrap());
+    });
+    group.bench_function(format!("{id} training, bf16"), |bencher| {
+        bencher.iter(|| train(&bf16[1]));
     });
     // What the engine is measured against; on large grids it takes too long.
     if b * h * w <= 1024 {

@@ -33,7 +33,7 @@ fn updates(criterion: &mut Criterion) {
     let batches = batches().unwrap();
     let batch: Batch = batches.get(0, &Device::Cpu).unwrap();
     let rollout = Rollout::new(STEPS).training(true).key(Key::new(2));
-    let (restorer, weights) = (model.restorer().unwrap(), model.weights());
+    let restorer = model.restorer().unwrap();
 
     group.bench_function("whole", |bencher| {
         let mut trainer: PoolTrainer = recipe.nca_trainer(&model).unwrap();
@@ -79,7 +79,6 @@ fn updates(criterion: &mut Criterion) {
         let mut trainer = AutoencoderTrainer::new(autoencoder, weights, recipe.autoencoder.clone());
         bencher.iter(|| trainer.learn(&batch, Key::new(3)).unwrap());
     });
-    let _ = weights;
     group.finish();
 }
 
