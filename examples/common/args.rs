@@ -143,6 +143,11 @@ pub struct Args {
     #[arg(long, value_name = "FIELD=VALUE", value_parser = field)]
     pub set: Vec<String>,
 
+    /// Go on from this model rather than from random weights, on other images or for longer; its autoencoder is not
+    /// trained before
+    #[arg(long, value_name = "MODEL")]
+    pub start: Option<PathBuf>,
+
     /// Seed of weights, images, split, order, corruption, steps, masks and pool
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -175,7 +180,7 @@ pub struct Args {
         value_name = "MODEL",
         requires = "data",
         conflicts_with_all = ["model", "test_data", "images", "epochs", "ae_epochs",
-            "learning_rate", "set", "seed", "paper", "out",
+            "learning_rate", "set", "start", "seed", "paper", "out",
             "resume", "checkpoint_every"]
     )]
     pub eval: Option<PathBuf>,
@@ -236,6 +241,8 @@ pub struct Settings {
     pub learning_rate: Option<f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     pub seed: u64,
     pub device: &'static str,
 }
@@ -269,6 +276,7 @@ impl Args {
             batch: self.batch.unwrap_or(schedule.batch),
             learning_rate: self.learning_rate,
             set: self.set.clone(),
+            start: self.start.clone(),
             seed: self.seed,
             device: match self.device {
                 DeviceName::Cpu => "cpu",

@@ -1,6 +1,7 @@
 //! The pipeline of `denoise` and `deblur`: data, autoencoder, NCA, test, pictures.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -61,6 +62,9 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
     let recipe = settings.recipe(args.config())?;
     let mut model = Model::new(recipe.model.clone(), settings.seed, &device)?;
     check(&settings, &model)?;
+    if let Some(path) = &args.start {
+        start_from(&model, path)?;
+    }
 
     let (data, report) = load(args, &settings)?;
     let parts = split(data, settings.images, settings.seed)?;
@@ -104,7 +108,7 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
         ..Fit::default()
     };
     // A latent model learns in two phases: the autoencoder first, then the automaton in its latent space.
-    if let Some((autoencoder, weights)) = model.autoencoder() {
+    if let Some((autoencoder, weights)) = model.autoencoder().filter(|_| args.start.is_none()) {
         let mut trainer = AutoencoderTrainer::new(autoencoder, weights, recipe.autoencoder.clone());
         run_phase(
             &fit("autoencoder", settings.ae_epochs),
@@ -244,6 +248,20 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
         serde_json::to_string_pretty(&results)?.as_bytes(),
     )?;
     Ok(results)
+}
+
+/// Takes the weights of a model of the same sizes.
+fn start_from(model: &Model, path: &Path) -> Result<()> {
+    let from = Model::load(path, model.weights().device())?;
+    if from.card().config != model.card().config {
+        let (path, found, wanted) = (path.display(), &from.card().config, &model.card().config);
+        return Err(format!("`--start`: {path} is {found:?}, and this run trains {wanted:?}").into());
+    }
+    model.weights().load(&from.weights().snapshot()?)?;
+    if let (Some((_, to)), Some((_, from))) = (model.autoencoder(), from.autoencoder()) {
+        to.load(&from.snapshot()?)?;
+    }
+    Ok(())
 }
 
 /// Refuses what the model cannot train on, before any work is done.
