@@ -110,7 +110,7 @@ mod native {
             return;
         }
         packed.resize(m * pairs, 0);
-        for (i, to) in packed.chunks_exact_mut(pairs).enumerate().take(m) {
+        for (i, to) in packed.chunks_exact_mut(pairs.max(1)).enumerate().take(m) {
             // SAFETY: the caller has seen that the processor has the instructions.
             unsafe { row_of_pairs(&gemm.a[i * gemm.a_row..][..k], to) };
         }

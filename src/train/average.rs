@@ -32,8 +32,9 @@ impl Average {
             let Some(mean) = self.values.get_mut(&name) else {
                 continue;
             };
-            let moved = ((&*mean * decay)? + (var.as_detached_tensor() * (1.0 - decay))?)?;
-            *mean = moved.detach();
+            // In this form what does not move stays the same to the last bit.
+            let gap = (var.as_detached_tensor() - &*mean)?;
+            *mean = (&*mean + (gap * (1.0 - decay))?)?.detach();
         }
         Ok(())
     }
