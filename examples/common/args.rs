@@ -76,7 +76,7 @@ DEFAULTS
   too little for its best. The recipe is the library's own: cells start from their input, and the
   decoder learns along with the automaton. The paper trains 20 epochs a phase in batches of 8 on whole
   data sets, with the decoder frozen: --paper does that, and takes hours on a CPU. The other models
-  cost more: latent-vitca about twice as much, vitca, nafnet and restormer 25 times and more.
+  cost more: latent-vitca about twice as much, vitca, nafnet and restormer 15 times and more.
 
 FILES WRITTEN TO --out
   model.safetensors   the model, for `restore --model` and `--eval`

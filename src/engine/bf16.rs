@@ -1,4 +1,4 @@
-//! The matrix product with operands rounded to bf16 and sums in f32: twice the rate where the processor has it.
+//! The matrix product with operands rounded to bf16 and sums in f32, on AVX512-BF16 where the processor has it.
 
 use std::cell::RefCell;
 

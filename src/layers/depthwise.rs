@@ -12,10 +12,14 @@ use super::rows::{by_type, values};
 /// 3x3 filters of `kernel` (`[9, C]`, taps in row-major order, not flipped) on `x` (`[B, H, W, C]`), over a border of
 /// zeros.
 pub(super) fn depthwise(x: &Tensor, kernel: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op2(&kernel.contiguous()?, Depthwise)
+    x.contiguous()?
+        .apply_op2(&kernel.contiguous()?, Depthwise { mirrored: false })
 }
 
-struct Depthwise;
+/// The filters, or with mirrored taps what takes a gradient back through them.
+struct Depthwise {
+    mirrored: bool,
+}
 
 /// The taps of an output row that lie inside the grid: each as its number, its row, and the first output column, the first
 /// input column and the number of columns for which its column is inside too.
@@ -71,12 +75,13 @@ impl CustomOp2 for Depthwise {
         fn run<T: WithDType + Float>(
             (x, lx): (&CpuStorage, &Layout),
             (kernel, lk): (&CpuStorage, &Layout),
+            mirrored: bool,
         ) -> Result<(CpuStorage, Shape)> {
             let (_, h, w, c) = lx.shape().dims4()?;
-            let y = filter::<T>(values(x, lx)?, values(kernel, lk)?, (h, w, c), false);
+            let y = filter::<T>(values(x, lx)?, values(kernel, lk)?, (h, w, c), mirrored);
             Ok((T::to_cpu_storage_owned(y), lx.shape().clone()))
         }
-        by_type!(x, run((x, lx), (kernel, lk)))
+        by_type!(x, run((x, lx), (kernel, lk), self.mirrored))
     }
 
     fn bwd(
@@ -87,35 +92,9 @@ impl CustomOp2 for Depthwise {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let dx = grad.apply_op2_no_bwd(&kernel.detach(), &OfInput)?;
+        let dx = grad.apply_op2_no_bwd(&kernel.detach(), &Depthwise { mirrored: true })?;
         let dk = x.detach().apply_op2_no_bwd(&grad, &OfKernel)?;
         Ok((Some(dx), Some(dk)))
-    }
-}
-
-struct OfInput;
-
-impl CustomOp2 for OfInput {
-    fn name(&self) -> &'static str {
-        "depthwise-input-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        grad: &CpuStorage,
-        lg: &Layout,
-        kernel: &CpuStorage,
-        lk: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        fn run<T: WithDType + Float>(
-            (grad, lg): (&CpuStorage, &Layout),
-            (kernel, lk): (&CpuStorage, &Layout),
-        ) -> Result<(CpuStorage, Shape)> {
-            let (_, h, w, c) = lg.shape().dims4()?;
-            let dx = filter::<T>(values(grad, lg)?, values(kernel, lk)?, (h, w, c), true);
-            Ok((T::to_cpu_storage_owned(dx), lg.shape().clone()))
-        }
-        by_type!(grad, run((grad, lg), (kernel, lk)))
     }
 }
 

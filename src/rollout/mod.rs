@@ -67,7 +67,8 @@ pub enum Precision {
     F32,
     /// Operands are rounded to bf16, eight bits of them; sums, states and everything else stay in f32.
     ///
-    /// About twice as fast where the processor has AVX512-BF16; elsewhere with the same rounding, and slower.
+    /// Faster where the processor has AVX512-BF16 (how much is told in `docs/performance.md`); elsewhere with the same
+    /// rounding, and slower.
     Bf16,
 }
 
