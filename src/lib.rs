@@ -34,14 +34,14 @@
 //!     corruption: Some(Corruption::NOISE),
 //!     curriculum: None,
 //! };
-//! let model = Model::new(ModelConfig::latent_nafca(), 7, &Device::Cpu)?;
+//! let recipe = lnca::Recipe::paper(ModelConfig::latent_nafca());
+//! let model = Model::new(recipe.model.clone(), 7, &Device::Cpu)?;
 //! let fit = Fit { epochs: 1, ..Fit::default() };
 //! if let Some((autoencoder, weights)) = model.autoencoder() {
 //!     let mut trainer = AutoencoderTrainer::new(autoencoder, weights, Default::default());
 //!     fit.run(&mut trainer, &data, &mut |_| ())?;
 //! }
-//! let settings = model.card().config.training();
-//! let mut trainer = PoolTrainer::new(model.restorer()?, model.weights(), settings)?;
+//! let mut trainer = recipe.nca_trainer(&model)?;
 //! fit.run(&mut trainer, &data, &mut |event| println!("{event:?}"))?;
 //!
 //! let noisy = Tensor::rand(0f32, 1f32, (1, 50, 70, 3), &Device::Cpu)?; // any height and width
