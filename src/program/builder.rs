@@ -1,0 +1,393 @@
+//! How programs are written: operation by operation, each checked as it comes.
+
+use candle_core::Tensor;
+
+use super::op::{Node, Op};
+use super::{Function, Program};
+use crate::layers::{LayerNorm, Linear};
+use crate::stencil::Padding;
+use crate::{CellLayout, Error, Result};
+
+/// A value of every cell: a vector of [`Value::width`] channels. Made by a [`ProgramBuilder`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Value {
+    pub(crate) node: usize,
+    width: usize,
+}
+
+impl Value {
+    /// The number of channels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+}
+
+/// Builds a [`Program`], operation by operation.
+#[derive(Clone, Debug)]
+pub struct ProgramBuilder {
+    layout: CellLayout,
+    nodes: Vec<Node>,
+    params: Vec<Tensor>,
+    sites: u32,
+}
+
+impl ProgramBuilder {
+    /// An empty program on cells of `layout`.
+    pub fn new(layout: CellLayout) -> Self {
+        let cells = Node {
+            op: Op::Cells,
+            width: layout.channels(),
+        };
+        Self {
+            layout,
+            nodes: vec![cells],
+            params: vec![],
+            sites: 0,
+        }
+    }
+
+    /// The cells before the step.
+    pub fn cells(&self) -> Value {
+        Value {
+            node: 0,
+            width: self.layout.channels(),
+        }
+    }
+
+    /// The same `table` (`[H, W, width]`) in every image and step: a positional encoding. The program
+    /// then works on grids of that size only.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it has not three axes.
+    pub fn constant(&mut self, table: &Tensor) -> Result<Value> {
+        match *table.dims() {
+            [_, _, width] if width > 0 => Ok(self.push(Op::Constant(table.detach()), width)),
+            _ => Err(Error::shape("table", "[H, W, width]", table.dims())),
+        }
+    }
+
+    /// Channels `start..start + width` of `x`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `x` has fewer, or `width` is 0.
+    pub fn slice(&mut self, x: Value, start: usize, width: usize) -> Result<Value> {
+        self.check(&[x])?;
+        if width == 0 || start.saturating_add(width) > x.width {
+            let expected = format!("within the {} channels of x", x.width);
+            let found = format!("{width} channels from {start}");
+            return Err(Error::config("slice", expected, found));
+        }
+        Ok(self.push(Op::Slice { x: x.node, start }, width))
+    }
+
+    /// The channels of all `parts`, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there are none.
+    pub fn concat(&mut self, parts: &[Value]) -> Result<Value> {
+        self.check(parts)?;
+        if parts.is_empty() {
+            return Err(Error::config("parts", "at least one", 0));
+        }
+        let width = parts.iter().map(Value::width).sum();
+        let parts = parts.iter().map(|part| part.node).collect();
+        Ok(self.push(Op::Concat(parts), width))
+    }
+
+    /// `weight x + bias` in every cell; `weight` is `[output, x.width()]`, `bias` `[output]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a weight does not fit.
+    pub fn linear(&mut self, x: Value, weight: &Tensor, bias: Option<&Tensor>) -> Result<Value> {
+        self.check(&[x])?;
+        let output = match *weight.dims() {
+            [output, input] if output > 0 && input == x.width => output,
+            _ => {
+                let expected = format!("[output, {}]", x.width);
+                return Err(Error::shape("weight", expected, weight.dims()));
+            }
+        };
+        let weight = self.param(weight);
+        let bias = self.vector("bias", bias, output)?;
+        let x = x.node;
+        Ok(self.push(Op::Linear { x, weight, bias }, output))
+    }
+
+    /// Fixed or learned 3x3 filters applied to every channel: `kernels` is `[filters, 3, 3]`, the same
+    /// for all channels, or `[x.width(), filters, 3, 3]`. Channel `c * filters + f` of the result is
+    /// filter f of channel c, as cross-correlation: not flipped.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the kernels do not fit.
+    pub fn stencil(&mut self, x: Value, kernels: &Tensor, padding: Padding) -> Result<Value> {
+        self.check(&[x])?;
+        let (filters, kernels) = match *kernels.dims() {
+            [filters, 3, 3] if filters > 0 => {
+                let each = kernels.reshape((1, filters, 9))?;
+                let each = each.broadcast_as((x.width, filters, 9))?.contiguous()?;
+                (filters, each)
+            }
+            [channels, filters, 3, 3] if filters > 0 && channels == x.width => {
+                (filters, kernels.reshape((channels, filters, 9))?)
+            }
+            _ => {
+                let expected = format!("[filters, 3, 3] or [{}, filters, 3, 3]", x.width);
+                return Err(Error::shape("kernels", expected, kernels.dims()));
+            }
+        };
+        let kernel = self.param(&kernels);
+        let (x, width) = (x.node, x.width * filters);
+        Ok(self.push(Op::Depthwise { x, kernel, padding }, width))
+    }
+
+    /// A learned 3x3 convolution (cross-correlation, as in PyTorch): `kernel` is
+    /// `[output, x.width(), 3, 3]`, `bias` `[output]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a weight does not fit.
+    pub fn convolution(
+        &mut self,
+        x: Value,
+        kernel: &Tensor,
+        bias: Option<&Tensor>,
+        padding: Padding,
+    ) -> Result<Value> {
+        self.check(&[x])?;
+        let output = match *kernel.dims() {
+            [output, input, 3, 3] if output > 0 && input == x.width => output,
+            _ => {
+                let expected = format!("[output, {}, 3, 3]", x.width);
+                return Err(Error::shape("kernel", expected, kernel.dims()));
+            }
+        };
+        let kernel = kernel.reshape((output, x.width, 9))?;
+        // Whichever is narrower travels between cells: what they hold, or what they send.
+        if output < x.width {
+            let weight = kernel.permute((2, 0, 1))?.reshape((9 * output, x.width))?;
+            let taps = self.linear(x, &weight, None)?;
+            let x = taps.node;
+            let sum = self.push(Op::SumTaps { x, padding }, output);
+            return match bias {
+                Some(bias) => self.affine(sum, None, Some(bias)),
+                None => Ok(sum),
+            };
+        }
+        let near = self.neighbourhood(x, padding)?;
+        let weight = kernel.permute((0, 2, 1))?.reshape((output, 9 * x.width))?;
+        self.linear(near, &weight, bias)
+    }
+
+    /// The nine cells around each cell, in row-major order from the upper left: channel
+    /// `n * x.width() + c` is channel c of neighbour n.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `x` is not of this program.
+    pub fn neighbourhood(&mut self, x: Value, padding: Padding) -> Result<Value> {
+        self.check(&[x])?;
+        let (x, width) = (x.node, 9 * x.width);
+        Ok(self.push(Op::Neighbourhood { x, padding }, width))
+    }
+
+    /// Layer norm over the channels of each cell, `(x - mean) / sqrt(var + eps) * weight + bias`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a weight is not `[x.width()]`.
+    pub fn layer_norm(&mut self, x: Value, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Value> {
+        self.check(&[x])?;
+        let weight = self.required("weight", weight, x.width)?;
+        let bias = self.required("bias", bias, x.width)?;
+        let (x, width) = (x.node, x.width);
+        Ok(self.push(Op::LayerNorm { x, weight, bias, eps }, width))
+    }
+
+    /// `function` of every channel.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `x` is not of this program.
+    pub fn map(&mut self, x: Value, function: Function) -> Result<Value> {
+        self.check(&[x])?;
+        let (x, width) = (x.node, x.width);
+        Ok(self.push(Op::Map { x, function }, width))
+    }
+
+    /// `a + b`, of equal width.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if their widths differ.
+    pub fn add(&mut self, a: Value, b: Value) -> Result<Value> {
+        self.check(&[a, b])?;
+        if a.width != b.width {
+            return Err(Error::config("b", format!("{} channels", a.width), b.width));
+        }
+        let (a, b, width) = (a.node, b.node, a.width);
+        Ok(self.push(Op::Add { a, b }, width))
+    }
+
+    /// `a b`, channel by channel; `b` may also have a single channel that multiplies all of `a`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if their widths do not fit.
+    pub fn mul(&mut self, a: Value, b: Value) -> Result<Value> {
+        self.check(&[a, b])?;
+        if b.width != 1 && a.width != b.width {
+            let expected = format!("{} channels or 1", a.width);
+            return Err(Error::config("b", expected, b.width));
+        }
+        let (a, b, width) = (a.node, b.node, a.width);
+        Ok(self.push(Op::Mul { a, b }, width))
+    }
+
+    /// The simple gate of NAFNet: the first half of the channels times the second.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if their number is odd.
+    pub fn gate(&mut self, x: Value) -> Result<Value> {
+        if !x.width.is_multiple_of(2) {
+            return Err(Error::config("x", "an even number of channels", x.width));
+        }
+        let half = x.width / 2;
+        let (a, b) = (self.slice(x, 0, half)?, self.slice(x, half, half)?);
+        self.mul(a, b)
+    }
+
+    /// `x scale + shift`, both `[x.width()]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a weight does not fit.
+    pub fn affine(&mut self, x: Value, scale: Option<&Tensor>, shift: Option<&Tensor>) -> Result<Value> {
+        self.check(&[x])?;
+        let scale = self.vector("scale", scale, x.width)?;
+        let shift = self.vector("shift", shift, x.width)?;
+        let (x, width) = (x.node, x.width);
+        Ok(self.push(Op::Affine { x, scale, shift }, width))
+    }
+
+    /// Attention of each cell over the nine cells around it: `softmax(q k / sqrt(d)) v` per head, where
+    /// d is the width of a head. Beyond a zero-padded border key and value are 0: such a neighbour
+    /// keeps its share of the softmax and adds nothing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the widths differ or `heads` does not divide them.
+    pub fn attention(
+        &mut self,
+        q: Value,
+        k: Value,
+        v: Value,
+        heads: usize,
+        padding: Padding,
+    ) -> Result<Value> {
+        self.check(&[q, k, v])?;
+        if k.width != q.width || v.width != q.width {
+            let found = format!("{}, {} and {}", q.width, k.width, v.width);
+            return Err(Error::config("q, k and v", "equal widths", found));
+        }
+        if heads == 0 || !q.width.is_multiple_of(heads) {
+            let expected = format!("a divisor of {}", q.width);
+            return Err(Error::config("heads", expected, heads));
+        }
+        let (q, k, v, width) = (q.node, k.node, v.node, q.width);
+        Ok(self.push(
+            Op::Attention {
+                q,
+                k,
+                v,
+                heads,
+                padding,
+            },
+            width,
+        ))
+    }
+
+    /// Inverted dropout, active in training rollouts.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `rate` is not in `[0, 1)`.
+    pub fn dropout(&mut self, x: Value, rate: f64) -> Result<Value> {
+        self.check(&[x])?;
+        if !(0.0..1.0).contains(&rate) {
+            return Err(Error::config("rate", "in [0, 1)", rate));
+        }
+        let site = self.sites;
+        self.sites += 1;
+        let (x, width) = (x.node, x.width);
+        Ok(self.push(Op::Dropout { x, rate, site }, width))
+    }
+
+    /// [`ProgramBuilder::linear`] with the weights of `layer`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn layer(&mut self, x: Value, layer: &Linear) -> Result<Value> {
+        self.linear(x, layer.weight(), layer.bias())
+    }
+
+    /// [`ProgramBuilder::layer_norm`] with the weights of `norm`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn norm(&mut self, x: Value, norm: &LayerNorm) -> Result<Value> {
+        self.layer_norm(x, norm.weight(), norm.bias(), norm.eps())
+    }
+
+    /// The program whose update is `update`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it has not the layout's output and hidden channels.
+    pub fn finish(self, update: Value) -> Result<Program> {
+        self.check(&[update])?;
+        let channels = self.layout.update_channels();
+        if update.width != channels {
+            let expected = format!("{channels} channels, output and hidden");
+            return Err(Error::config("update", expected, update.width));
+        }
+        Ok(Program {
+            layout: self.layout,
+            alive: None,
+            nodes: self.nodes,
+            params: self.params,
+            update: update.node,
+        })
+    }
+
+    fn push(&mut self, op: Op, width: usize) -> Value {
+        self.nodes.push(Node { op, width });
+        Value {
+            node: self.nodes.len() - 1,
+            width,
+        }
+    }
+
+    fn param(&mut self, tensor: &Tensor) -> usize {
+        self.params.push(tensor.clone());
+        self.params.len() - 1
+    }
+
+    fn required(&mut self, name: &'static str, tensor: &Tensor, width: usize) -> Result<usize> {
+        if tensor.dims() != [width] {
+            return Err(Error::shape(name, format!("[{width}]"), tensor.dims()));
+        }
+        Ok(self.param(tensor))
+    }
+
+    fn vector(&mut self, name: &'static str, tensor: Option<&Tensor>, width: usize) -> Result<Option<usize>> {
+        tensor
+            .map(|tensor| self.required(name, tensor, width))
+            .transpose()
+    }
+
+    /// Whether values are of this program, as far as can be told.
+    fn check(&self, values: &[Value]) -> Result<()> {
+        let known = |value: &&Value| {
+            self.nodes
+                .get(value.node)
+                .is_none_or(|node| node.width != value.width)
+        };
+        match values.iter().find(known) {
+            Some(value) => {
+                let found = format!("value {} of another", value.node);
+                Err(Error::config("value", "a value of this program", found))
+            }
+            None => Ok(()),
+        }
+    }
+}
