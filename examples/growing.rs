@@ -16,14 +16,14 @@ use candle_core::{Device, Tensor};
 use clap::{Parser, Subcommand, ValueEnum};
 use common::Result;
 use common::args::positive;
-use common::film::{Cut, Film, damage, half_slower};
+use common::film::{Filming, Look, damage};
 use common::pattern_training::PatternTraining;
 use lnca::data::{Emblem, read_target};
 use lnca::loss::{ImageLoss, PatternLoss};
 use lnca::random::Key;
 use lnca::render::Background;
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
-use lnca::{Damage, GrowingConfig, Pattern, PatternCard, PatternConfig};
+use lnca::{GrowingConfig, Pattern, PatternCard, PatternConfig};
 
 /// Models used where none is named, below the folder of this crate: to run, and to score against the built-in fish.
 const LIZARD: &str = "models/lizard.safetensors";
@@ -77,18 +77,8 @@ struct Run {
     #[command(flatten)]
     source: Source,
 
-    /// Steps in all
-    #[arg(long, value_name = "N", default_value_t = 300)]
-    steps: usize,
-
-    /// Damage at a step, such as lower-half@150; also upper-half, left-half, right-half, centre and circle. May be
-    /// given several times [default: lower-half@150]
-    #[arg(long, value_name = "WHAT@STEP")]
-    damage: Vec<Cut>,
-
-    /// No damage
-    #[arg(long, conflicts_with = "damage")]
-    intact: bool,
+    #[command(flatten)]
+    filming: Filming,
 
     /// Cells along a side of the grid [default: that of the training]
     #[arg(long, value_name = "CELLS", value_parser = positive)]
@@ -103,25 +93,9 @@ struct Run {
     )]
     angle: f64,
 
-    /// Cells of the right half are updated so many times less often
-    #[arg(long, value_name = "TIMES", default_value_t = 1.0)]
-    slow_half: f64,
-
-    /// Steps between two frames
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
-    every: usize,
-
     /// Grey squares behind the picture
     #[arg(long)]
     checker: bool,
-
-    /// Seed of the update masks
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-
-    /// Folder for animation.gif, animation.png, strip.png and last.png
-    #[arg(long, value_name = "DIR", default_value = "out/growing")]
-    out: PathBuf,
 }
 
 /// Measures how well a picture is grown, kept and healed: log10 of the loss, as a line of JSON
@@ -204,25 +178,8 @@ struct Train {
     #[arg(long, value_name = "RATE", default_value_t = 2e-3)]
     learning_rate: f64,
 
-    /// Model file to go on from, with a new pool and optimiser
-    #[arg(long, value_name = "FILE")]
-    start: Option<PathBuf>,
-
-    /// Seed of weights, pool, masks and damage
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-
-    /// Folder for the model, checkpoint, log and previews
-    #[arg(long, value_name = "DIR", default_value = "out/growing")]
-    out: PathBuf,
-
-    /// Updates between two previews and checkpoints
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
-    every: usize,
-
-    /// Go on from the checkpoint in --out
-    #[arg(long)]
-    resume: bool,
+    #[command(flatten)]
+    training: PatternTraining,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -283,7 +240,7 @@ fn train(args: &Train) -> Result<()> {
             drops: vec![(drop_at, 0.1)],
             ..AdamConfig::default()
         },
-        seed: args.seed,
+        seed: args.training.seed,
         ..args.regime.config()
     };
     let size = (target.dim(0)?, target.dim(1)?);
@@ -297,22 +254,11 @@ fn train(args: &Train) -> Result<()> {
         made_by: common::command_line(),
         ..PatternCard::new(PatternConfig::Growing(GrowingConfig::default()), size)
     };
-    let pattern = Pattern::new(card, args.seed, &Device::Cpu)?;
-    if let Some(path) = &args.start {
-        pattern
-            .weights()
-            .load(&Pattern::load(path, &Device::Cpu)?.weights().snapshot()?)?;
-    }
+    let pattern = args.training.pattern(card)?;
     let seed = pattern.seed(1, size)?;
     let loss = ImageLoss::new(target)?;
     let mut trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
-    let training = PatternTraining {
-        out: args.out.clone(),
-        updates: args.updates,
-        every: args.every,
-        resume: args.resume,
-    };
-    training.run(&mut trainer, &pattern)
+    args.training.run(&mut trainer, &pattern, args.updates, "growing")
 }
 
 fn run(args: &Run) -> Result<()> {
@@ -325,47 +271,17 @@ fn run(args: &Run) -> Result<()> {
         })?;
     }
     let size = args.size.map_or(pattern.card().size, |size| (size, size));
-    let rate = pattern.card().fire_rate;
-    let rates = half_slower(size, rate, args.slow_half)?;
-    let healing = Cut {
-        damage: Damage::LowerHalf,
-        step: 150,
-    };
-    let cuts = match (args.intact, args.damage.is_empty()) {
-        (true, _) => vec![],
-        (false, true) => vec![healing],
-        (false, false) => args.damage.clone(),
-    };
-    let film = Film {
-        pattern: &pattern,
-        steps: args.steps,
-        every: args.every,
-        cuts: &cuts,
+    let look = Look {
         background: if args.checker {
             Background::Checker(16)
         } else {
             Background::White
         },
         hexagonal: false,
-        rollout: &|rollout| {
-            if args.slow_half == 1.0 {
-                Ok(rollout)
-            } else {
-                rollout.fire_rates(&rates)
-            }
-        },
     };
-    film.write(
-        pattern.rule(),
-        &pattern.seed(1, size)?,
-        Key::new(args.seed),
-        &args.out,
-    )?;
-    eprintln!(
-        "{}: animation.gif, animation.png, strip.png, last.png",
-        args.out.display()
-    );
-    Ok(())
+    let seed = pattern.seed(1, size)?;
+    args.filming
+        .write((&pattern, pattern.rule()), &seed, "lower-half", look, "growing")
 }
 
 /// Steps at which the loss is read, and the cuts after the 200th.

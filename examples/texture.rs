@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use clap::{Parser, Subcommand, ValueEnum};
 use common::Result;
 use common::args::positive;
-use common::film::{Cut, Film, damage, half_slower};
+use common::film::{Filming, Look};
 use common::pattern_training::PatternTraining;
 use lnca::data::{self, Swatch, read_swatch};
 use lnca::loss::{OverflowNorm, PatchTransport, TextureLoss, Vgg16, VggComparison, VggStyle};
@@ -86,18 +86,8 @@ struct Run {
     #[command(flatten)]
     source: Source,
 
-    /// Steps in all
-    #[arg(long, value_name = "N", default_value_t = 300)]
-    steps: usize,
-
-    /// Damage at a step, such as circle@150; also lower-half, upper-half, left-half, right-half and centre. May be
-    /// given several times [default: circle@150]
-    #[arg(long, value_name = "WHAT@STEP")]
-    damage: Vec<Cut>,
-
-    /// No damage
-    #[arg(long, conflicts_with = "damage")]
-    intact: bool,
+    #[command(flatten)]
+    filming: Filming,
 
     /// Cells along a side of the grid [default: twice that of the training]
     #[arg(long, value_name = "CELLS", value_parser = positive)]
@@ -119,22 +109,6 @@ struct Run {
     /// Cells on hexagons, the weights as they are
     #[arg(long, conflicts_with = "field")]
     hexagonal: bool,
-
-    /// Cells of the right half are updated so many times less often
-    #[arg(long, value_name = "TIMES", default_value_t = 1.0)]
-    slow_half: f64,
-
-    /// Steps between two frames
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = positive)]
-    every: usize,
-
-    /// Seed of the update masks
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-
-    /// Folder for animation.gif, animation.png, strip.png and last.png
-    #[arg(long, value_name = "DIR", default_value = "out/texture")]
-    out: PathBuf,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -237,25 +211,8 @@ struct Train {
     #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
     learning_rate: f64,
 
-    /// Model file to go on from, with a new pool and optimiser
-    #[arg(long, value_name = "FILE")]
-    start: Option<PathBuf>,
-
-    /// Seed of weights, pool, masks and directions
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-
-    /// Folder for the model, checkpoint, log and previews
-    #[arg(long, value_name = "DIR", default_value = "out/texture")]
-    out: PathBuf,
-
-    /// Updates between two previews and checkpoints
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
-    every: usize,
-
-    /// Go on from the checkpoint in --out
-    #[arg(long)]
-    resume: bool,
+    #[command(flatten)]
+    training: PatternTraining,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -314,7 +271,7 @@ fn train(args: &Train) -> Result<()> {
         },
         steps: args.steps.0..=args.steps.1,
         bound: Some(BOUND),
-        seed: args.seed,
+        seed: args.training.seed,
         ..published
     };
     let size = (args.grid, args.grid);
@@ -324,21 +281,10 @@ fn train(args: &Train) -> Result<()> {
         made_by: common::command_line(),
         ..PatternCard::new(PatternConfig::Texture(TextureConfig::default()), size)
     };
-    let pattern = Pattern::new(card, args.seed, &Device::Cpu)?;
-    if let Some(path) = &args.start {
-        pattern
-            .weights()
-            .load(&Pattern::load(path, &Device::Cpu)?.weights().snapshot()?)?;
-    }
+    let pattern = args.training.pattern(card)?;
     let seed = pattern.seed(1, size)?;
     let mut trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
-    let training = PatternTraining {
-        out: args.out.clone(),
-        updates: args.updates,
-        every: args.every,
-        resume: args.resume,
-    };
-    training.run(&mut trainer, &pattern)
+    args.training.run(&mut trainer, &pattern, args.updates, "texture")
 }
 
 fn run(args: &Run) -> Result<()> {
@@ -362,39 +308,12 @@ fn run(args: &Run) -> Result<()> {
         Some(Field::Bipolar) => rule.directed(&bipolar_directions(size.0, size.1, &seed)?)?,
         None => rule.clone(),
     };
-    let rates = half_slower(size, pattern.card().fire_rate, args.slow_half)?;
-    let healing = Cut {
-        damage: damage("circle")?,
-        step: 150,
-    };
-    let cuts = match (args.intact, args.damage.is_empty()) {
-        (true, _) => vec![],
-        (false, true) => vec![healing],
-        (false, false) => args.damage.clone(),
-    };
-    let film = Film {
-        pattern: &pattern,
-        steps: args.steps,
-        every: args.every,
-        cuts: &cuts,
+    let look = Look {
         background: Background::White,
         hexagonal: args.hexagonal,
-        rollout: &|rollout| {
-            if args.slow_half == 1.0 {
-                Ok(rollout)
-            } else {
-                rollout.fire_rates(&rates)
-            }
-        },
     };
-    film.write(&rule, &seed, Key::new(args.seed), &args.out)?;
-    eprintln!(
-        "{}: animation.gif, animation.png, strip.png, last.png ({}; {})",
-        args.out.display(),
-        pattern.card().target,
-        pattern.card().trained_by
-    );
-    Ok(())
+    args.filming
+        .write((&pattern, &rule), &seed, "circle", look, "texture")
 }
 
 fn twice((height, width): (usize, usize)) -> (usize, usize) {

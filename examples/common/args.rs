@@ -156,6 +156,10 @@ pub struct Args {
     #[arg(long)]
     pub paper: bool,
 
+    /// Train encoder, automaton and decoder from end to end: for a model that --start names
+    #[arg(long, conflicts_with = "paper", requires = "start")]
+    pub end_to_end: bool,
+
     /// Folder for everything the run writes [default: out/ and the name of this example]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -180,7 +184,7 @@ pub struct Args {
         value_name = "MODEL",
         requires = "data",
         conflicts_with_all = ["model", "test_data", "images", "epochs", "ae_epochs",
-            "learning_rate", "set", "start", "seed", "paper", "out",
+            "learning_rate", "set", "start", "seed", "paper", "end_to_end", "out",
             "resume", "checkpoint_every"]
     )]
     pub eval: Option<PathBuf>,
@@ -231,6 +235,9 @@ pub struct Settings {
     pub model: &'static str,
     /// Whether the recipe is the paper's.
     pub paper: bool,
+    /// Whether it is the library's own for going on with a model.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub end_to_end: bool,
     pub data: Option<PathBuf>,
     pub kind: Option<String>,
     pub images: Option<usize>,
@@ -267,6 +274,7 @@ impl Args {
         Settings {
             model: self.config().name(),
             paper: self.paper,
+            end_to_end: self.end_to_end,
             data: self.data.clone(),
             kind: self.kind.as_ref().map(kind_name),
             images: images.or_else(|| self.data.is_none().then_some(ALL_DEAD_LEAVES)),
@@ -313,9 +321,10 @@ impl ModelName {
 impl Settings {
     /// The recipe for `config` with what was asked to be different.
     pub fn recipe(&self, config: ModelConfig) -> Result<Recipe> {
-        let mut recipe = match self.paper {
-            true => Recipe::paper(config),
-            false => Recipe::tuned(config),
+        let mut recipe = match (self.paper, self.end_to_end) {
+            (true, _) => Recipe::paper(config),
+            (_, true) => Recipe::end_to_end(config),
+            _ => Recipe::tuned(config),
         };
         if let Some(rate) = self.learning_rate {
             recipe.nca.adam.learning_rate = rate;

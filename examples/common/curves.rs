@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 use super::Result;
 use super::log::{Epoch, Log};
-use super::sheet::{Area, Canvas, DrawError, FONT, register_font};
+use super::sheet::{Area, Canvas, DrawError, FONT, legend, register_font};
 
 const PANEL: (usize, usize) = (640, 400);
 
@@ -133,15 +133,7 @@ fn draw_losses<'a>(area: &Area<'a>, title: &str, series: &[Series]) -> Result<()
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(2)));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .label_font((FONT, 14))
-        .legend_area_size(28)
-        .background_style(WHITE.mix(0.85))
-        .border_style(BLACK.mix(0.3))
-        .draw()?;
-    Ok(())
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
 }
 
 fn draw_ssim<'a>(area: &Area<'a>, title: &str, epochs: &[Epoch]) -> Result<(), DrawError<'a>> {
@@ -189,15 +181,7 @@ fn draw_ssim<'a>(area: &Area<'a>, title: &str, epochs: &[Epoch]) -> Result<(), D
             ))
             .legend(move |(x, y)| Circle::new((x + 10, y), 6, colour.stroke_width(2)));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .label_font((FONT, 14))
-        .legend_area_size(28)
-        .background_style(WHITE.mix(0.85))
-        .border_style(BLACK.mix(0.3))
-        .draw()?;
-    Ok(())
+    legend(&mut chart, SeriesLabelPosition::LowerRight)
 }
 
 /// The mean of each value and those before it, `window` in all.

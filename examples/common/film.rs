@@ -1,14 +1,15 @@
 //! Films: a pattern run step by step, damaged on the way, as an animation and a strip of stills.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use candle_core::{Device, Tensor};
 use lnca::random::Key;
 use lnca::render::{Animation, Background, enlarged, pictures, sheet, unskewed, write_png};
-use lnca::{Damage, Pattern, Rollout};
+use lnca::{Damage, Pattern};
 
 use super::Result;
+use super::args::positive;
 
 /// Sides of pictures are enlarged to about this many pixels.
 const SHOWN_SIDE: usize = 288;
@@ -57,46 +58,78 @@ pub fn damage(name: &str) -> Result<Damage, String> {
     })
 }
 
-/// A rate for each cell, in the right half divided by `times`: `[H, W]`.
-pub fn half_slower((height, width): (usize, usize), rate: f64, times: f64) -> Result<Tensor> {
-    let cells = (0..height * width).map(|cell| {
-        if cell % width < width / 2 {
-            rate
-        } else {
-            rate / times
-        }
-    });
-    Ok(Tensor::from_iter(cells, &Device::Cpu)?.reshape((height, width))?)
+/// How a pattern is filmed
+#[derive(clap::Args)]
+pub struct Filming {
+    /// Steps in all
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    steps: usize,
+
+    /// Damage at a step, such as lower-half@150; also upper-half, left-half, right-half, centre and circle. May be
+    /// given several times [default: one at step 150]
+    #[arg(long, value_name = "WHAT@STEP")]
+    damage: Vec<Cut>,
+
+    /// No damage
+    #[arg(long, conflicts_with = "damage")]
+    intact: bool,
+
+    /// Cells of the right half are updated so many times less often
+    #[arg(long, value_name = "TIMES", default_value_t = 1.0)]
+    slow_half: f64,
+
+    /// Steps between two frames
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    every: usize,
+
+    /// Seed of the update masks
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Folder for animation.gif, animation.png, strip.png and last.png [default: out/ and the name of this example]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
-/// How a pattern is filmed.
-pub struct Film<'a> {
-    pub pattern: &'a Pattern,
-    pub steps: usize,
-    /// Steps between two frames.
-    pub every: usize,
-    pub cuts: &'a [Cut],
+/// How the cells of a pattern are shown.
+#[derive(Clone, Copy)]
+pub struct Look {
     pub background: Background,
-    /// Whether the cells are shown as hexagons.
+    /// Whether they are hexagons.
     pub hexagonal: bool,
-    /// Changes the rollout between two frames, for update rates that differ, say.
-    pub rollout: &'a dyn Fn(Rollout) -> lnca::Result<Rollout>,
 }
 
-impl Film<'_> {
-    /// Runs from `cells` (`[1, H, W, C]`) by an automaton `rule`; the cells at the end.
+impl Filming {
+    /// Runs `pattern` by its automaton `rule` from `cells` (`[1, H, W, C]`), with the damage `healing` at step 150
+    /// unless another or none was asked for.
     ///
-    /// Writes `animation.gif`, `animation.png` (animated, without loss), `strip.png` of six stills and `last.png`
-    /// into `folder`.
-    pub fn write<T>(&self, rule: &T, cells: &Tensor, key: Key, folder: &Path) -> Result<Tensor>
+    /// Writes `animation.gif`, `animation.png` (animated, without loss), `strip.png` of six stills and `last.png`.
+    pub fn write<T>(
+        &self,
+        (pattern, rule): (&Pattern, &T),
+        cells: &Tensor,
+        healing: &str,
+        look: Look,
+        example: &str,
+    ) -> Result<()>
     where
         T: lnca::TransitionFn + Clone + 'static,
     {
+        let folder = self.out.clone().unwrap_or_else(|| Path::new("out").join(example));
+        let healing = Cut {
+            damage: damage(healing)?,
+            step: 150,
+        };
+        let cuts = match (self.intact, self.damage.is_empty()) {
+            (true, _) => vec![],
+            (false, true) => vec![healing],
+            (false, false) => self.damage.clone(),
+        };
         let scale = (SHOWN_SIDE / cells.dim(1)?.max(cells.dim(2)?)).max(1);
         let frame = |cells: &Tensor| -> Result<_> {
-            let rgba = self.pattern.rgba(cells)?;
-            let mut frame = pictures(&rgba, self.background)?.remove(0);
-            if self.hexagonal {
+            let rgba = pattern.rgba(cells)?;
+            let mut frame = pictures(&rgba, look.background)?.remove(0);
+            if look.hexagonal {
                 frame = unskewed(&frame);
             }
             Ok(enlarged(&frame, scale))
@@ -105,17 +138,21 @@ impl Film<'_> {
         let mut animation = Animation::new();
         animation.push(frame(&cells)?)?;
         let mut stops: Vec<usize> = (0..=self.steps).step_by(self.every.max(1)).skip(1).collect();
-        stops.extend(self.cuts.iter().map(|cut| cut.step).chain([self.steps]));
+        stops.extend(cuts.iter().map(|cut| cut.step).chain([self.steps]));
         stops.retain(|&stop| stop <= self.steps);
         stops.sort_unstable();
         stops.dedup();
-        let mut at = 0;
+        let (mut at, key) = (0, Key::new(self.seed));
+        let rates = self.rates(pattern, &cells)?;
         for stop in stops {
-            let rollout = self.pattern.rollout(stop - at, key.fold_in(at as u64));
-            cells = (self.rollout)(rollout)?.run(rule, &cells)?;
+            let mut rollout = pattern.rollout(stop - at, key.fold_in(at as u64));
+            if let Some(rates) = &rates {
+                rollout = rollout.fire_rates(rates)?;
+            }
+            cells = rollout.run(rule, &cells)?;
             at = stop;
             animation.push(frame(&cells)?)?;
-            for cut in self.cuts.iter().filter(|cut| cut.step == at) {
+            for cut in cuts.iter().filter(|cut| cut.step == at) {
                 cells = cut.damage.apply(&cells)?;
                 animation.push(frame(&cells)?)?;
             }
@@ -128,6 +165,25 @@ impl Film<'_> {
             .collect();
         write_png(&sheet(&[stills], 8), folder.join("strip.png"))?;
         write_png(&frames[frames.len() - 1], folder.join("last.png"))?;
-        Ok(cells)
+        let (folder, card) = (folder.display(), pattern.card());
+        let (target, trained_by) = (&card.target, &card.trained_by);
+        eprintln!("{folder}: animation.gif, animation.png, strip.png, last.png ({target}; {trained_by})");
+        Ok(())
+    }
+
+    /// A fire rate for each cell where they differ: `[H, W]`.
+    fn rates(&self, pattern: &Pattern, cells: &Tensor) -> Result<Option<Tensor>> {
+        if self.slow_half == 1.0 {
+            return Ok(None);
+        }
+        let (_, height, width, _) = cells.dims4()?;
+        let rate = pattern.card().fire_rate;
+        let rates = (0..height * width).map(|cell| match cell % width < width / 2 {
+            true => rate,
+            false => rate / self.slow_half,
+        });
+        Ok(Some(
+            Tensor::from_iter(rates, &Device::Cpu)?.reshape((height, width))?,
+        ))
     }
 }

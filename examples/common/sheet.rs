@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use image::ColorType;
+use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 
 use super::{Result, at};
@@ -136,6 +137,25 @@ impl Canvas {
         let (width, height) = (self.width as u32, self.height as u32);
         Ok(image::save_buffer(path, &self.pixels, width, height, ColorType::Rgb8).map_err(at(path))?)
     }
+}
+
+/// Draws the legend of a chart.
+pub fn legend<'a, X, Y>(
+    chart: &mut ChartContext<'a, BitMapBackend<'a>, Cartesian2d<X, Y>>,
+    position: SeriesLabelPosition,
+) -> Result<(), DrawError<'a>>
+where
+    X: Ranged<ValueType = f64>,
+    Y: Ranged<ValueType = f64>,
+{
+    chart
+        .configure_series_labels()
+        .position(position)
+        .label_font((FONT, 14))
+        .legend_area_size(28)
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.3))
+        .draw()
 }
 
 /// Gives plotters a typeface that is part of the program, so that pictures are the same everywhere.

@@ -6,7 +6,7 @@ use plotters::coord::combinators::IntoLogRange;
 use plotters::prelude::*;
 
 use super::common::Result;
-use super::common::sheet::{Canvas, FONT, register_font};
+use super::common::sheet::{Canvas, FONT, legend, register_font};
 use super::efficiency::{Subject, paper};
 use super::paper::Efficiency;
 
@@ -120,14 +120,7 @@ pub fn efficiency(
                     .label(subject.name())
                     .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(2)));
             }
-            chart
-                .configure_series_labels()
-                .position(SeriesLabelPosition::LowerRight)
-                .label_font((FONT, 14))
-                .legend_area_size(28)
-                .background_style(WHITE.mix(0.85))
-                .border_style(BLACK.mix(0.3))
-                .draw()?;
+            legend(&mut chart, SeriesLabelPosition::LowerRight)?;
         }
         Ok(())
     })?;
