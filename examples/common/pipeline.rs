@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use lnca::data::{Dataset, LoadReport, Split};
-use lnca::train::Trainer;
+use lnca::train::{Event, Trainer};
 use lnca::{AutoencoderTrainer, Fit, Model, TrainingData};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -115,6 +115,7 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
             &mut trainer,
             &training,
             &mut log,
+            &|| Ok(()),
         )?;
     }
     // Measured here, because the decoder may learn along with the automaton.
@@ -137,13 +138,18 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
         curriculum: Some(recipe.curriculum(task.corruption)),
         ..training
     };
-    run_phase(&fit(phase, settings.epochs), &mut *trainer, &training, &mut log)?;
-
     let card = model.card_mut();
     card.task = task.name.into();
     card.made_by = settings.command(task);
-    let model_path = folder.file("model.safetensors");
-    model.save(&model_path)?;
+    let save = || Ok(model.save(folder.file("model.safetensors"))?);
+    run_phase(
+        &fit(phase, settings.epochs),
+        &mut *trainer,
+        &training,
+        &mut log,
+        &save,
+    )?;
+    save()?;
 
     let clock = Instant::now();
     let filter = best_filter(&training.validation, task.corruption, settings.batch)?;
@@ -308,18 +314,28 @@ fn split(data: Dataset, limit: Option<usize>, seed: u64) -> Result<Split<Dataset
     })
 }
 
-fn run_phase(fit: &Fit, trainer: &mut dyn Trainer, data: &TrainingData, log: &mut Log) -> Result<()> {
+/// Trains, and calls `improved` whenever the weights are the best so far.
+fn run_phase(
+    fit: &Fit,
+    trainer: &mut dyn Trainer,
+    data: &TrainingData,
+    log: &mut Log,
+    improved: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let mut progress = TrainingProgress::new(fit.epochs);
-    let mut logged = Ok(());
+    let mut written = Ok(());
     let result = fit.run(trainer, data, &mut |event| {
         progress.show(event);
-        if logged.is_ok() {
-            logged = log.hear(event, fit.epochs);
+        if written.is_ok() {
+            written = log.hear(event, fit.epochs);
+        }
+        if let (Event::Validated { best: true, .. }, Ok(())) = (event, &written) {
+            written = improved();
         }
     });
     progress.finish();
     result?;
-    logged
+    written
 }
 
 fn print_table(results: &Value) {

@@ -22,7 +22,8 @@ impl RunFolder {
     pub fn open(dir: PathBuf, settings: &Settings, resume: bool) -> Result<Self> {
         fs::create_dir_all(&dir).map_err(at(&dir))?;
         let folder = Self { dir };
-        folder.remove_partial_files()?;
+        // Files that a kill kept from being finished.
+        folder.remove(|name| name.ends_with(".partial"))?;
         let path = folder.file("run.json");
         let found = match fs::read(&path) {
             Ok(bytes) => Some(serde_json::from_slice::<Value>(&bytes).map_err(at(&path))),
@@ -38,19 +39,7 @@ impl RunFolder {
                     (false, true) => eprintln!("{}: no run to resume, starting one", folder.dir.display()),
                     (false, false) => {}
                 }
-                for file in [
-                    "nca.checkpoint.safetensors",
-                    "autoencoder.checkpoint.safetensors",
-                    "log.jsonl",
-                ] {
-                    let path = folder.file(file);
-                    match fs::remove_file(&path) {
-                        Err(error) if error.kind() != ErrorKind::NotFound => {
-                            return Err(at(&path)(error).into());
-                        }
-                        _ => {}
-                    }
-                }
+                folder.remove(|name| name == "log.jsonl" || name.ends_with(".checkpoint.safetensors"))?;
                 write(&path, serde_json::to_string_pretty(&wanted)?.as_bytes())?;
             }
         }
@@ -66,11 +55,12 @@ impl RunFolder {
         &self.dir
     }
 
-    /// Files that a kill kept from being finished.
-    fn remove_partial_files(&self) -> Result<()> {
+    /// Removes files by their names.
+    fn remove(&self, which: impl Fn(&str) -> bool) -> Result<()> {
         for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let path = entry.map_err(at(&self.dir))?.path();
-            if path.extension().is_some_and(|ending| ending == "partial") {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if which(&name) {
                 fs::remove_file(&path).map_err(at(&path))?;
             }
         }

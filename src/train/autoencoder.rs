@@ -11,7 +11,6 @@ use crate::data::{Batch, derangement};
 use crate::loss::{self, Term};
 use crate::metric::ssim;
 use crate::random::Key;
-use crate::store::Tensors;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -204,13 +203,5 @@ impl Trainer for AutoencoderTrainer {
             .zip(corrupted)
             .map(|(clean, corrupted)| (2.0 * clean + corrupted) / 3.0)
             .collect())
-    }
-
-    fn memory(&self) -> Result<Tensors> {
-        Ok(Tensors::new())
-    }
-
-    fn restore_memory(&mut self, _: Tensors) -> Result<()> {
-        Ok(())
     }
 }

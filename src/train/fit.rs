@@ -71,7 +71,8 @@ pub enum Event<'a> {
         /// The loss terms of the batch.
         readings: &'a [Reading],
     },
-    /// An epoch was validated.
+    /// An epoch was validated. While this is told, the trainer's weights are those that were: a running mean of them
+    /// where there is one.
     Validated {
         /// Name of the phase.
         phase: &'static str,
@@ -237,9 +238,6 @@ impl Fit {
                 best = trainer.weights().snapshot()?;
                 progress.best = Some(ssim);
             }
-            if let Some(trained) = trained {
-                trainer.weights().load(&trained)?;
-            }
             tracing::info!(phase, epoch, ssim, improved, "validated");
             tell(&Event::Validated {
                 phase,
@@ -248,6 +246,9 @@ impl Fit {
                 best: improved,
                 time: started.elapsed(),
             });
+            if let Some(trained) = trained {
+                trainer.weights().load(&trained)?;
+            }
             progress = Progress {
                 epoch: epoch + 1,
                 batch: 0,

@@ -66,11 +66,25 @@ pub trait Trainer {
     /// The SSIM of each image of a validation batch; `first_image` is the number of its first one.
     fn validate(&self, batch: &Batch, first_image: usize) -> Result<Vec<f64>>;
 
-    /// What is remembered between batches beyond weights and optimiser.
-    fn memory(&self) -> Result<Tensors>;
+    /// What is remembered between batches beyond weights and optimiser: nothing unless said otherwise.
+    fn memory(&self) -> Result<Tensors> {
+        Ok(Tensors::new())
+    }
 
     /// Goes on from such a memory.
-    fn restore_memory(&mut self, memory: Tensors) -> Result<()>;
+    ///
+    /// # Errors
+    /// [`Error::Weight`] if it is that of another trainer.
+    fn restore_memory(&mut self, memory: Tensors) -> Result<()> {
+        match memory.into_keys().next() {
+            None => Ok(()),
+            Some(key) => Err(Error::Weight {
+                key: format!("memory.{key}"),
+                expected: "nothing: this training remembers nothing between batches".into(),
+                found: "a tensor".into(),
+            }),
+        }
+    }
 }
 
 /// The value of one term of a loss in one update.

@@ -3,14 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Adam, AdamConfig, Reading, Trainer, descend};
+use crate::Result;
 use crate::baseline::Network;
 use crate::data::Batch;
 use crate::loss::{Term, mae, psnr_loss};
 use crate::metric::ssim;
 use crate::random::Key;
-use crate::store::Tensors;
 use crate::weights::Weights;
-use crate::{Error, Result};
 
 /// How a network's images are compared with clean ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,20 +131,5 @@ impl<N: Network> Trainer for NetworkTrainer<N> {
     fn validate(&self, batch: &Batch, _: usize) -> Result<Vec<f64>> {
         let restored = self.network.forward(&batch.corrupted)?;
         Ok(ssim(&restored, &batch.clean)?.to_vec1()?)
-    }
-
-    fn memory(&self) -> Result<Tensors> {
-        Ok(Tensors::new())
-    }
-
-    fn restore_memory(&mut self, memory: Tensors) -> Result<()> {
-        match memory.into_keys().next() {
-            None => Ok(()),
-            Some(key) => Err(Error::Weight {
-                key: format!("memory.{key}"),
-                expected: "nothing: a network remembers nothing between batches".into(),
-                found: "a tensor".into(),
-            }),
-        }
     }
 }

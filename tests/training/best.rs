@@ -4,7 +4,6 @@ use candle_core::{DType, Device};
 use candle_nn::Init;
 use lnca::data::Batch;
 use lnca::random::Key;
-use lnca::store::Tensors;
 use lnca::train::{Adam, AdamConfig, Event, Reading, Trainer};
 use lnca::{Fit, Result, Weights};
 
@@ -61,12 +60,6 @@ impl Trainer for Scripted {
     fn validate(&self, batch: &Batch, _: usize) -> Result<Vec<f64>> {
         let epoch = self.batches() as usize / 3 - 1;
         Ok(vec![self.scores[epoch]; batch.clean.dim(0)?])
-    }
-    fn memory(&self) -> Result<Tensors> {
-        Ok(Tensors::new())
-    }
-    fn restore_memory(&mut self, _: Tensors) -> Result<()> {
-        Ok(())
     }
 }
 

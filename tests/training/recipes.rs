@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use lnca::data::Corruption;
 use lnca::random::Key;
 use lnca::store::Tensors;
-use lnca::train::{PoolTrainerConfig, Trainer};
+use lnca::train::{Event, PoolTrainerConfig, Trainer};
 use lnca::{Fit, Learning, Model, ModelConfig, PoolTrainer, Recipe, Result, Rollout};
 
 use crate::common::values;
@@ -101,6 +101,31 @@ fn a_running_mean_is_kept_in_place_of_the_last_weights() -> Result<()> {
             assert!((found - expected).abs() < 1e-6, "{name}: {found}, {expected}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn the_weights_of_a_validation_are_there_while_it_is_told() -> Result<()> {
+    let recipe = Recipe::tuned(small_latent());
+    let model = Model::new(recipe.model.clone(), 3, &Device::Cpu)?;
+    let fit = Fit {
+        epochs: 3,
+        batch_size: 4,
+        ..Fit::default()
+    };
+    let (mut best, mut last) = (None, None);
+    fit.run(&mut recipe.nca_trainer(&model)?, &data(8, 16)?, &mut |event| {
+        match event {
+            Event::Validated { best: true, .. } => best = Some(model.weights().snapshot()),
+            Event::Batch { .. } => last = Some(model.weights().snapshot()),
+            _ => {}
+        };
+    })?;
+    let (best, last) = (best.expect("a best epoch")?, last.expect("a batch")?);
+    let left = model.weights().snapshot()?;
+    assert_eq!(changed(&best, &left)?, Vec::<String>::new());
+    // The running mean that was validated is not what the last update left.
+    assert!(!changed(&last, &left)?.is_empty());
     Ok(())
 }
 
