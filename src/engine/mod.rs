@@ -283,13 +283,11 @@ impl FusedRollout {
                 }
                 std::mem::swap(&mut state, &mut next);
             }
-            let mut out = vec![0f32; group.images.len() * shape[1..].iter().product::<usize>()];
-            group.scatter(&state, &mut out);
-            (out, saved)
+            (group.scatter(&state), saved)
         });
         let (outs, saved): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
         *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = saved;
-        outs.concat()
+        joined(outs)
     }
 
     /// The gradients of the first cells and of the weights.
@@ -319,19 +317,14 @@ impl FusedRollout {
                     runner.step_back(step, state, alive, &mut grad, &mut weights);
                 }
             }
-            let mut out = vec![0f32; group.images.len() * shape[1..].iter().product::<usize>()];
-            group.scatter(&grad, &mut out);
-            (out, weights)
+            (group.scatter(&grad), weights)
         });
         let mut sum = vec![0f32; size];
-        let mut cells = vec![];
-        for (out, strips) in each {
-            cells.extend(out);
-            for strip in strips {
-                sum.iter_mut().zip(strip).for_each(|(sum, part)| *sum += part);
-            }
+        let (outs, strips): (Vec<_>, Vec<_>) = each.into_iter().unzip();
+        for strip in strips.into_iter().flatten() {
+            sum.iter_mut().zip(strip).for_each(|(sum, part)| *sum += part);
         }
-        (cells, sum)
+        (joined(outs), sum)
     }
 }
 
@@ -340,33 +333,39 @@ impl Group<'_> {
     fn gather(&self, cells: &[f32]) -> Vec<f32> {
         let plan = self.plan;
         let channels = self.shared.program.layout.channels();
-        let size = plan.height * plan.columns * channels;
-        let mut lanes = vec![0f32; self.images.len() * size];
-        for (i, image) in self.images.clone().enumerate() {
-            let cells = cells[image * size..][..size].chunks_exact(channels);
-            for (at, cell) in cells.enumerate() {
-                let first = at / plan.columns * plan.line() + at % plan.columns * plan.images + i;
-                for (c, &value) in cell.iter().enumerate() {
-                    lanes[first + c * plan.row()] = value;
+        let (line, width) = (plan.line(), plan.columns * channels);
+        let mut lanes = vec![0f32; plan.height * line];
+        let rows = lanes.par_chunks_exact_mut(line).enumerate();
+        rows.with_min_len(PIECE.div_ceil(line)).for_each(|(y, lanes)| {
+            for (i, image) in self.images.clone().enumerate() {
+                let cells = cells[(image * plan.height + y) * width..][..width].chunks_exact(channels);
+                for (x, cell) in cells.enumerate() {
+                    for (c, &value) in cell.iter().enumerate() {
+                        lanes[c * plan.row() + x * plan.images + i] = value;
+                    }
                 }
             }
-        }
+        });
         lanes
     }
 
     /// The way back, to this group's images alone.
-    fn scatter(&self, lanes: &[f32], cells: &mut [f32]) {
+    fn scatter(&self, lanes: &[f32]) -> Vec<f32> {
         let plan = self.plan;
         let channels = self.shared.program.layout.channels();
-        let size = plan.height * plan.columns * channels;
-        for (i, image) in cells.chunks_exact_mut(size).enumerate() {
-            for (at, cell) in image.chunks_exact_mut(channels).enumerate() {
-                let first = at / plan.columns * plan.line() + at % plan.columns * plan.images + i;
+        let (line, width) = (plan.line(), plan.columns * channels);
+        let mut cells = vec![0f32; lanes.len()];
+        let rows = cells.par_chunks_exact_mut(width).enumerate();
+        rows.with_min_len(PIECE.div_ceil(width)).for_each(|(at, cells)| {
+            let (i, y) = (at / plan.height, at % plan.height);
+            let lanes = &lanes[y * line..][..line];
+            for (x, cell) in cells.chunks_exact_mut(channels).enumerate() {
                 for (c, value) in cell.iter_mut().enumerate() {
-                    *value = lanes[first + c * plan.row()];
+                    *value = lanes[c * plan.row() + x * plan.images + i];
                 }
             }
-        }
+        });
+        cells
     }
 }
 
@@ -483,6 +482,14 @@ impl<'a> Runner<'a> {
             }
             self.scratch[n % count].give_back(flow);
         }
+    }
+}
+
+/// What groups made, one after the other.
+fn joined(mut outs: Vec<Vec<f32>>) -> Vec<f32> {
+    match outs.len() {
+        1 => outs.remove(0),
+        _ => outs.concat(),
     }
 }
 
