@@ -24,6 +24,8 @@ pub struct Recipe {
     pub network: NetworkTrainerConfig,
     /// What of a latent model learns with the NCA.
     pub learning: Learning,
+    /// Training of encoder, NCA and decoder together, after that; nothing where there is no such phase.
+    pub end_to_end: Option<PoolTrainerConfig>,
     /// Whether the NCA is trained at the difficulty of the test throughout, in place of one that grows.
     pub test_difficulty: bool,
 }
@@ -40,6 +42,7 @@ impl Recipe {
             model,
             autoencoder: AutoencoderTrainerConfig::default(),
             learning: Learning::Transition,
+            end_to_end: None,
             test_difficulty: false,
         }
     }
@@ -52,6 +55,10 @@ impl Recipe {
     /// REC, updates have 4 to 16 steps (states come back from the pool to be evolved further), and a running mean
     /// of the weights over about 1,000 updates is what is validated and kept. LatentNAFCA learns at 1e-2; LatentViTCA at
     /// 1.5e-3, and its OVER weighs 0.01.
+    ///
+    /// In a phase of its own latent models then learn from end to end, encoder included, LatentNAFCA at 5e-3: LAT and OVER
+    /// of the output, which hold latents to what the autoencoder made of images, are off. It is for long trainings; at the
+    /// beginning it does harm.
     pub fn tuned(model: ModelConfig) -> Self {
         let mut recipe = Self::paper(model);
         recipe.test_difficulty = true;
@@ -63,6 +70,7 @@ impl Recipe {
                 transition.zero_head = true;
                 transition.dropout = 0.0;
                 recipe.tune_latent();
+                recipe.tune_end_to_end();
             }
             ModelConfig::LatentVitca { start, .. } => {
                 *start = OutputStart::Input;
@@ -70,25 +78,10 @@ impl Recipe {
                 recipe.nca.adam.learning_rate = 1.5e-3;
                 recipe.nca.loss.over_out = 0.01;
                 recipe.nca.loss.over_hid = 0.01;
+                recipe.tune_end_to_end();
             }
             ModelConfig::Vitca { start, .. } => *start = OutputStart::Input,
             ModelConfig::NafNet { .. } | ModelConfig::Restormer { .. } => {}
-        }
-        recipe
-    }
-
-    /// The recipe that goes on with a model of [`Recipe::tuned`]: the encoder learns too.
-    ///
-    /// LAT and OVER of the output, which hold latents to what the autoencoder once made of images, are off; LatentNAFCA
-    /// learns at 5e-3. On models without a latent space it is the tuned one. Of a latent model that has learnt nothing
-    /// yet it makes a worse one than [`Recipe::tuned`] does.
-    pub fn end_to_end(model: ModelConfig) -> Self {
-        let mut recipe = Self::tuned(model);
-        if let ModelConfig::LatentNafca { .. } | ModelConfig::LatentVitca { .. } = recipe.model {
-            recipe.learning = Learning::Everything;
-            recipe.nca.loss.lat = 0.0;
-            recipe.nca.loss.over_out = 0.0;
-            recipe.nca.adam.learning_rate = recipe.nca.adam.learning_rate.min(5e-3);
         }
         recipe
     }
@@ -101,6 +94,15 @@ impl Recipe {
         self.nca.loss.ssim = 10.0;
     }
 
+    /// The phase that goes on with what the one before has learnt.
+    fn tune_end_to_end(&mut self) {
+        let mut config = self.nca.clone();
+        config.loss.lat = 0.0;
+        config.loss.over_out = 0.0;
+        config.adam.learning_rate = config.adam.learning_rate.min(5e-3);
+        self.end_to_end = Some(config);
+    }
+
     /// The trainer of the NCA of `model`.
     ///
     /// # Errors
@@ -109,6 +111,19 @@ impl Recipe {
         self.check(model)?;
         let (restorer, weights) = model.learning(self.learning)?;
         PoolTrainer::new(restorer, &weights, self.nca.clone())
+    }
+
+    /// The trainer of the whole of `model` after its NCA was trained.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the recipe has no such phase, or the model is not of this recipe.
+    pub fn end_to_end_trainer(&self, model: &Model) -> Result<PoolTrainer> {
+        self.check(model)?;
+        let Some(config) = &self.end_to_end else {
+            return Err(Error::config("end_to_end", "a recipe with this phase", "none"));
+        };
+        let (restorer, weights) = model.learning(Learning::Everything)?;
+        Ok(PoolTrainer::new(restorer, &weights, config.clone())?.with_phase("end-to-end"))
     }
 
     /// The trainer of `model`, NCA or network; of a latent model for after its autoencoder was trained.

@@ -74,7 +74,8 @@ DEFAULTS
   Without arguments a latent-nafca model is trained on 1000 generated images in batches of 4, 10 epochs
   of autoencoder and 8 of NCA, which takes about two minutes on two CPU cores: enough to see it work,
   too little for its best. The recipe is the library's own: cells start from their input, and the
-  decoder learns along with the automaton. The paper trains 20 epochs a phase in batches of 8 on whole
+  decoder learns along with the automaton. Given hours, --end-to-end adds a phase in which the encoder
+  learns as well, and a latent model gains most. The paper trains 20 epochs a phase in batches of 8 on whole
   data sets, with the decoder frozen: --paper does that, and takes hours on a CPU. The other models
   cost more: latent-vitca about twice as much, vitca, nafnet and restormer 15 times and more.
 
@@ -130,11 +131,16 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub ae_epochs: Option<usize>,
 
+    /// Epochs of encoder, NCA and decoder together, after the others; with --start there are no others unless --epochs is
+    /// given [default: none]
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "paper")]
+    pub end_to_end: Option<usize>,
+
     /// Images in a batch [default: 4; with --paper 8]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub batch: Option<usize>,
 
-    /// Learning rate of the NCA at its beginning [default: that of the recipe]
+    /// Learning rate of the NCA, in all of its phases, at their beginning [default: those of the recipe]
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub learning_rate: Option<f64>,
 
@@ -155,10 +161,6 @@ pub struct Args {
     /// Train by the recipe of the paper, and as long: 20 epochs a phase, on all images
     #[arg(long)]
     pub paper: bool,
-
-    /// Train encoder, automaton and decoder from end to end: for a model that --start names
-    #[arg(long, conflicts_with = "paper", requires = "start")]
-    pub end_to_end: bool,
 
     /// Folder for everything the run writes [default: out/ and the name of this example]
     #[arg(long, value_name = "DIR")]
@@ -184,7 +186,7 @@ pub struct Args {
         value_name = "MODEL",
         requires = "data",
         conflicts_with_all = ["model", "test_data", "images", "epochs", "ae_epochs",
-            "learning_rate", "set", "start", "seed", "paper", "end_to_end", "out",
+            "end_to_end", "learning_rate", "set", "start", "seed", "paper", "out",
             "resume", "checkpoint_every"]
     )]
     pub eval: Option<PathBuf>,
@@ -235,15 +237,14 @@ pub struct Settings {
     pub model: &'static str,
     /// Whether the recipe is the paper's.
     pub paper: bool,
-    /// Whether it is the library's own for going on with a model.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub end_to_end: bool,
     pub data: Option<PathBuf>,
     pub kind: Option<String>,
     pub images: Option<usize>,
     pub size: usize,
     pub ae_epochs: usize,
     pub epochs: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_to_end: Option<usize>,
     pub batch: usize,
     pub learning_rate: Option<f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -274,13 +275,16 @@ impl Args {
         Settings {
             model: self.config().name(),
             paper: self.paper,
-            end_to_end: self.end_to_end,
             data: self.data.clone(),
             kind: self.kind.as_ref().map(kind_name),
             images: images.or_else(|| self.data.is_none().then_some(ALL_DEAD_LEAVES)),
             size: self.size,
             ae_epochs: self.ae_epochs.or(self.epochs).unwrap_or(schedule.ae_epochs),
-            epochs: self.epochs.unwrap_or(schedule.epochs),
+            epochs: self.epochs.unwrap_or(match (&self.start, self.end_to_end) {
+                (Some(_), Some(_)) => 0,
+                _ => schedule.epochs,
+            }),
+            end_to_end: self.end_to_end,
             batch: self.batch.unwrap_or(schedule.batch),
             learning_rate: self.learning_rate,
             set: self.set.clone(),
@@ -321,20 +325,25 @@ impl ModelName {
 impl Settings {
     /// The recipe for `config` with what was asked to be different.
     pub fn recipe(&self, config: ModelConfig) -> Result<Recipe> {
-        let mut recipe = match (self.paper, self.end_to_end) {
-            (true, _) => Recipe::paper(config),
-            (_, true) => Recipe::end_to_end(config),
-            _ => Recipe::tuned(config),
+        let mut recipe = match self.paper {
+            true => Recipe::paper(config),
+            false => Recipe::tuned(config),
         };
+        if self.end_to_end.is_some() && recipe.end_to_end.is_none() {
+            return Err(format!("`--end-to-end`: {} has no such phase", self.model).into());
+        }
         if let Some(rate) = self.learning_rate {
             recipe.nca.adam.learning_rate = rate;
+            if let Some(config) = &mut recipe.end_to_end {
+                config.adam.learning_rate = rate;
+            }
         }
         for set in &self.set {
             let (field, text) = set.split_once('=').unwrap_or((set, ""));
             let mut changed = serde_json::to_value(&recipe)?;
             let place = changed
                 .pointer_mut(&format!("/{}", field.replace('.', "/")))
-                .ok_or_else(|| format!("`--set {set}`: a recipe has no field `{field}`"))?;
+                .ok_or_else(|| format!("`--set {set}`: the recipe has no field `{field}`"))?;
             *place = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_string()));
             recipe = serde_json::from_value(changed).map_err(|error| format!("`--set {set}`: {error}"))?;
         }

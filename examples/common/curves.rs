@@ -6,7 +6,7 @@ use plotters::coord::combinators::IntoLogRange;
 use plotters::prelude::*;
 
 use super::Result;
-use super::log::{Epoch, Log};
+use super::log::{Epoch, Log, PHASES};
 use super::sheet::{Area, Canvas, DrawError, FONT, legend, register_font};
 
 const PANEL: (usize, usize) = (640, 400);
@@ -26,7 +26,7 @@ type Series = (String, Vec<f64>);
 /// Draws the curves of every phase in the log as a PNG.
 pub fn save(path: &Path, task: &str, model: &str, log: &Log) -> Result<()> {
     register_font()?;
-    let phases: Vec<(&str, Vec<Epoch>)> = ["autoencoder", "nca", "network"]
+    let phases: Vec<(&str, Vec<Epoch>)> = PHASES
         .map(|phase| (phase, log.epochs(phase)))
         .into_iter()
         .filter(|(_, epochs)| !epochs.is_empty())

@@ -43,6 +43,9 @@ pub struct Log {
     clock: Instant,
 }
 
+/// The phases that a training may have, in their order.
+pub const PHASES: [&str; 4] = ["autoencoder", "nca", "network", "end-to-end"];
+
 /// An epoch of one phase, summed up.
 #[derive(Clone, Debug, Serialize)]
 pub struct Epoch {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::args::{Args, Settings, Task};
 use super::evaluation::{best_filter, eval, open, restore, scores, test_batches};
-use super::log::Log;
+use super::log::{Log, PHASES};
 use super::progress::{TrainingProgress, bar};
 use super::run_folder::RunFolder;
 use super::{Result, at, curves, sheet, write};
@@ -132,8 +132,6 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
             psnr: scores.psnr,
         });
     }
-    let mut trainer = recipe.trainer(&model)?;
-    let phase = trainer.phase();
     let training = TrainingData {
         curriculum: Some(recipe.curriculum(task.corruption)),
         ..training
@@ -142,13 +140,17 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
     card.task = task.name.into();
     card.made_by = settings.command(task);
     let save = || Ok(model.save(folder.file("model.safetensors"))?);
-    run_phase(
-        &fit(phase, settings.epochs),
-        &mut *trainer,
-        &training,
-        &mut log,
-        &save,
-    )?;
+    let mut phases: Vec<(Box<dyn Trainer>, usize)> = Vec::new();
+    if settings.epochs > 0 {
+        phases.push((recipe.trainer(&model)?, settings.epochs));
+    }
+    if let Some(epochs) = settings.end_to_end {
+        phases.push((Box::new(recipe.end_to_end_trainer(&model)?), epochs));
+    }
+    for (trainer, epochs) in &mut phases {
+        let fit = fit(trainer.phase(), *epochs);
+        run_phase(&fit, &mut **trainer, &training, &mut log, &save)?;
+    }
     save()?;
 
     let clock = Instant::now();
@@ -214,9 +216,7 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
     .save(&folder.file("sheet.png"))?;
     curves::save(&folder.file("curves.png"), task.name, settings.model, &log)?;
 
-    let history: BTreeMap<_, _> = ["autoencoder", phase]
-        .map(|phase| (phase, log.epochs(phase)))
-        .into();
+    let history: BTreeMap<_, _> = PHASES.map(|phase| (phase, log.epochs(phase))).into();
     for (phase, epochs) in &history {
         seconds.insert(phase, epochs.iter().map(|epoch| epoch.seconds).sum());
     }
@@ -241,7 +241,7 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
         "recipe": recipe,
         "model": model.card(),
         "parameters": {
-            phase: parameters(model.weights()),
+            if model.network().is_some() { "network" } else { "nca" }: parameters(model.weights()),
             "autoencoder": model.autoencoder().map(|(_, weights)| parameters(weights)),
         },
         "filter": filter,

@@ -14,7 +14,9 @@ pub const FONT: &str = "sans-serif";
 
 const MARGIN: usize = 16;
 const TITLE: usize = 44;
+/// Room for labels, and of one character of their names.
 const LABELS: usize = 176;
+const CHARACTER: usize = 11;
 const GAP: usize = 8;
 
 /// Sides of the enlarged images are about this many pixels.
@@ -47,8 +49,10 @@ impl Sheet {
         };
         let scale = (SHOWN_SIDE / height.max(width)).max(1);
         let (cell_width, cell_height) = (width * scale + GAP, height * scale + GAP);
-        let title_width = 2 * MARGIN + 11 * self.title.len();
-        let full_width = (2 * MARGIN + LABELS + count * cell_width - GAP).max(title_width);
+        let title_width = 2 * MARGIN + CHARACTER * self.title.len();
+        let longest = self.rows.iter().map(|(label, _)| label.name.len()).max();
+        let labels = LABELS.max(longest.unwrap_or_default() * CHARACTER);
+        let full_width = (2 * MARGIN + labels + count * cell_width - GAP).max(title_width);
         let full_height = MARGIN + TITLE + self.rows.len() * cell_height - GAP + MARGIN;
         let mut canvas = Canvas::new(full_width, full_height);
         canvas.draw(|area| {
@@ -71,7 +75,7 @@ impl Sheet {
             let pixels = to_bytes(images)?;
             for (column, image) in pixels.chunks_exact(height * width * 3).enumerate() {
                 let corner = (
-                    MARGIN + LABELS + column * cell_width,
+                    MARGIN + labels + column * cell_width,
                     MARGIN + TITLE + row * cell_height,
                 );
                 canvas.paste(image, width, scale, corner);

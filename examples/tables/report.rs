@@ -152,7 +152,11 @@ fn budget(args: &Args, data: &DataSet, runs: &[Run]) -> String {
             let (settings, images) = (cell.args.settings(), &result["images"]);
             let epochs = match result["parameters"]["autoencoder"].is_null() {
                 true => settings.epochs.to_string(),
-                false => format!("{} + {}", settings.ae_epochs, settings.epochs),
+                false => {
+                    let epochs = [settings.ae_epochs, settings.epochs].into_iter();
+                    let epochs = epochs.chain(settings.end_to_end).map(|epochs| epochs.to_string());
+                    epochs.collect::<Vec<_>>().join(" + ")
+                }
             };
             let text = format!(
                 "{} images to train, {} to validate, {} to test, {epochs} epochs",

@@ -47,6 +47,10 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = positive)]
     ae_epochs: Option<usize>,
 
+    /// Epochs of encoder, NCA and decoder of a latent model together, after the others; for the recipe `tuned`
+    #[arg(long, value_name = "N", value_parser = positive)]
+    end_to_end: Option<usize>,
+
     /// Take as few images as a model can learn from in so many minutes, by the speed of its first updates
     #[arg(long, value_name = "MINUTES")]
     pub minutes: Option<f64>,
@@ -241,9 +245,14 @@ fn cell<'a>(
     let ae_epochs = args.ae_epochs.or(built_in).unwrap_or(epochs);
     say("epochs", epochs.to_string());
     say("ae-epochs", ae_epochs.to_string());
+    let latent = matches!(model, ModelName::LatentNafca | ModelName::LatentVitca);
+    let end_to_end = args.end_to_end.filter(|_| latent);
+    if let Some(epochs) = end_to_end {
+        say("end-to-end", epochs.to_string());
+    }
     let mut images = args.images.or_else(|| data.dir.is_none().then_some(BUILT_IN.0));
     if let (Some(minutes), Some((autoencoder, main))) = (args.minutes, speeds.get(name)) {
-        let batch = autoencoder * ae_epochs as f64 + main * epochs as f64;
+        let batch = autoencoder * ae_epochs as f64 + main * (epochs + end_to_end.unwrap_or(0)) as f64;
         let batches = (minutes * 60.0 / batch).max(1.0) as usize;
         // Of these, 64 % are trained on.
         let fit = (batches * args.batch).div_ceil(16) * 25;
@@ -325,5 +334,6 @@ fn seconds(cell: &Cell, speeds: &BTreeMap<String, (f64, f64)>) -> f64 {
     let settings = cell.args.settings();
     let (autoencoder, main) = speeds.get(settings.model).copied().unwrap_or_default();
     let batches = settings.images.unwrap_or(50_000) as f64 * 0.64 / settings.batch as f64;
-    batches * (autoencoder * settings.ae_epochs as f64 + main * settings.epochs as f64)
+    let epochs = settings.epochs + settings.end_to_end.unwrap_or(0);
+    batches * (autoencoder * settings.ae_epochs as f64 + main * epochs as f64)
 }
