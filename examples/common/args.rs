@@ -48,6 +48,7 @@ const QUICK: Schedule = Schedule {
     images: Some(1000),
     ae_epochs: 10,
     epochs: 8,
+    end_to_end: 4,
     batch: 4,
 };
 
@@ -56,6 +57,7 @@ const PAPER: Schedule = Schedule {
     images: None,
     ae_epochs: 20,
     epochs: 20,
+    end_to_end: 0,
     batch: 8,
 };
 
@@ -65,14 +67,17 @@ const ALL_DEAD_LEAVES: usize = 5000;
 struct Schedule {
     images: Option<usize>,
     ae_epochs: usize,
+    /// Of the NCA.
     epochs: usize,
+    /// Those of `epochs` in which all of a latent model learns.
+    end_to_end: usize,
     batch: usize,
 }
 
 const DEFAULTS: &str = "\
 DEFAULTS
   Without arguments a latent-nafca model is trained on 1000 generated images in batches of 4, 10 epochs
-  of autoencoder and 8 of NCA, which takes about two minutes on two CPU cores: enough to see it work,
+  of autoencoder, 4 of NCA and 4 of both, which takes about two minutes on two CPU cores: enough to see it work,
   too little for its best. The recipe is the library's own: cells start from their input, and the
   decoder learns along with the automaton. Given hours, --end-to-end adds a phase in which the encoder
   learns as well, and a latent model gains most. The paper trains 20 epochs a phase in batches of 8 on whole
@@ -122,8 +127,8 @@ pub struct Args {
     #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = side)]
     pub size: usize,
 
-    /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 8; with
-    /// --paper 20]
+    /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 8, of a latent model 4 and
+    /// --end-to-end 4; with --paper 20]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub epochs: Option<usize>,
 
@@ -132,7 +137,7 @@ pub struct Args {
     pub ae_epochs: Option<usize>,
 
     /// Epochs of encoder, NCA and decoder together, after the others; with --start there are no others unless --epochs is
-    /// given [default: none]
+    /// given [default: none where --epochs is given]
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "paper")]
     pub end_to_end: Option<usize>,
 
@@ -272,6 +277,15 @@ impl Args {
     pub fn settings(&self) -> Settings {
         let schedule = if self.paper { PAPER } else { QUICK };
         let images = self.images.or(schedule.images);
+        let latent = matches!(self.model, ModelName::LatentNafca | ModelName::LatentVitca);
+        let (epochs, end_to_end) = match (self.epochs, self.end_to_end, &self.start) {
+            (Some(epochs), end_to_end, _) => (epochs, end_to_end),
+            (None, Some(end_to_end), Some(_)) => (0, Some(end_to_end)),
+            (None, None, None) if latent && schedule.end_to_end > 0 => {
+                (schedule.epochs - schedule.end_to_end, Some(schedule.end_to_end))
+            }
+            (None, end_to_end, _) => (schedule.epochs, end_to_end),
+        };
         Settings {
             model: self.config().name(),
             paper: self.paper,
@@ -280,11 +294,8 @@ impl Args {
             images: images.or_else(|| self.data.is_none().then_some(ALL_DEAD_LEAVES)),
             size: self.size,
             ae_epochs: self.ae_epochs.or(self.epochs).unwrap_or(schedule.ae_epochs),
-            epochs: self.epochs.unwrap_or(match (&self.start, self.end_to_end) {
-                (Some(_), Some(_)) => 0,
-                _ => schedule.epochs,
-            }),
-            end_to_end: self.end_to_end,
+            epochs,
+            end_to_end,
             batch: self.batch.unwrap_or(schedule.batch),
             learning_rate: self.learning_rate,
             set: self.set.clone(),

@@ -56,6 +56,8 @@ fn series(log: &Log, phase: &str) -> Vec<Series> {
             .collect()
     };
     let mut series: Vec<Series> = names.map(|name| (name.clone(), values(name))).collect();
+    // A term that weighs nothing is no line.
+    series.retain(|(_, values)| values.iter().any(|value| *value != 0.0));
     series.push((
         "total".into(),
         log.batches(phase).map(|losses| losses.values().sum()).collect(),
@@ -92,7 +94,7 @@ fn draw_losses<'a>(area: &Area<'a>, title: &str, series: &[Series]) -> Result<()
         .x_label_area_size(44)
         .y_label_area_size(72)
         // The space on the right is for the legend.
-        .build_cartesian_2d(0.0..batches as f64 * 1.2, (least..greatest * 2.0).log_scale())?;
+        .build_cartesian_2d(0.0..batches as f64 * 1.28, (least..greatest * 2.0).log_scale())?;
     chart
         .configure_mesh()
         .x_desc("batch")
