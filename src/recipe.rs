@@ -57,8 +57,8 @@ impl Recipe {
     /// 1.5e-3, and its OVER weighs 0.01.
     ///
     /// In a phase of its own latent models then learn from end to end, encoder included, LatentNAFCA at 5e-3: LAT and OVER
-    /// of the output, which hold latents to what the autoencoder made of images, are off. It is for long trainings; at the
-    /// beginning it does harm.
+    /// of the output, which hold latents to what the autoencoder made of images, are off. Without the phases
+    /// before it, this one does worse than they do.
     pub fn tuned(model: ModelConfig) -> Self {
         let mut recipe = Self::paper(model);
         recipe.test_difficulty = true;
