@@ -7,7 +7,7 @@ use lnca::data::{Corruption, Dataset};
 use lnca::train::{AutoencoderTrainerConfig, PoolOrder, PoolTrainerConfig, Trainer};
 use lnca::{
     AutoencoderConfig, AutoencoderTrainer, CellLayout, Fit, Model, ModelConfig, NafcaConfig, OutputStart,
-    PoolTrainer, Result, TrainingData, VitcaConfig,
+    PoolTrainer, Recipe, Result, TrainingData, VitcaConfig,
 };
 
 /// `train` and four validation images of dead leaves under noise.
@@ -64,9 +64,11 @@ pub enum Phase {
     Latent,
     /// ViTCA on pixels, pool update first, with a running mean of its weights.
     Plain,
+    /// The latent NCA with its whole autoencoder, as the tuned recipe has it.
+    EndToEnd,
 }
 
-pub const PHASES: [Phase; 3] = [Phase::Autoencoder, Phase::Latent, Phase::Plain];
+pub const PHASES: [Phase; 4] = [Phase::Autoencoder, Phase::Latent, Phase::Plain, Phase::EndToEnd];
 
 impl Phase {
     /// An untrained model, always the same, and a trainer of it.
@@ -76,6 +78,19 @@ impl Phase {
             _ => small_latent(),
         };
         let model = Model::new(config, 7, &Device::Cpu)?;
+        if let Phase::EndToEnd = self {
+            let mut recipe = Recipe::tuned(small_latent());
+            recipe.model = small_latent();
+            if let Some(config) = &mut recipe.end_to_end {
+                *config = PoolTrainerConfig {
+                    loss: config.loss.clone(),
+                    average: Some(0.9),
+                    ..self.pool_config()
+                };
+            }
+            let trainer = recipe.end_to_end_trainer(&model)?;
+            return Ok((model, Box::new(trainer)));
+        }
         if let (Phase::Autoencoder, Some((autoencoder, weights))) = (self, model.autoencoder()) {
             let trainer = AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default());
             return Ok((model, Box::new(trainer)));
