@@ -277,11 +277,10 @@ impl Args {
     pub fn settings(&self) -> Settings {
         let schedule = if self.paper { PAPER } else { QUICK };
         let images = self.images.or(schedule.images);
-        let latent = matches!(self.model, ModelName::LatentNafca | ModelName::LatentVitca);
         let (epochs, end_to_end) = match (self.epochs, self.end_to_end, &self.start) {
             (Some(epochs), end_to_end, _) => (epochs, end_to_end),
             (None, Some(end_to_end), Some(_)) => (0, Some(end_to_end)),
-            (None, None, None) if latent && schedule.end_to_end > 0 => {
+            (None, None, None) if self.model.is_latent() && schedule.end_to_end > 0 => {
                 (schedule.epochs - schedule.end_to_end, Some(schedule.end_to_end))
             }
             (None, end_to_end, _) => (schedule.epochs, end_to_end),
@@ -321,6 +320,11 @@ impl Args {
 }
 
 impl ModelName {
+    /// Whether its automaton works in the latent space of an autoencoder.
+    pub fn is_latent(self) -> bool {
+        matches!(self, Self::LatentNafca | Self::LatentVitca)
+    }
+
     /// Its sizes, as published.
     pub fn config(self) -> ModelConfig {
         match self {

@@ -245,8 +245,7 @@ fn cell<'a>(
     let ae_epochs = args.ae_epochs.or(built_in).unwrap_or(epochs);
     say("epochs", epochs.to_string());
     say("ae-epochs", ae_epochs.to_string());
-    let latent = matches!(model, ModelName::LatentNafca | ModelName::LatentVitca);
-    let end_to_end = args.end_to_end.filter(|_| latent);
+    let end_to_end = args.end_to_end.filter(|_| model.is_latent());
     if let Some(epochs) = end_to_end {
         say("end-to-end", epochs.to_string());
     }
