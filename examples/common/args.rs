@@ -85,7 +85,7 @@ DEFAULTS
   cost more: latent-vitca about twice as much, vitca, nafnet and restormer 15 times and more.
 
 FILES WRITTEN TO --out
-  model.safetensors   the model, for `restore --model` and `--eval`; while it trains, the best so far
+  model.safetensors   the model, for `restore --model` and `--eval`; while it trains, the best of its phase so far
   sheet.png           test images: clean, corrupted, filtered, restored
   curves.png          loss and validation SSIM of the training
   results.json        arguments, counts, skipped files, scores, times and history
