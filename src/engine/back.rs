@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::program::Op;
 
 use super::LANES;
-use super::buffer::Scratch;
+use super::buffer::{Buffer, Scratch};
 use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, View, ViewMut, arch};
 use super::moves;
@@ -14,58 +14,96 @@ use super::plan::{Domain, Work};
 use super::prepared::Prepared;
 use super::step::{Band, Before, StepOf, load};
 
+/// The gradient of a standing value on a band and around it.
+pub(super) struct Debt<'a> {
+    pub rows: &'a Range<usize>,
+    pub node: usize,
+    pub slot: usize,
+    pub grad: Buffer,
+}
+
 impl StepOf<'_> {
     /// Adds the gradients of bands: `grad` is that of the next state, already 0 where cells died. What
     /// flows to the state through the update goes to `flow`, whose rows begin with `first`; `weights`
-    /// gets the gradients of the weights.
-    pub fn backward(
+    /// gets the gradients of the weights. Those of standing values come back, unless they were lent.
+    pub fn backward<'b>(
         &self,
         scratch: &mut Scratch,
         before: Before<'_>,
-        bands: &[Range<usize>],
+        bands: &'b [Range<usize>],
         grad: &[f32],
         (flow, first): (&mut [f32], isize),
         weights: &mut [f32],
-    ) {
+    ) -> Vec<Debt<'b>> {
         let plan = self.plan;
-        let (row, line) = (plan.row(), plan.line());
+        let mut debts = vec![];
         for rows in bands {
-            let band = self.band(rows, before.firing);
+            let band = self.band(rows, before.firing.fires.as_deref());
             if !band.fires() {
                 continue;
             }
             self.evaluate(scratch, before.state, &band, true);
             self.seed(scratch, grad, &band);
-            for n in (1..plan.nodes.len()).rev() {
-                let node = &plan.nodes[n];
-                if node.root != n || !node.differentiable {
-                    continue;
-                }
-                if let Some(mut grad) = scratch.grads[n].take() {
-                    if node.relu {
-                        let (lanes, _) = self.lanes(n, &band);
-                        let dy = ViewMut {
-                            data: &mut grad,
-                            stride: plan.stride(n),
-                        };
-                        kernels::cut_off(self.view(scratch, n, 0), dy, (node.width, lanes));
-                    }
-                    self.back(scratch, n, &grad, &band, weights);
-                    scratch.give_back(grad);
+            if plan.bands.len() == 1 {
+                for (n, slot) in plan.given() {
+                    scratch.grads[n] = Some(std::mem::take(&mut scratch.owed[slot]));
                 }
             }
-            if let (Some(grad), Domain::Rows(reach)) = (scratch.grads[0].take(), plan.nodes[0].domain) {
-                let (start, count) = plan.span(reach, rows);
-                let flow = &mut flow[(start - first) as usize * line..][..count * line];
-                for (r, flow) in flow.chunks_exact_mut(line).enumerate() {
-                    for (c, flow) in flow.chunks_exact_mut(row).enumerate() {
-                        let grad = &grad[c * plan.stride(0) + r * row..][..row];
-                        flow.iter_mut().zip(grad).for_each(|(flow, g)| *flow += g);
-                    }
+            self.sweep(scratch, &band, weights);
+            self.drain(scratch, rows, (&mut *flow, first));
+            if plan.bands.len() > 1 {
+                for (node, slot) in plan.given() {
+                    let grad = scratch.grads[node].take();
+                    debts.extend(grad.map(|grad| Debt {
+                        rows,
+                        node,
+                        slot,
+                        grad,
+                    }));
                 }
+            }
+            self.release(scratch);
+        }
+        debts
+    }
+
+    /// Takes the gradients of a band's values back to its cells and to what is given.
+    pub fn sweep(&self, scratch: &mut Scratch, band: &Band<'_>, weights: &mut [f32]) {
+        let plan = self.plan;
+        for n in (1..plan.nodes.len()).rev() {
+            let node = &plan.nodes[n];
+            if node.root != n || !node.differentiable || matches!(node.work, Work::Given { .. }) {
+                continue;
+            }
+            if let Some(mut grad) = scratch.grads[n].take() {
+                if node.relu {
+                    let (lanes, _) = self.lanes(n, band);
+                    let dy = ViewMut {
+                        data: &mut grad,
+                        stride: plan.stride(n),
+                    };
+                    kernels::cut_off(self.view(scratch, n, 0), dy, (node.width, lanes));
+                }
+                self.back(scratch, n, &grad, band, weights);
                 scratch.give_back(grad);
             }
-            scratch.clear(plan.nodes.len());
+        }
+    }
+
+    /// Adds the gradient of the cells of a band and around it to `flow`, whose rows begin with `first`.
+    pub fn drain(&self, scratch: &mut Scratch, rows: &Range<usize>, (flow, first): (&mut [f32], isize)) {
+        let plan = self.plan;
+        let (row, line) = (plan.row(), plan.line());
+        if let (Some(grad), Domain::Rows(reach)) = (scratch.grads[0].take(), plan.nodes[0].domain) {
+            let (start, count) = plan.span(reach, rows);
+            let flow = &mut flow[(start - first) as usize * line..][..count * line];
+            for (r, flow) in flow.chunks_exact_mut(line).enumerate() {
+                for (c, flow) in flow.chunks_exact_mut(row).enumerate() {
+                    let grad = &grad[c * plan.stride(0) + r * row..][..row];
+                    flow.iter_mut().zip(grad).for_each(|(flow, g)| *flow += g);
+                }
+            }
+            scratch.give_back(grad);
         }
     }
 
@@ -73,14 +111,14 @@ impl StepOf<'_> {
     fn seed(&self, scratch: &mut Scratch, grad: &[f32], band: &Band<'_>) {
         let plan = self.plan;
         let (row, layout) = (plan.row(), self.shared.program.layout);
-        let (planned, stride) = (&plan.nodes[plan.update], plan.stride(plan.update));
+        let (planned, stride) = (&plan.nodes[plan.outputs[0]], plan.stride(plan.outputs[0]));
         // All its lanes are set unless the update is part of something wider.
-        let mut seed = match planned.root == plan.update {
+        let mut seed = match planned.root == plan.outputs[0] {
             true => scratch.take(planned.width * stride + LANES),
             false => self.zeroed(scratch, planned.root),
         };
         let mut to = ViewMut {
-            data: &mut seed[planned.channel * stride + self.start(plan.update, 0, band)..],
+            data: &mut seed[planned.channel * stride + self.start(plan.outputs[0], 0, band)..],
             stride,
         };
         let channels = layout.input..layout.channels();
@@ -118,6 +156,7 @@ impl StepOf<'_> {
         let start = |x: usize| self.start(x, reach, band);
         let op = match &plan.nodes[n].work {
             Work::Op(op) => op,
+            Work::Given { .. } => return,
             Work::Compress { x } => {
                 let all = (self.start(*x, 0, band), band.rows.len() * plan.row());
                 return self.give(scratch, *x, all, band, |_, mut dx, add| match &band.picked {

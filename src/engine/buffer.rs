@@ -44,6 +44,10 @@ impl DerefMut for Buffer {
 pub(super) struct Scratch {
     pub values: Vec<Option<Buffer>>,
     pub grads: Vec<Option<Buffer>>,
+    /// For each standing value that is read where it lies, the lane at which the band's rows begin.
+    pub origins: Vec<usize>,
+    /// Gradients of the standing values of a grid of one band, lent for a step.
+    pub owed: Vec<Buffer>,
     /// Nine shares a head of each attention, for the way back.
     pub shares: Vec<Buffer>,
     free: Vec<Buffer>,
@@ -86,5 +90,6 @@ impl Scratch {
         self.values.resize_with(nodes, || None);
         self.grads.resize_with(nodes, || None);
         self.shares.resize_with(nodes, Buffer::default);
+        self.origins.resize(nodes, 0);
     }
 }

@@ -4,8 +4,9 @@
 //! that every operation of a program is a loop over vectors of cells and needs no shuffling. A grid is
 //! cut into bands of rows whose values stay in the cache through a whole step; small images share a
 //! group of lanes. What the fire rate or death leaves alone is left out: the lanes that fire are moved
-//! together before the first operation that no neighbour looks at. The backward pass recomputes a
-//! band's values from the state before the step, so only states are kept.
+//! together before the first operation that no neighbour looks at. What cells have by themselves and
+//! neighbours look at is kept until the cell fires again. The backward pass recomputes a band's values
+//! from the state before the step, so of the past only states are kept.
 //!
 //! Groups, bands and the order of all sums depend on sizes alone: the bits are the same on any number
 //! of threads.
@@ -20,6 +21,8 @@ mod moves;
 mod near;
 mod plan;
 mod prepared;
+mod runner;
+mod standing;
 mod step;
 
 use std::ops::Range;
@@ -34,11 +37,12 @@ use crate::random::Key;
 use crate::rollout::Precision;
 use crate::rollout::mask::FireRate;
 
-use buffer::{Buffer, Scratch};
 use kernels::{View, ViewMut, arch};
-use plan::Plan;
+use plan::{Plan, Setting};
 use prepared::Prepared;
-use step::{Before, Shared, StepOf};
+use runner::{Grads, Runner};
+use standing::standing;
+use step::{Shared, StepOf};
 
 /// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
 const LANES: usize = 16;
@@ -153,11 +157,23 @@ struct FusedRollout {
     saved: Mutex<Vec<Saved>>,
 }
 
+/// A plan and what its nodes need.
+struct Ready {
+    plan: Plan,
+    prepared: Vec<Prepared>,
+}
+
+/// How a program runs on groups of one size: a step, given its standing values, if it has any, and these.
+struct Plans {
+    step: Ready,
+    standing: Option<Ready>,
+}
+
 /// A group of images and how the program runs on it.
 struct Group<'a> {
     shared: &'a Shared<'a>,
-    plan: &'a Plan,
-    prepared: &'a [Prepared],
+    step: &'a Ready,
+    standing: &'a Option<Ready>,
     images: Range<usize>,
     /// Its place among the groups.
     number: usize,
@@ -210,20 +226,31 @@ impl FusedRollout {
         let size = wanted.min(batch.div_ceil(2)).max(1);
         let sparse =
             !self.task.fire_rate.is_full() || self.task.masks.is_some() || self.program.alive.is_some();
-        let plan = |images: usize| {
-            let flow = self.flow();
-            let plan = Plan::new(
-                &self.program,
-                (height, width),
+        let flow = self.flow();
+        let plans = |images: usize| {
+            let setting = Setting {
+                program: &self.program,
+                grid: (height, width),
                 images,
                 sparse,
-                &flow,
-                self.differentiable,
-            );
-            let prepared = Prepared::new(&plan, |param| shared.param(param).to_vec());
-            (plan, prepared)
+                differentiable: &flow,
+                training: self.differentiable,
+            };
+            let ready = |plan| Ready {
+                prepared: Prepared::new(&plan, |param| shared.param(param).to_vec()),
+                plan,
+            };
+            // Cells that die change without having fired.
+            let standing = match sparse && self.program.alive.is_none() {
+                true => standing(&self.program, height * width * images),
+                false => vec![],
+            };
+            Plans {
+                step: ready(Plan::of_step(setting, &standing)),
+                standing: (!standing.is_empty()).then(|| ready(Plan::of_standing(setting, &standing))),
+            }
         };
-        let (full, rest) = (plan(size), (batch % size > 0).then(|| plan(batch % size)));
+        let (full, rest) = (plans(size), (batch % size > 0).then(|| plans(batch % size)));
         let ranges: Vec<Range<usize>> = (0..batch)
             .step_by(size)
             .map(|start| start..batch.min(start + size))
@@ -232,14 +259,14 @@ impl FusedRollout {
         let ranges = ranges.into_par_iter().enumerate();
         ranges
             .map(|(number, images)| {
-                let (plan, prepared) = match &rest {
+                let Plans { step, standing } = match &rest {
                     Some(rest) if images.len() < size => rest,
                     _ => &full,
                 };
                 f(&Group {
                     shared: &shared,
-                    plan,
-                    prepared,
+                    step,
+                    standing,
                     images,
                     number,
                     parallel,
@@ -269,7 +296,7 @@ impl FusedRollout {
 
     fn forward(&self, cells: &[f32], params: &[f32], shape: &[usize]) -> Vec<f32> {
         let groups = self.groups(params, shape, |group| {
-            let mut runner = Runner::new(group);
+            let mut runner = Runner::new(group, false);
             let mut state = group.gather(cells);
             let mut saved = Saved::default();
             let mut next = vec![];
@@ -296,26 +323,40 @@ impl FusedRollout {
         let saved: &[Saved] = &saved;
         let size = params.len();
         let each = self.groups(params, shape, |group| {
-            let mut runner = Runner::new(group);
+            let mut runner = Runner::new(group, true);
             let mut grad = group.gather(grad);
             let saved = &saved[group.number];
-            let mut weights = vec![vec![0f32; size]; group.plan.strips.len()];
+            let mut weights = vec![vec![0f32; size]; group.strips()];
+            let mut grads = Grads {
+                state: &mut grad,
+                weights: &mut weights,
+            };
             let start = self.task.steps.start;
+            let mut after: Option<&Vec<f32>> = None;
             for (n, first) in saved.states.iter().enumerate().rev() {
                 let from = start + n * self.task.every;
                 let steps = from..self.task.steps.end.min(from + self.task.every);
                 // The states between, computed again.
                 let mut between: Vec<Vec<f32>> = vec![];
                 for step in from + 1..steps.end {
+                    if step == from + 1 {
+                        runner.forget();
+                    }
                     let mut next = vec![];
                     runner.step(step - 1, between.last().unwrap_or(first), &mut next);
                     between.push(next);
                 }
                 let states = std::iter::once(first).chain(&between).collect::<Vec<_>>();
-                for (step, state) in steps.zip(states).rev() {
+                let mut later = after;
+                for (step, &state) in steps.zip(&states).rev() {
                     let alive = saved.alive.get(step - start);
-                    runner.step_back(step, state, alive, &mut grad, &mut weights);
+                    runner.step_back(step, (state, later.map(Vec::as_slice)), alive, &mut grads);
+                    later = Some(state);
                 }
+                after = Some(first);
+            }
+            if let Some(first) = saved.states.first() {
+                runner.settle(start, first, None, &mut grads);
             }
             (group.scatter(&grad), weights)
         });
@@ -328,10 +369,37 @@ impl FusedRollout {
     }
 }
 
-impl Group<'_> {
+impl<'a> Group<'a> {
+    /// A step of the whole program, given its standing values.
+    fn at(&self, step: usize) -> StepOf<'a> {
+        self.of(self.step, step)
+    }
+
+    /// The standing values at a step.
+    fn standing_at(&self, step: usize) -> Option<StepOf<'a>> {
+        Some(self.of(self.standing.as_ref()?, step))
+    }
+
+    fn of(&self, ready: &'a Ready, step: usize) -> StepOf<'a> {
+        StepOf {
+            shared: self.shared,
+            plan: &ready.plan,
+            prepared: &ready.prepared,
+            first: self.images.start,
+            step,
+            given: &[],
+        }
+    }
+
+    /// Most strips that run at the same time.
+    fn strips(&self) -> usize {
+        let standing = self.standing.as_ref().map_or(0, |of| of.plan.strips.len());
+        self.step.plan.strips.len().max(standing)
+    }
+
     /// The group's cells, of `[B, H, W, C]`, as `[H, C, W, images]`: rows lie together, and lanes in them.
     fn gather(&self, cells: &[f32]) -> Vec<f32> {
-        let plan = self.plan;
+        let plan = &self.step.plan;
         let channels = self.shared.program.layout.channels();
         let (line, width) = (plan.line(), plan.columns * channels);
         let mut lanes = vec![0f32; plan.height * line];
@@ -351,7 +419,7 @@ impl Group<'_> {
 
     /// The way back, to this group's images alone.
     fn scatter(&self, lanes: &[f32]) -> Vec<f32> {
-        let plan = self.plan;
+        let plan = &self.step.plan;
         let channels = self.shared.program.layout.channels();
         let (line, width) = (plan.line(), plan.columns * channels);
         let mut cells = vec![0f32; lanes.len()];
@@ -366,122 +434,6 @@ impl Group<'_> {
             }
         });
         cells
-    }
-}
-
-/// A group with its working memory: one for each strip that runs at the same time.
-struct Runner<'a> {
-    group: &'a Group<'a>,
-    scratch: Vec<Scratch>,
-}
-
-impl<'a> Runner<'a> {
-    fn new(group: &'a Group<'a>) -> Self {
-        let strips = match group.parallel {
-            true => group.plan.strips.len(),
-            false => 1,
-        };
-        Self {
-            group,
-            scratch: (0..strips).map(|_| Scratch::default()).collect(),
-        }
-    }
-
-    fn at(&self, step: usize) -> StepOf<'a> {
-        StepOf {
-            shared: self.group.shared,
-            plan: self.group.plan,
-            prepared: self.group.prepared,
-            first: self.group.images.start,
-            step,
-        }
-    }
-
-    /// One step from `state` to `next`; which lanes stayed alive, where the program has such a rule.
-    fn step(&mut self, step: usize, state: &[f32], next: &mut Vec<f32>) -> Option<Vec<bool>> {
-        let of = self.at(step);
-        let plan = self.group.plan;
-        let firing = of.firing(state);
-        let before = Before {
-            state,
-            firing: &firing,
-        };
-        next.resize(state.len(), 0.0);
-        if let [scratch] = &mut self.scratch[..] {
-            of.forward(scratch, before, &plan.bands, (&mut next[..], 0));
-        } else {
-            let mut rest = &mut next[..];
-            let mut parts = vec![];
-            for bands in &plan.strips {
-                let bands = &plan.bands[bands.clone()];
-                let (first, end) = (bands[0].start, bands[bands.len() - 1].end);
-                let (part, after) = rest.split_at_mut((end - first) * plan.line());
-                parts.push((bands, part, first));
-                rest = after;
-            }
-            let parts = parts.into_par_iter().zip(&mut self.scratch);
-            parts.for_each(|((bands, part, first), scratch)| {
-                of.forward(scratch, before, bands, (part, first));
-            });
-        }
-        of.bury(&firing, next)
-    }
-
-    /// Turns the gradient of the state after a step into that of `state`, the one before it.
-    fn step_back(
-        &mut self,
-        step: usize,
-        state: &[f32],
-        alive: Option<&Vec<bool>>,
-        grad: &mut [f32],
-        weights: &mut [Vec<f32>],
-    ) {
-        let of = self.at(step);
-        let plan = self.group.plan;
-        let line = plan.line();
-        if let Some(alive) = alive {
-            of.clear_dead(alive, grad);
-        }
-        let firing = of.firing(state);
-        let before = Before {
-            state,
-            firing: &firing,
-        };
-        // Each strip adds up what flows to its rows and those around it, apart from the others.
-        let strip = |bands: &Range<usize>, scratch: &mut Scratch, weights: &mut Vec<f32>| {
-            let bands = &plan.bands[bands.clone()];
-            let (first, last) = (
-                plan.span(plan.reach, &bands[0]),
-                plan.span(plan.reach, &bands[bands.len() - 1]),
-            );
-            let rows = (last.0 + last.1 as isize - first.0) as usize;
-            let mut flow = scratch.zeros(rows * line);
-            of.backward(scratch, before, bands, grad, (&mut flow, first.0), weights);
-            (first.0, rows, flow)
-        };
-        let parts: Vec<(isize, usize, Buffer)> = match &mut self.scratch[..] {
-            [scratch] => {
-                let strips = plan.strips.iter().zip(weights);
-                strips
-                    .map(|(bands, weights)| strip(bands, scratch, weights))
-                    .collect()
-            }
-            scratch => {
-                let strips = plan.strips.par_iter().zip(scratch).zip(weights);
-                strips
-                    .map(|((bands, scratch), weights)| strip(bands, scratch, weights))
-                    .collect()
-            }
-        };
-        let count = self.scratch.len();
-        for (n, (start, rows, flow)) in parts.into_iter().enumerate() {
-            for (r, flow) in flow.chunks_exact(line).enumerate().take(rows) {
-                let at = (start + r as isize).rem_euclid(plan.height as isize) as usize;
-                let to = grad[at * line..][..line].iter_mut();
-                to.zip(flow).for_each(|(to, x)| *to += x);
-            }
-            self.scratch[n % count].give_back(flow);
-        }
     }
 }
 

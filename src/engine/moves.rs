@@ -115,6 +115,34 @@ mod avx512 {
         }
     }
 
+    pub struct Put<'a> {
+        pub simd: V4,
+        pub x: View<'a>,
+        pub masks: &'a [u16],
+        pub y: ViewMut<'a>,
+        pub channels: usize,
+    }
+
+    impl NullaryFnOnce for Put<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            let avx = self.simd.avx512f;
+            for c in 0..self.channels {
+                let x = &self.x.data[c * self.x.stride..];
+                let y = &mut self.y.data[c * self.y.stride..];
+                let mut at = 0;
+                for (block, &mask) in self.masks.iter().enumerate() {
+                    let old = vector(y, block * TILE);
+                    let new: [f32; TILE] = cast(avx._mm512_mask_expand_ps(old, mask, vector(x, at)));
+                    y[block * TILE..][..TILE].copy_from_slice(&new);
+                    at += mask.count_ones() as usize;
+                }
+            }
+        }
+    }
+
     pub struct Transpose<'a> {
         pub simd: V4,
         pub x: View<'a>,
@@ -234,5 +262,24 @@ pub(super) fn expand(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usi
         let y = &mut y.data[c * y.stride..];
         let x = x.row(c, picked.index.len());
         x.iter().zip(&picked.index).for_each(|(x, &i)| y[i as usize] += x);
+    }
+}
+
+/// Sets the picked lanes of `y` to lanes that come one after the other; whole vectors of `x` are read, and of `y` written.
+pub(super) fn put(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Arch::V4(simd) = arch() {
+        return simd.vectorize(avx512::Put {
+            simd,
+            x,
+            masks: &picked.masks,
+            y,
+            channels,
+        });
+    }
+    for c in 0..channels {
+        let y = &mut y.data[c * y.stride..];
+        let x = x.row(c, picked.index.len());
+        x.iter().zip(&picked.index).for_each(|(x, &i)| y[i as usize] = *x);
     }
 }

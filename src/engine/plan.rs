@@ -6,6 +6,7 @@ use crate::program::{Function, Node, Op, Program};
 use crate::stencil::Padding;
 
 use super::LANES;
+use super::kernels::ViewMut;
 
 /// What a node of a plan does.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub(super) enum Work {
     Compress { x: usize },
     /// The way back: the lanes of `x` at their places, 0 where none fired.
     Expand { x: usize },
+    /// The standing value of this number, given.
+    Given { slot: usize },
 }
 
 /// Where the lanes of a value lie.
@@ -39,6 +42,8 @@ pub(super) struct Planned {
     pub differentiable: bool,
     /// For a linear layer: whether its values are cut off at 0, the function that comes after it.
     pub relu: bool,
+    /// Whether the backward pass does without its values: those of a last linear layer.
+    pub dispensable: bool,
     /// Whether it is the last to read the buffers of these roots.
     pub last_use_of: Vec<usize>,
 }
@@ -50,9 +55,8 @@ pub(super) struct Planned {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub nodes: Vec<Planned>,
-    pub update: usize,
-    /// Whether the backward pass does without the value of the update: that of a last linear layer.
-    pub update_is_dispensable: bool,
+    /// What is computed: the update, or standing values.
+    pub outputs: Vec<usize>,
     pub height: usize,
     pub columns: usize,
     pub images: usize,
@@ -61,8 +65,6 @@ pub(super) struct Plan {
     pub strips: Vec<Range<usize>>,
     /// Most rows that lie beyond a band and are needed by it.
     pub reach: usize,
-    /// Whether only the lanes that fire are computed where that is possible.
-    pub sparse: bool,
     wraps: bool,
     band_rows: usize,
 }
@@ -73,39 +75,68 @@ const BAND_FLOATS: usize = 1 << 18;
 /// Most parts of a grid whose gradients are summed apart.
 const STRIPS: usize = 8;
 
+/// What plans are made for.
+#[derive(Clone, Copy)]
+pub(super) struct Setting<'a> {
+    pub program: &'a Program,
+    /// Height and columns.
+    pub grid: (usize, usize),
+    pub images: usize,
+    /// Whether only the lanes that fire are computed where that is possible.
+    pub sparse: bool,
+    /// Through which nodes of the program gradients flow.
+    pub differentiable: &'a [bool],
+    /// Whether values are kept for a backward pass.
+    pub training: bool,
+}
+
 impl Plan {
-    pub fn new(
-        program: &Program,
-        (height, columns): (usize, usize),
-        images: usize,
-        sparse: bool,
-        differentiable: &[bool],
-        training: bool,
+    /// A step, given the values of the nodes `standing`.
+    pub fn of_step(setting: Setting<'_>, standing: &[usize]) -> Self {
+        let program = setting.program;
+        let needed = needed(program, &[program.update], standing);
+        let dense = match setting.sparse {
+            true => dense(program, &needed, standing),
+            false => vec![true; program.nodes.len()],
+        };
+        Self::new(setting, (&needed, &dense), standing, &[program.update])
+    }
+
+    /// The values of the nodes `standing` on some lanes.
+    pub fn of_standing(setting: Setting<'_>, standing: &[usize]) -> Self {
+        let needed = needed(setting.program, standing, &[]);
+        let dense = vec![false; needed.len()];
+        Self::new(setting, (&needed, &dense), &[], standing)
+    }
+
+    fn new(
+        setting: Setting<'_>,
+        (needed, dense): (&[bool], &[bool]),
+        given: &[usize],
+        outputs: &[usize],
     ) -> Self {
+        let program = setting.program;
+        let (height, columns) = setting.grid;
+        let paddings = program.nodes.iter().zip(needed).filter(|(_, needed)| **needed);
         let mut plan = Self {
             nodes: vec![],
-            update: 0,
-            update_is_dispensable: false,
+            outputs: vec![],
             height,
             columns,
-            images,
+            images: setting.images,
             bands: vec![],
             strips: vec![],
             reach: 0,
-            sparse,
-            wraps: program
-                .nodes
-                .iter()
-                .any(|node| node.op.padding() == Some(Padding::Circular)),
+            wraps: paddings
+                .into_iter()
+                .any(|(node, _)| node.op.padding() == Some(Padding::Circular)),
             band_rows: height,
         };
-        plan.lower(program, differentiable);
+        plan.lower(setting, (needed, dense), given, outputs);
         plan.find_reach();
         plan.find_last_uses();
-        let last = &plan.nodes[plan.update];
-        let read = plan.nodes.iter().any(|node| node.inputs().contains(&plan.update));
-        plan.update_is_dispensable = matches!(last.work, Work::Op(Op::Linear { .. })) && !last.relu && !read;
-        plan.cut(training);
+        plan.find_dispensable();
+        plan.cut(setting.training);
         plan
     }
 
@@ -128,6 +159,57 @@ impl Plan {
         padded(rows * self.row())
     }
 
+    /// Distance of the channels of a whole grid.
+    pub fn grid_stride(&self) -> usize {
+        padded(self.height * self.row())
+    }
+
+    /// Channels of a whole grid from a lane on.
+    pub fn on_grid<'a>(&self, grid: &'a mut [f32], lane: usize) -> ViewMut<'a> {
+        ViewMut {
+            data: &mut grid[lane..],
+            stride: self.grid_stride(),
+        }
+    }
+
+    /// The lanes of a value on a band and around it that lie together on the grid: the first of them there and on the
+    /// grid, and how many they are.
+    pub fn runs(&self, node: usize, band: &Range<usize>) -> Vec<(usize, usize, usize)> {
+        let reach = match self.nodes[node].domain {
+            Domain::Rows(reach) => reach,
+            Domain::Fired => 0,
+        };
+        let ((start, count), row) = (self.span(reach, band), self.row());
+        match usize::try_from(start) {
+            Ok(start) if start + count <= self.height => vec![(0, start * row, count * row)],
+            _ => {
+                let on_grid = |r: usize| (start + r as isize).rem_euclid(self.height as isize) as usize;
+                (0..count).map(|r| (r * row, on_grid(r) * row, row)).collect()
+            }
+        }
+    }
+
+    /// The rows of each strip of a grid whose rows hold all channels, and the number of its first row.
+    pub fn parts<'a>(&self, grid: &'a mut [f32]) -> Vec<(&'a mut [f32], usize)> {
+        let mut rest = grid;
+        let part = |strip: &Range<usize>| {
+            let (first, end) = (self.bands[strip.start].start, self.bands[strip.end - 1].end);
+            let (part, after) = std::mem::take(&mut rest).split_at_mut((end - first) * self.line());
+            rest = after;
+            (part, first)
+        };
+        self.strips.iter().map(part).collect()
+    }
+
+    /// The nodes of standing values, and their numbers.
+    pub fn given(&self) -> impl Iterator<Item = (usize, usize)> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter_map(|(n, node)| match node.work {
+            Work::Given { slot } => Some((n, slot)),
+            _ => None,
+        })
+    }
+
     /// First row and number of rows of a value around a band.
     pub fn span(&self, reach: usize, band: &Range<usize>) -> (isize, usize) {
         if self.bands.len() == 1 {
@@ -144,23 +226,30 @@ impl Plan {
     }
 
     /// The nodes in the order of the program, with the compressions that they need.
-    fn lower(&mut self, program: &Program, differentiable: &[bool]) {
+    fn lower(
+        &mut self,
+        setting: Setting<'_>,
+        (needed, dense): (&[bool], &[bool]),
+        given: &[usize],
+        outputs: &[usize],
+    ) {
+        let program = setting.program;
         let count = program.nodes.len();
-        // A value is needed on all lanes if a neighbour looks at it, or a value that is itself.
-        let mut dense = vec![!self.sparse; count];
-        for (n, node) in program.nodes.iter().enumerate().rev() {
-            let all = dense[n] || node.op.padding().is_some();
-            for x in node.op.inputs() {
-                // Of queries that serve one attention, only those that fire matter.
-                let query = matches!(node.op, Op::Attention { q, k, v, .. } if q == x && k != x && v != x);
-                let linear = matches!(program.nodes[x].op, Op::Linear { .. });
-                let own = query && linear && !dense[n] && program.readers(x) == 1;
-                dense[x] |= all && !own;
-            }
-        }
         let mut numbers: Vec<usize> = Vec::with_capacity(count);
         let mut moved: Vec<Option<usize>> = vec![None; count];
         for (n, node) in program.nodes.iter().enumerate() {
+            let through = setting.differentiable[n];
+            let this = (self.nodes.len(), 0);
+            if let Some(slot) = given.iter().position(|&given| given == n) {
+                self.push(Work::Given { slot }, node.width, Domain::Rows(0), this, through);
+                numbers.push(this.0);
+                continue;
+            }
+            // The cells come first in every plan.
+            if !needed[n] && n > 0 {
+                numbers.push(usize::MAX);
+                continue;
+            }
             let mut op = node.op.clone();
             let is_dense = match &op {
                 Op::Cells | Op::Constant(_) => true,
@@ -176,7 +265,6 @@ impl Plan {
                     (false, Domain::Rows(_)) => *moved[x].get_or_insert_with(|| self.compress(input)),
                 }
             });
-            let through = differentiable[n];
             let (root, channel) = match &op {
                 Op::Slice { x, start } => (self.nodes[*x].root, self.nodes[*x].channel + start),
                 Op::Map { x, function } if self.merges(program, node, *function, *x) => {
@@ -188,9 +276,12 @@ impl Plan {
             self.push(Work::Op(op), node.width, domain, (root, channel), through);
             numbers.push(self.nodes.len() - 1);
         }
-        self.update = numbers[program.update];
-        if self.sparse && self.nodes[self.update].domain != Domain::Fired {
-            self.update = self.compress(self.update);
+        for &output in outputs {
+            let mut output = numbers[output];
+            if setting.sparse && self.nodes[output].domain != Domain::Fired {
+                output = self.compress(output);
+            }
+            self.outputs.push(output);
         }
     }
 
@@ -242,6 +333,7 @@ impl Plan {
             channel,
             differentiable,
             relu: false,
+            dispensable: false,
             last_use_of: vec![],
         });
     }
@@ -256,7 +348,7 @@ impl Plan {
             for x in self.nodes[n].inputs() {
                 let hop = match &self.nodes[n].work {
                     Work::Op(op) => usize::from(op.looks_around(x)),
-                    Work::Compress { .. } | Work::Expand { .. } => 0,
+                    Work::Compress { .. } | Work::Expand { .. } | Work::Given { .. } => 0,
                 };
                 for x in [x, self.nodes[x].root] {
                     if let Domain::Rows(reach) = &mut self.nodes[x].domain {
@@ -281,12 +373,22 @@ impl Plan {
             }
         }
         // The update is added to the cells when all is done.
-        last[self.nodes[self.update].root] = usize::MAX;
         last[0] = usize::MAX;
+        for &output in &self.outputs {
+            last[self.nodes[output].root] = usize::MAX;
+        }
         for (root, &n) in last.iter().enumerate() {
             if self.nodes[root].root == root && n != usize::MAX {
                 self.nodes[n].last_use_of.push(root);
             }
+        }
+    }
+
+    fn find_dispensable(&mut self) {
+        for &n in &self.outputs {
+            let read = self.nodes.iter().any(|node| node.inputs().contains(&n));
+            let node = &mut self.nodes[n];
+            node.dispensable = matches!(node.work, Work::Op(Op::Linear { .. })) && !node.relu && !read;
         }
     }
 
@@ -337,8 +439,44 @@ impl Planned {
         match &self.work {
             Work::Op(op) => op.inputs(),
             Work::Compress { x } | Work::Expand { x } => vec![*x],
+            Work::Given { .. } => vec![],
         }
     }
+}
+
+/// The nodes that `outputs` depend on, themselves included, as far as they are not `given`.
+fn needed(program: &Program, outputs: &[usize], given: &[usize]) -> Vec<bool> {
+    let mut needed = vec![false; program.nodes.len()];
+    outputs.iter().for_each(|&n| needed[n] = true);
+    for n in (0..needed.len()).rev() {
+        if needed[n] && !given.contains(&n) {
+            program.nodes[n]
+                .op
+                .inputs()
+                .into_iter()
+                .for_each(|x| needed[x] = true);
+        }
+    }
+    needed
+}
+
+/// The values that are needed on all lanes: a neighbour looks at them, or a value that is itself needed on all.
+pub(super) fn dense(program: &Program, needed: &[bool], given: &[usize]) -> Vec<bool> {
+    let mut dense = vec![false; program.nodes.len()];
+    for (n, node) in program.nodes.iter().enumerate().rev() {
+        if !needed[n] || given.contains(&n) {
+            continue;
+        }
+        let all = dense[n] || node.op.padding().is_some();
+        for x in node.op.inputs() {
+            // Of queries that serve one attention, only those that fire matter.
+            let query = matches!(node.op, Op::Attention { q, k, v, .. } if q == x && k != x && v != x);
+            let linear = matches!(program.nodes[x].op, Op::Linear { .. });
+            let own = query && linear && !dense[n] && program.readers(x) == 1;
+            dense[x] |= all && !own;
+        }
+    }
+    dense
 }
 
 /// A distance of channels with room for whole vectors, that spreads channels over the sets of a cache.

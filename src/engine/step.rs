@@ -53,12 +53,14 @@ pub(super) struct StepOf<'a> {
     /// Number of the group's first image in the batch.
     pub first: usize,
     pub step: usize,
+    /// Standing values, on all lanes of the grid.
+    pub given: &'a [Buffer],
 }
 
 /// Which lanes take their update in a step, and which are alive before it; `None` where all are.
 pub(super) struct Firing {
-    fires: Option<Vec<bool>>,
-    alive: Option<Vec<bool>>,
+    pub fires: Option<Vec<bool>>,
+    pub alive: Option<Vec<bool>>,
 }
 
 /// The state before a step, and which lanes fire in it.
@@ -150,7 +152,7 @@ impl StepOf<'_> {
         let plan = self.plan;
         let (row, line, layout) = (plan.row(), plan.line(), self.shared.program.layout);
         for rows in bands {
-            let band = self.band(rows, before.firing);
+            let band = self.band(rows, before.firing.fires.as_deref());
             let next = &mut next[(rows.start - first) * line..][..rows.len() * line];
             if !band.fires() {
                 next.copy_from_slice(&before.state[rows.start * line..][..rows.len() * line]);
@@ -163,7 +165,7 @@ impl StepOf<'_> {
                 data: &mut cells[layout.input * stride + start..],
                 stride,
             };
-            let update = self.view(scratch, plan.update, 0);
+            let update = self.view(scratch, plan.outputs[0], 0);
             match &band.picked {
                 None => kernels::add_to(update, to, (layout.update_channels(), band.lanes(row))),
                 Some(picked) => moves::expand(update, picked, to, layout.update_channels()),
@@ -174,7 +176,7 @@ impl StepOf<'_> {
                 }
             }
             scratch.give_back(cells);
-            scratch.clear(plan.nodes.len());
+            self.release(scratch);
         }
     }
 
@@ -203,23 +205,41 @@ impl StepOf<'_> {
         }
     }
 
-    pub fn band<'b>(&self, rows: &'b Range<usize>, firing: &Firing) -> Band<'b> {
+    /// A band of which some lanes of the grid are picked, or all.
+    pub fn band<'b>(&self, rows: &'b Range<usize>, lanes: Option<&[bool]>) -> Band<'b> {
         let row = self.plan.row();
-        let firing = firing
-            .fires
-            .as_ref()
-            .map(|firing| &firing[rows.start * row..rows.end * row]);
+        let lanes = lanes.map(|lanes| &lanes[rows.start * row..rows.end * row]);
         Band {
             rows,
-            picked: firing.map(Picked::new),
+            picked: lanes.map(Picked::new),
         }
     }
 
+    /// Gives the buffers of a band back, those that were lent too.
+    pub fn release(&self, scratch: &mut Scratch) {
+        if self.plan.bands.len() == 1 {
+            for (n, slot) in self.plan.given() {
+                if let Some(lent) = scratch.grads[n].take() {
+                    scratch.owed[slot] = lent;
+                }
+            }
+        }
+        scratch.clear(self.plan.nodes.len());
+    }
+
     /// A value from its `start`-th lane.
-    pub fn view<'b>(&self, scratch: &'b Scratch, node: usize, start: usize) -> View<'b> {
+    pub fn view<'b>(&'b self, scratch: &'b Scratch, node: usize, start: usize) -> View<'b> {
         let planned = &self.plan.nodes[node];
-        let stride = self.plan.stride(planned.root);
-        let buffer = scratch.values[planned.root].as_deref().unwrap_or_default();
+        let root = planned.root;
+        let own = scratch.values[root].as_deref();
+        if let (None, Work::Given { slot }) = (own, &self.plan.nodes[root].work) {
+            let stride = self.plan.grid_stride();
+            let lane = scratch.origins[root] + start;
+            let data = &self.given[*slot][planned.channel * stride + lane..];
+            return View { data, stride };
+        }
+        let stride = self.plan.stride(root);
+        let buffer = own.unwrap_or_default();
         View {
             data: &buffer[planned.channel * stride + start..],
             stride,
@@ -272,7 +292,13 @@ impl StepOf<'_> {
         let plan = self.plan;
         scratch.clear(plan.nodes.len());
         for (n, node) in plan.nodes.iter().enumerate() {
-            let needless = keep && n == plan.update && plan.update_is_dispensable;
+            if matches!(node.work, Work::Given { .. })
+                && let [(_, lane, _)] = plan.runs(n, band.rows)[..]
+            {
+                scratch.origins[n] = lane;
+                continue;
+            }
+            let needless = keep && node.dispensable;
             if node.root == n && !needless {
                 let mut out = scratch.take(node.width * plan.stride(n) + LANES);
                 let stride = plan.stride(n);
@@ -301,6 +327,21 @@ impl StepOf<'_> {
         let start = |x: usize| self.start(x, reach, band);
         let op = match &plan.nodes[n].work {
             Work::Op(op) => op,
+            Work::Given { slot } => {
+                let stride = plan.grid_stride();
+                for (to, lane, lanes) in plan.runs(n, band.rows) {
+                    let from = View {
+                        data: &self.given[*slot][lane..],
+                        stride,
+                    };
+                    let to = ViewMut {
+                        data: &mut y.data[to..],
+                        stride: y.stride,
+                    };
+                    kernels::copy(from, to, (width, lanes));
+                }
+                return;
+            }
             Work::Compress { x } => {
                 let x = self.view(scratch, *x, self.start(*x, 0, band));
                 return match &band.picked {

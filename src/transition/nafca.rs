@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
 use crate::layers::{LayerNorm, Linear};
-use crate::program::{Program, ProgramBuilder};
+use crate::program::{Program, ProgramBuilder, Value};
 use crate::stencil::Padding;
 use crate::weights::glorot_uniform;
 use crate::{CellLayout, Error, Result};
@@ -142,22 +142,43 @@ impl Nafca {
         })
     }
 
-    /// The layer before the first gate, K to 2 E channels.
-    fn widen(&self) -> Result<Linear> {
+    /// The first gate over `normal`, K to E channels.
+    fn perceive(&self, p: &mut ProgramBuilder, normal: Value) -> Result<Value> {
+        let wide = p.layer(normal, &self.conv1)?;
         let Some(conv2) = &self.conv2 else {
-            return Ok(self.conv1.clone());
+            return p.gate(wide);
         };
-        // Output o of the grouped layer is k_o times output o / 2 of the linear layer, plus b_o. Both
-        // together are one linear layer, which saves passes over the cells.
-        let twice = |x: &Tensor| -> Result<Tensor> { Ok(Tensor::stack(&[x, x], 1)?.flatten(0, 1)?) };
-        let scale = conv2.weight();
-        let weight = twice(self.conv1.weight())?.broadcast_mul(&scale.unsqueeze(1)?)?;
-        let bias = match (self.conv1.bias(), conv2.bias()) {
-            (Some(inner), Some(outer)) => Some(((twice(inner)? * scale)? + outer)?),
-            _ => None,
-        };
-        Ok(Linear::new(weight, bias))
+        // Output o of the grouped layer is that of channel o / 2. The even outputs, gated, and the odd ones after them
+        // need no more than the E channels there are; `interleaved` brings the weights that read them into this order.
+        let mut parts = vec![];
+        for parity in 0..2 {
+            let every_other = |x: &Tensor| -> Result<Tensor> {
+                Ok(x.reshape(((), 2))?.narrow(1, parity, 1)?.flatten_all()?)
+            };
+            let scale = every_other(conv2.weight())?;
+            let shift = conv2.bias().map(every_other).transpose()?;
+            let wide = p.affine(wide, Some(&scale), shift.as_ref())?;
+            parts.push(p.gate(wide)?);
+        }
+        p.concat(&parts)
     }
+
+    /// Weights `[_, E, ..]` in the order of the channels that [`Self::perceive`] makes.
+    fn interleaved(&self, weight: &Tensor) -> Result<Tensor> {
+        if self.conv2.is_none() {
+            return Ok(weight.clone());
+        }
+        let (rows, e) = (weight.dim(0)?, weight.dim(1)?);
+        let pairs = weight.reshape((rows, e / 2, 2, ()))?.transpose(1, 2)?;
+        Ok(pairs.contiguous()?.reshape(weight.shape())?)
+    }
+}
+
+/// A layer whose outputs are scaled, `[output]`.
+fn scaled(layer: &Linear, scale: &Tensor) -> Result<Linear> {
+    let weight = layer.weight().broadcast_mul(&scale.unsqueeze(1)?)?;
+    let bias = layer.bias().map(|bias| bias * scale).transpose()?;
+    Ok(Linear::new(weight, bias))
 }
 
 impl TransitionFn for Nafca {
@@ -170,21 +191,20 @@ impl TransitionFn for Nafca {
         let mut p = ProgramBuilder::new(self.config.layout);
         let cells = p.cells();
         let normal = p.norm(cells, &self.norm1)?;
-        let wide = p.layer(normal, &self.widen()?)?;
-        let gated = p.gate(wide)?;
-        let (kernel, bias) = (&self.attention_weight, &self.attention_bias);
-        let attention = p.convolution(gated, kernel, Some(bias), padding)?;
+        let gated = self.perceive(&mut p, normal)?;
+        let (kernel, bias) = (self.interleaved(&self.attention_weight)?, &self.attention_bias);
+        let attention = p.convolution(gated, &kernel, Some(bias), padding)?;
         let attended = p.mul(gated, attention)?;
-        let seen = p.layer(attended, &self.conv3)?;
+        // The scale of a branch is part of its last layer: dropout does not mind.
+        let conv3 = Linear::new(self.interleaved(self.conv3.weight())?, self.conv3.bias().cloned());
+        let seen = p.layer(attended, &scaled(&conv3, &self.beta)?)?;
         let seen = p.dropout(seen, dropout)?;
-        let seen = p.affine(seen, Some(&self.beta), None)?;
         let cells = p.add(cells, seen)?;
         let normal = p.norm(cells, &self.norm2)?;
         let wide = p.layer(normal, &self.conv4)?;
         let gated = p.gate(wide)?;
-        let inner = p.layer(gated, &self.conv5)?;
+        let inner = p.layer(gated, &scaled(&self.conv5, &self.gamma)?)?;
         let inner = p.dropout(inner, dropout)?;
-        let inner = p.affine(inner, Some(&self.gamma), None)?;
         let cells = p.add(cells, inner)?;
         let normal = p.norm(cells, &self.norm3)?;
         let update = p.layer(normal, &self.conv_out)?;

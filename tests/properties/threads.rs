@@ -52,6 +52,23 @@ fn rollout(precision: Precision) -> Result<[u64; 2]> {
     Ok([hash([&last]), hash(&grads)])
 }
 
+/// A rollout of a single image whose grid is cut into several strips.
+fn strips() -> Result<[u64; 2]> {
+    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let transition = lnca::Vitca::new(lnca::VitcaConfig::default(), weights.builder())?;
+    crate::common::randomise(&weights, 3, 0.1)?;
+    let cells = normal(1, (1, 96, 40, 38), DType::F32);
+    let rollout = Rollout::new(3).fire_rate(0.5).key(Key::new(9));
+    let last = rollout.run(&transition, &cells)?;
+    let grads = last.sqr()?.sum_all()?.backward()?;
+    let grads: Vec<Tensor> = weights
+        .vars()
+        .iter()
+        .map(|(_, var)| grads.get(var).unwrap().clone())
+        .collect();
+    Ok([hash([&last]), hash(&grads)])
+}
+
 /// Two batches of either trainer, on images corrupted here.
 fn training() -> Result<[u64; 4]> {
     let data = Dataset::dead_leaves(16, 32, 5)?;
@@ -84,7 +101,11 @@ fn training() -> Result<[u64; 4]> {
 
 fn work() -> Result<String> {
     let rollouts = [rollout(Precision::F32)?, rollout(Precision::Bf16)?];
-    Ok(format!("{rollouts:016x?} {:016x?}", training()?))
+    Ok(format!(
+        "{rollouts:016x?} {:016x?} {:016x?}",
+        strips()?,
+        training()?
+    ))
 }
 
 #[test]

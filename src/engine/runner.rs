@@ -1,0 +1,170 @@
+//! A group of images taken through steps, forwards and backwards, on one thread or on several.
+
+use rayon::prelude::*;
+
+use super::Group;
+use super::buffer::Scratch;
+use super::standing::Standing;
+use super::step::{Before, StepOf};
+
+/// A group with its working memory: one for each strip that runs at the same time.
+pub(super) struct Runner<'a> {
+    group: &'a Group<'a>,
+    scratch: Vec<Scratch>,
+    standing: Option<Standing>,
+}
+
+/// The gradients that a step back turns into those of the step before.
+pub(super) struct Grads<'a> {
+    /// Of the state.
+    pub state: &'a mut [f32],
+    /// Of the weights, summed apart for each strip.
+    pub weights: &'a mut [Vec<f32>],
+}
+
+impl<'a> Runner<'a> {
+    /// A runner forwards, or one that goes back as well.
+    pub fn new(group: &'a Group<'a>, back: bool) -> Self {
+        let strips = match group.parallel {
+            true => group.strips(),
+            false => 1,
+        };
+        Self {
+            group,
+            scratch: (0..strips).map(|_| Scratch::default()).collect(),
+            standing: group.standing.as_ref().map(|of| Standing::new(&of.plan, back)),
+        }
+    }
+
+    /// The next state has nothing to do with the last one.
+    pub fn forget(&mut self) {
+        if let Some(standing) = &mut self.standing {
+            standing.change(None);
+        }
+    }
+
+    /// One step from `state`, which is the one that the last step led to, to `next`; which lanes stayed alive, where the
+    /// program has such a rule.
+    pub fn step(&mut self, step: usize, state: &[f32], next: &mut Vec<f32>) -> Option<Vec<bool>> {
+        let group = self.group;
+        let plan = &group.step.plan;
+        let firing = group.at(step).firing(state);
+        let before = Before {
+            state,
+            firing: &firing,
+        };
+        next.resize(state.len(), 0.0);
+        self.with_standing(step, state, |of, scratch| {
+            let parts = plan.strips.iter().zip(plan.parts(next)).collect();
+            each_strip(scratch, parts, |(strip, part), scratch| {
+                of.forward(scratch, before, &plan.bands[strip.clone()], part);
+            });
+        });
+        if let Some(standing) = &mut self.standing {
+            standing.change(firing.fires.as_deref());
+        }
+        group.at(step).bury(&firing, next)
+    }
+
+    /// Turns the gradient of the state after a step, which is `after` unless it is the last, into that of `state`, the
+    /// one before it.
+    pub fn step_back(
+        &mut self,
+        step: usize,
+        (state, after): (&[f32], Option<&[f32]>),
+        alive: Option<&Vec<bool>>,
+        grads: &mut Grads<'_>,
+    ) {
+        let group = self.group;
+        let plan = &group.step.plan;
+        let line = plan.line();
+        if let Some(alive) = alive {
+            group.at(step).clear_dead(alive, grads.state);
+        }
+        let firing = group.at(step).firing(state);
+        let fires = firing.fires.as_deref();
+        if let Some(after) = after {
+            self.settle(step, after, fires, grads);
+        }
+        if let Some(standing) = &mut self.standing {
+            standing.change(fires);
+        }
+        let before = Before {
+            state,
+            firing: &firing,
+        };
+        // Each strip adds up what flows to its rows and those around it, apart from the others.
+        let parts = self.with_standing(step, state, |of, scratch| {
+            let strips = plan.strips.iter().zip(&mut *grads.weights).collect();
+            each_strip(scratch, strips, |(strip, weights), scratch| {
+                let bands = &plan.bands[strip.clone()];
+                let (first, last) = (
+                    plan.span(plan.reach, &bands[0]),
+                    plan.span(plan.reach, &bands[bands.len() - 1]),
+                );
+                let rows = (last.0 + last.1 as isize - first.0) as usize;
+                let mut flow = scratch.zeros(rows * line);
+                let to = (&mut flow[..], first.0);
+                let debts = of.backward(scratch, before, bands, grads.state, to, weights);
+                (first.0, rows, flow, debts)
+            })
+        });
+        let count = self.scratch.len();
+        for (n, (start, rows, flow, debts)) in parts.into_iter().enumerate() {
+            for (r, flow) in flow.chunks_exact(line).enumerate().take(rows) {
+                let at = (start + r as isize).rem_euclid(plan.height as isize) as usize;
+                let to = grads.state[at * line..][..line].iter_mut();
+                to.zip(flow).for_each(|(to, x)| *to += x);
+            }
+            self.scratch[n % count].give_back(flow);
+            for debt in debts {
+                if let Some(standing) = &mut self.standing {
+                    standing.owe(plan, &debt);
+                }
+                self.scratch[n % count].give_back(debt.grad);
+            }
+        }
+    }
+
+    /// Passes what is owed to the cells of these lanes of `state`, or of all, on to its gradient.
+    pub fn settle(&mut self, step: usize, state: &[f32], lanes: Option<&[bool]>, grads: &mut Grads<'_>) {
+        if let (Some(standing), Some(of)) = (&mut self.standing, self.group.standing_at(step)) {
+            standing.settle(&of, &mut self.scratch, (state, lanes), grads);
+        }
+    }
+
+    /// Calls `f` for a step from `state`, with the standing values of this state at hand.
+    fn with_standing<R>(
+        &mut self,
+        step: usize,
+        state: &[f32],
+        f: impl FnOnce(&StepOf<'_>, &mut [Scratch]) -> R,
+    ) -> R {
+        let mut of = self.group.at(step);
+        let (Some(standing), Some(of_standing)) = (&mut self.standing, self.group.standing_at(step)) else {
+            return f(&of, &mut self.scratch);
+        };
+        standing.refresh(&of_standing, &mut self.scratch, state);
+        of.given = &standing.values;
+        // A single band adds to what is owed where it lies.
+        std::mem::swap(&mut self.scratch[0].owed, &mut standing.owed);
+        let result = f(&of, &mut self.scratch);
+        std::mem::swap(&mut self.scratch[0].owed, &mut standing.owed);
+        result
+    }
+}
+
+/// Calls `f` for each strip, each with working memory of its own: in parallel where there is more than one.
+pub(super) fn each_strip<T: Send, R: Send>(
+    scratch: &mut [Scratch],
+    strips: Vec<T>,
+    f: impl Fn(T, &mut Scratch) -> R + Sync,
+) -> Vec<R> {
+    match scratch {
+        [scratch] => strips.into_iter().map(|strip| f(strip, scratch)).collect(),
+        _ => {
+            let strips = strips.into_par_iter().zip(scratch);
+            strips.map(|(strip, scratch)| f(strip, scratch)).collect()
+        }
+    }
+}

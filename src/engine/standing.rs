@@ -1,0 +1,213 @@
+//! Standing values: those that change only where a cell does, kept from step to step.
+//!
+//! What neighbours look at has to be known on all lanes, but where a cell did not fire in the last step it is what it
+//! was. So a program is split in two: the values that cells have by themselves and others look at are computed where
+//! cells have changed, and a step is computed with these given. Backwards, the gradients of a standing value add up
+//! for as long as it stands, and are passed on to the cell when it changes.
+
+use std::ops::Range;
+
+use crate::program::{Op, Program};
+
+use super::LANES;
+use super::back::Debt;
+use super::buffer::{Buffer, Scratch};
+use super::kernels::{self, View, ViewMut};
+use super::moves::{self, Picked};
+use super::plan::{Plan, dense};
+use super::runner::{Grads, each_strip};
+use super::step::StepOf;
+
+/// Floats that the standing values of a group may take.
+const FLOATS: usize = 1 << 22;
+
+/// The nodes of `program` to be kept from step to step, in its order: values that hang on a cell alone and that a step
+/// needs on all lanes. None where that would not save a linear layer, or take too much memory.
+pub(super) fn standing(program: &Program, lanes: usize) -> Vec<usize> {
+    let nodes = &program.nodes;
+    let dense = dense(program, &vec![true; nodes.len()], &[]);
+    let is_leaf = |n: usize| matches!(nodes[n].op, Op::Cells | Op::Constant(_));
+    // Of a slice, the whole is kept.
+    let whole = |mut n: usize| {
+        while let Op::Slice { x, .. } = nodes[n].op {
+            n = x;
+        }
+        n
+    };
+    let (mut stands, mut costs) = (vec![], vec![]);
+    for node in nodes {
+        let inputs = node.op.inputs();
+        let moves = matches!(node.op, Op::Dropout { .. }) || node.op.padding().is_some();
+        stands.push(!moves && inputs.iter().all(|&x| stands[x]));
+        costs.push(matches!(node.op, Op::Linear { .. }) || inputs.iter().any(|&x| costs[x]));
+    }
+    // Read by what does not stand; and by something that is itself on all lanes.
+    let (mut read, mut spread) = (vec![false; nodes.len()], vec![false; nodes.len()]);
+    for (n, node) in nodes.iter().enumerate() {
+        for x in node.op.inputs().into_iter().map(whole) {
+            let on_all = dense[n] || node.op.padding().is_some();
+            read[x] |= !(stands[n] && on_all);
+            spread[x] |= !stands[n] && on_all;
+        }
+    }
+    let mut chosen: Vec<usize> = vec![];
+    for n in (0..nodes.len()).filter(|&n| stands[n] && dense[n] && read[n] && !is_leaf(n)) {
+        let linear = matches!(nodes[n].op, Op::Linear { .. });
+        let mut inputs = nodes[n].op.inputs().into_iter().map(whole);
+        let at_hand = inputs.all(|x| is_leaf(x) || chosen.contains(&x));
+        // What is needed where cells fire alone, and soon computed from others, is not kept.
+        if spread[n] || linear || !at_hand {
+            chosen.push(n);
+        }
+    }
+    let floats = chosen.iter().map(|&n| nodes[n].width).sum::<usize>() * lanes;
+    match chosen.iter().any(|&n| costs[n]) && floats <= FLOATS {
+        true => chosen,
+        false => vec![],
+    }
+}
+
+/// The standing values of a group of images.
+pub(super) struct Standing {
+    /// Of each, all lanes of the grid, channel by channel.
+    pub values: Vec<Buffer>,
+    /// Their gradients, as far as cells have not got them yet.
+    pub owed: Vec<Buffer>,
+    /// Lanes whose cells may have changed since.
+    stale: Vec<bool>,
+}
+
+impl Standing {
+    /// Values of which none is known yet; with their gradients, for the way back.
+    pub fn new(plan: &Plan, back: bool) -> Self {
+        let zeros = || {
+            let grid = |&n: &usize| {
+                let mut buffer = Buffer::default();
+                buffer.at_least(plan.nodes[n].width * plan.grid_stride() + LANES);
+                buffer
+            };
+            plan.outputs.iter().map(grid).collect()
+        };
+        Self {
+            values: zeros(),
+            owed: if back { zeros() } else { vec![] },
+            stale: vec![true; plan.height * plan.row()],
+        }
+    }
+
+    /// The cells of these lanes have changed; all, if none are given.
+    pub fn change(&mut self, lanes: Option<&[bool]>) {
+        match lanes {
+            Some(lanes) => self.stale.iter_mut().zip(lanes).for_each(|(s, l)| *s |= l),
+            None => self.stale.fill(true),
+        }
+    }
+
+    /// Brings the values to those of `state`; `of` is a step of the plan of standing values.
+    pub fn refresh(&mut self, of: &StepOf<'_>, scratch: &mut [Scratch], state: &[f32]) {
+        let plan = of.plan;
+        let changed = each_strip(scratch, plan.strips.iter().collect(), |strip, scratch| {
+            let compute = |rows: &Range<usize>| {
+                let band = of.band(rows, Some(&self.stale));
+                if !band.fires() {
+                    return None;
+                }
+                of.evaluate(scratch, state, &band, false);
+                let roots = plan.outputs.iter().map(|&n| plan.nodes[n].root);
+                let values: Vec<_> = roots.map(|root| scratch.values[root].take()).collect();
+                Some((rows.start * plan.row(), band.picked?, values))
+            };
+            plan.bands[strip.clone()]
+                .iter()
+                .filter_map(compute)
+                .collect::<Vec<_>>()
+        });
+        let count = scratch.len();
+        for (n, bands) in changed.into_iter().enumerate() {
+            for (lane, picked, values) in bands {
+                let new = plan.outputs.iter().zip(values).zip(&mut self.values);
+                for ((&output, new), value) in new {
+                    let Some(new) = new else { continue };
+                    let from = View {
+                        data: &new,
+                        stride: plan.stride(plan.nodes[output].root),
+                    };
+                    moves::put(from, &picked, plan.on_grid(value, lane), plan.nodes[output].width);
+                    scratch[n % count].give_back(new);
+                }
+            }
+        }
+        self.stale.fill(false);
+    }
+
+    /// Passes on to the gradient of `state` what is owed to the cells of these lanes, before they change; to all if
+    /// none are given.
+    pub fn settle(
+        &mut self,
+        of: &StepOf<'_>,
+        scratch: &mut [Scratch],
+        (state, lanes): (&[f32], Option<&[bool]>),
+        grads: &mut Grads<'_>,
+    ) {
+        let plan = of.plan;
+        let all = vec![true; self.stale.len()];
+        let lanes = lanes.unwrap_or(&all);
+        let parts = plan
+            .strips
+            .iter()
+            .zip(plan.parts(grads.state))
+            .zip(&mut *grads.weights);
+        each_strip(
+            scratch,
+            parts.collect(),
+            |((strip, (grad, first)), weights), scratch| {
+                for rows in &plan.bands[strip.clone()] {
+                    let band = of.band(rows, Some(lanes));
+                    let Some(picked) = band.picked.as_ref().filter(|_| band.fires()) else {
+                        continue;
+                    };
+                    of.evaluate(scratch, state, &band, true);
+                    for (&output, owed) in plan.outputs.iter().zip(&self.owed) {
+                        let (width, root) = (plan.nodes[output].width, plan.nodes[output].root);
+                        let stride = plan.stride(root);
+                        let mut seed = scratch.take(width * stride + LANES);
+                        let from = View {
+                            data: &owed[rows.start * plan.row()..],
+                            stride: plan.grid_stride(),
+                        };
+                        let to = ViewMut {
+                            data: &mut seed,
+                            stride,
+                        };
+                        moves::compress(from, picked, to, width);
+                        scratch.grads[root] = Some(seed);
+                    }
+                    of.sweep(scratch, &band, weights);
+                    of.drain(scratch, rows, (&mut *grad, first as isize));
+                    scratch.clear(plan.nodes.len());
+                }
+            },
+        );
+        let paid = Picked::new(lanes);
+        let zeros = vec![0f32; lanes.len() + LANES];
+        for (&output, owed) in plan.outputs.iter().zip(&mut self.owed) {
+            let zeros = View {
+                data: &zeros,
+                stride: 0,
+            };
+            moves::put(zeros, &paid, plan.on_grid(owed, 0), plan.nodes[output].width);
+        }
+    }
+
+    /// Adds the gradient of a value on a band of a step's plan and the rows around it.
+    pub fn owe(&mut self, plan: &Plan, debt: &Debt<'_>) {
+        let (stride, width) = (plan.stride(debt.node), plan.nodes[debt.node].width);
+        for (lane, to, lanes) in plan.runs(debt.node, debt.rows) {
+            let from = View {
+                data: &debt.grad[lane..],
+                stride,
+            };
+            kernels::add_to(from, plan.on_grid(&mut self.owed[debt.slot], to), (width, lanes));
+        }
+    }
+}
