@@ -272,8 +272,8 @@ fn what_is_kept_changes_no_bit() {
 fn standing_values_are_those_of_every_step() {
     for (grid, padding) in [
         ((6, 5), Padding::Zero),
-        ((70, 24), Padding::Zero),
-        ((70, 24), Padding::Circular),
+        ((60, 20), Padding::Zero),
+        ((60, 20), Padding::Circular),
     ] {
         let weights = Weights::new(1, DType::F32, &Device::Cpu);
         let config = VitcaConfig {
@@ -282,11 +282,11 @@ fn standing_values_are_those_of_every_step() {
         };
         let vitca = Vitca::new(config, weights.builder()).unwrap();
         let vars = shaken(&weights, 0.05);
-        let cells = noise(&[3, grid.0, grid.1, 38], 5);
+        let cells = noise(&[1, grid.0, grid.1, 38], 5);
         let rollout = Rollout::new(5).fire_rate(0.3).key(Key::new(8));
         let run = |rollout: &Rollout| everything(&vitca, &vars, &cells, rollout).unwrap();
         let all = run(&rollout);
-        for memory in [Memory::Every(2), Memory::Every(3), Memory::Every(100)] {
+        for memory in [Memory::Every(2), Memory::Every(100)] {
             for (a, b) in all.iter().zip(&run(&rollout.clone().memory(memory))) {
                 assert_eq!(bits(a), bits(b), "{memory:?}");
             }
