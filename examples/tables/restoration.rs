@@ -260,7 +260,12 @@ fn cell<'a>(
     images
         .into_iter()
         .for_each(|images| say("images", images.to_string()));
-    args.set.iter().for_each(|set| say("set", set.clone()));
+    // Only latent models have a phase from end to end.
+    let set = args
+        .set
+        .iter()
+        .filter(|set| model.is_latent() || !set.starts_with("end_to_end."));
+    set.for_each(|set| say("set", set.clone()));
     for (name, dir) in [("data", &data.dir), ("test-data", &data.test_dir)] {
         dir.iter().for_each(|dir| say(name, dir.display().to_string()));
     }

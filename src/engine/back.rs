@@ -111,14 +111,14 @@ impl StepOf<'_> {
     fn seed(&self, scratch: &mut Scratch, grad: &[f32], band: &Band<'_>) {
         let plan = self.plan;
         let (row, layout) = (plan.row(), self.shared.program.layout);
-        let (planned, stride) = (&plan.nodes[plan.outputs[0]], plan.stride(plan.outputs[0]));
+        let (planned, stride) = (&plan.nodes[plan.update()], plan.stride(plan.update()));
         // All its lanes are set unless the update is part of something wider.
-        let mut seed = match planned.root == plan.outputs[0] {
+        let mut seed = match planned.root == plan.update() {
             true => scratch.take(planned.width * stride + LANES),
             false => self.zeroed(scratch, planned.root),
         };
         let mut to = ViewMut {
-            data: &mut seed[planned.channel * stride + self.start(plan.outputs[0], 0, band)..],
+            data: &mut seed[planned.channel * stride + self.start(plan.update(), 0, band)..],
             stride,
         };
         let channels = layout.input..layout.channels();
@@ -260,11 +260,11 @@ impl StepOf<'_> {
                     let kernel = &mut weights[shared.range(*kernel)];
                     near::kernel_back(scratch.near.around(&hop), dy, kernel, width / input, plan.row());
                 }
-                let hop = self.hop(n, *x, band, *padding).back();
+                let hop = self.hop(n, band, *padding).back();
                 let mut spread = std::mem::take(&mut scratch.near);
                 spread.fill(dy, width, (hop.from.1, plan.row(), plan.images), *padding);
                 if let Prepared::Taps(_, taps) = &self.prepared[n] {
-                    let all = (0, hop.to.1 * plan.row());
+                    let all = (self.start(*x, reach + 1, band), hop.to.1 * plan.row());
                     self.give(scratch, *x, all, band, |_, dx, add| {
                         near::stencil(spread.around(&hop), taps, dx, plan.row(), add);
                     });
@@ -454,8 +454,9 @@ impl StepOf<'_> {
         let plan = self.plan;
         let (width, stride, row) = (plan.nodes[n].width, plan.stride(n), plan.row());
         let (_, reach) = self.lanes(n, band);
-        let hop = self.hop(n, k, band, padding);
-        self.spread_values(scratch, (k, v), &hop);
+        let hop = self.hop(n, band, padding);
+        let around = |x| self.start(x, reach + 1, band);
+        self.spread_values(scratch, (k, around(k)), (v, around(v)), &hop);
         let shares = std::mem::take(&mut scratch.shares[n]);
         let mut scores = std::mem::take(&mut scratch.wide);
         scores.at_least(9 * heads * stride + LANES);
@@ -495,13 +496,13 @@ impl StepOf<'_> {
         // the gradients of those, by their shares.
         near.fill(self.view(scratch, q, start), width, rows, padding);
         far.fill(weights(&scores), 9 * heads, rows, padding);
-        let all = (0, hop.from.1 * row);
-        self.give(scratch, k, all, band, |_, dk, add| {
+        let lanes = hop.from.1 * row;
+        self.give(scratch, k, (around(k), lanes), band, |_, dk, add| {
             near::send_back(&near, &far, &back, (dk, add), size);
         });
         near.fill(dy, width, rows, padding);
         far.fill(weights(&shares), 9 * heads, rows, padding);
-        self.give(scratch, v, all, band, |_, dv, add| {
+        self.give(scratch, v, (around(v), lanes), band, |_, dv, add| {
             near::send_back(&near, &far, &back, (dv, add), size);
         });
         (scratch.near, scratch.far, scratch.wide) = (near, far, scores);

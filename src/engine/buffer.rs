@@ -89,6 +89,8 @@ impl Scratch {
         self.free.extend(used.flatten());
         self.values.resize_with(nodes, || None);
         self.grads.resize_with(nodes, || None);
+        // Two plans take turns here.
+        let nodes = nodes.max(self.shares.len());
         self.shares.resize_with(nodes, Buffer::default);
         self.origins.resize(nodes, 0);
     }

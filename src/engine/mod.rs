@@ -41,7 +41,7 @@ use kernels::{View, ViewMut, arch};
 use plan::{Plan, Setting};
 use prepared::Prepared;
 use runner::{Grads, Runner};
-use standing::standing;
+use standing::worth_keeping;
 use step::{Shared, StepOf};
 
 /// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
@@ -173,7 +173,7 @@ struct Plans {
 struct Group<'a> {
     shared: &'a Shared<'a>,
     step: &'a Ready,
-    standing: &'a Option<Ready>,
+    standing: Option<&'a Ready>,
     images: Range<usize>,
     /// Its place among the groups.
     number: usize,
@@ -240,9 +240,10 @@ impl FusedRollout {
                 prepared: Prepared::new(&plan, |param| shared.param(param).to_vec()),
                 plan,
             };
-            // Cells that die change without having fired.
-            let standing = match sparse && self.program.alive.is_none() {
-                true => standing(&self.program, height * width * images),
+            // Cells that die change without having fired, and after a single step nothing is used again.
+            let stands = sparse && self.program.alive.is_none() && self.task.steps.len() > 1;
+            let standing = match stands {
+                true => worth_keeping(&self.program, height * width * images),
                 false => vec![],
             };
             Plans {
@@ -266,7 +267,7 @@ impl FusedRollout {
                 f(&Group {
                     shared: &shared,
                     step,
-                    standing,
+                    standing: standing.as_ref(),
                     images,
                     number,
                     parallel,
@@ -338,10 +339,10 @@ impl FusedRollout {
                 let steps = from..self.task.steps.end.min(from + self.task.every);
                 // The states between, computed again.
                 let mut between: Vec<Vec<f32>> = vec![];
+                if steps.len() > 1 {
+                    runner.forget();
+                }
                 for step in from + 1..steps.end {
-                    if step == from + 1 {
-                        runner.forget();
-                    }
                     let mut next = vec![];
                     runner.step(step - 1, between.last().unwrap_or(first), &mut next);
                     between.push(next);
@@ -377,7 +378,7 @@ impl<'a> Group<'a> {
 
     /// The standing values at a step.
     fn standing_at(&self, step: usize) -> Option<StepOf<'a>> {
-        Some(self.of(self.standing.as_ref()?, step))
+        Some(self.of(self.standing?, step))
     }
 
     fn of(&self, ready: &'a Ready, step: usize) -> StepOf<'a> {
@@ -393,7 +394,7 @@ impl<'a> Group<'a> {
 
     /// Most strips that run at the same time.
     fn strips(&self) -> usize {
-        let standing = self.standing.as_ref().map_or(0, |of| of.plan.strips.len());
+        let standing = self.standing.map_or(0, |of| of.plan.strips.len());
         self.step.plan.strips.len().max(standing)
     }
 

@@ -16,6 +16,8 @@ pub(super) struct Hop {
     pub to: (isize, usize),
     /// First row and number of rows that are there to be looked at.
     pub from: (isize, usize),
+    /// Whether either is the whole grid.
+    pub whole: bool,
     /// Rows of the grid.
     pub height: usize,
     pub padding: Padding,
@@ -30,8 +32,7 @@ impl Hop {
         if self.padding == Padding::Zero && beyond {
             return None;
         }
-        let whole = self.from == (0, self.height);
-        let at = if whole {
+        let at = if self.whole {
             (at + dy).rem_euclid(height)
         } else {
             at + dy - self.from.0

@@ -63,7 +63,7 @@ pub(super) struct Plan {
     pub bands: Vec<Range<usize>>,
     /// Ranges of bands whose gradients are summed apart, however many threads there are.
     pub strips: Vec<Range<usize>>,
-    /// Most rows that lie beyond a band and are needed by it.
+    /// Most rows that lie beyond a band and of which a value is needed by it.
     pub reach: usize,
     wraps: bool,
     band_rows: usize,
@@ -117,7 +117,8 @@ impl Plan {
     ) -> Self {
         let program = setting.program;
         let (height, columns) = setting.grid;
-        let paddings = program.nodes.iter().zip(needed).filter(|(_, needed)| **needed);
+        let circular = |node: &Node| node.op.padding() == Some(Padding::Circular);
+        let mut present = program.nodes.iter().zip(needed);
         let mut plan = Self {
             nodes: vec![],
             outputs: vec![],
@@ -127,9 +128,7 @@ impl Plan {
             bands: vec![],
             strips: vec![],
             reach: 0,
-            wraps: paddings
-                .into_iter()
-                .any(|(node, _)| node.op.padding() == Some(Padding::Circular)),
+            wraps: present.any(|(node, needed)| *needed && circular(node)),
             band_rows: height,
         };
         plan.lower(setting, (needed, dense), given, outputs);
@@ -159,6 +158,19 @@ impl Plan {
         padded(rows * self.row())
     }
 
+    /// Rows on either side of a band on which a value is needed.
+    pub fn reach_of(&self, node: usize) -> usize {
+        match self.nodes[node].domain {
+            Domain::Rows(reach) => reach,
+            Domain::Fired => 0,
+        }
+    }
+
+    /// What a step adds to cells.
+    pub fn update(&self) -> usize {
+        self.outputs[0]
+    }
+
     /// Distance of the channels of a whole grid.
     pub fn grid_stride(&self) -> usize {
         padded(self.height * self.row())
@@ -175,11 +187,7 @@ impl Plan {
     /// The lanes of a value on a band and around it that lie together on the grid: the first of them there and on the
     /// grid, and how many they are.
     pub fn runs(&self, node: usize, band: &Range<usize>) -> Vec<(usize, usize, usize)> {
-        let reach = match self.nodes[node].domain {
-            Domain::Rows(reach) => reach,
-            Domain::Fired => 0,
-        };
-        let ((start, count), row) = (self.span(reach, band), self.row());
+        let ((start, count), row) = (self.span(self.reach_of(node), band), self.row());
         match usize::try_from(start) {
             Ok(start) if start + count <= self.height => vec![(0, start * row, count * row)],
             _ => {
@@ -239,10 +247,10 @@ impl Plan {
         let mut moved: Vec<Option<usize>> = vec![None; count];
         for (n, node) in program.nodes.iter().enumerate() {
             let through = setting.differentiable[n];
-            let this = (self.nodes.len(), 0);
             if let Some(slot) = given.iter().position(|&given| given == n) {
-                self.push(Work::Given { slot }, node.width, Domain::Rows(0), this, through);
-                numbers.push(this.0);
+                let root = (self.nodes.len(), 0);
+                self.push(Work::Given { slot }, node.width, Domain::Rows(0), root, through);
+                numbers.push(root.0);
                 continue;
             }
             // The cells come first in every plan.
@@ -341,10 +349,7 @@ impl Plan {
     /// How far around a band each value is needed.
     fn find_reach(&mut self) {
         for n in (0..self.nodes.len()).rev() {
-            let own = match self.nodes[n].domain {
-                Domain::Rows(reach) => reach,
-                Domain::Fired => 0,
-            };
+            let own = self.reach_of(n);
             for x in self.nodes[n].inputs() {
                 let hop = match &self.nodes[n].work {
                     Work::Op(op) => usize::from(op.looks_around(x)),
@@ -360,9 +365,8 @@ impl Plan {
         for n in 0..self.nodes.len() {
             self.nodes[n].domain = self.nodes[self.nodes[n].root].domain;
         }
-        if let Domain::Rows(reach) = self.nodes[0].domain {
-            self.reach = reach;
-        }
+        let reaches = (0..self.nodes.len()).map(|n| self.reach_of(n));
+        self.reach = reaches.max().unwrap_or(0);
     }
 
     fn find_last_uses(&mut self) {
@@ -444,8 +448,8 @@ impl Planned {
     }
 }
 
-/// The nodes that `outputs` depend on, themselves included, as far as they are not `given`.
-fn needed(program: &Program, outputs: &[usize], given: &[usize]) -> Vec<bool> {
+/// The nodes that `outputs` depend on, themselves included, but for those that only a `given` one depends on.
+pub(super) fn needed(program: &Program, outputs: &[usize], given: &[usize]) -> Vec<bool> {
     let mut needed = vec![false; program.nodes.len()];
     outputs.iter().for_each(|&n| needed[n] = true);
     for n in (0..needed.len()).rev() {

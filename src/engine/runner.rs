@@ -32,7 +32,7 @@ impl<'a> Runner<'a> {
         Self {
             group,
             scratch: (0..strips).map(|_| Scratch::default()).collect(),
-            standing: group.standing.as_ref().map(|of| Standing::new(&of.plan, back)),
+            standing: group.standing.map(|of| Standing::new(&of.plan, back)),
         }
     }
 

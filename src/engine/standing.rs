@@ -14,18 +14,19 @@ use super::back::Debt;
 use super::buffer::{Buffer, Scratch};
 use super::kernels::{self, View, ViewMut};
 use super::moves::{self, Picked};
-use super::plan::{Plan, dense};
+use super::plan::{Plan, dense, needed};
 use super::runner::{Grads, each_strip};
 use super::step::StepOf;
 
-/// Floats that the standing values of a group may take.
+/// Floats that the standing values of a group may take; on the way back as many again for their gradients.
 const FLOATS: usize = 1 << 22;
 
-/// The nodes of `program` to be kept from step to step, in its order: values that hang on a cell alone and that a step
-/// needs on all lanes. None where that would not save a linear layer, or take too much memory.
-pub(super) fn standing(program: &Program, lanes: usize) -> Vec<usize> {
+/// The nodes of `program` to be kept from step to step, in its order: values that hang on a cell alone, and that
+/// neighbours look at or that cost a linear layer. None where that would not save a linear layer, or take too much memory.
+pub(super) fn worth_keeping(program: &Program, lanes: usize) -> Vec<usize> {
     let nodes = &program.nodes;
-    let dense = dense(program, &vec![true; nodes.len()], &[]);
+    let needed = needed(program, &[program.update], &[]);
+    let dense = dense(program, &needed, &[]);
     let is_leaf = |n: usize| matches!(nodes[n].op, Op::Cells | Op::Constant(_));
     // Of a slice, the whole is kept.
     let whole = |mut n: usize| {
@@ -37,32 +38,32 @@ pub(super) fn standing(program: &Program, lanes: usize) -> Vec<usize> {
     let (mut stands, mut costs) = (vec![], vec![]);
     for node in nodes {
         let inputs = node.op.inputs();
-        let moves = matches!(node.op, Op::Dropout { .. }) || node.op.padding().is_some();
-        stands.push(!moves && inputs.iter().all(|&x| stands[x]));
+        let changes = matches!(node.op, Op::Dropout { .. }) || node.op.padding().is_some();
+        stands.push(!changes && inputs.iter().all(|&x| stands[x]));
         costs.push(matches!(node.op, Op::Linear { .. }) || inputs.iter().any(|&x| costs[x]));
     }
-    // Read by what does not stand; and by something that is itself on all lanes.
-    let (mut read, mut spread) = (vec![false; nodes.len()], vec![false; nodes.len()]);
-    for (n, node) in nodes.iter().enumerate() {
+    // Whether a value is read by one that does not itself stand on all lanes, and whether it is needed on all lanes there.
+    let (mut read, mut on_all) = (vec![false; nodes.len()], vec![false; nodes.len()]);
+    for (n, node) in nodes.iter().enumerate().filter(|(n, _)| needed[*n]) {
+        let everywhere = dense[n] || node.op.padding().is_some();
         for x in node.op.inputs().into_iter().map(whole) {
-            let on_all = dense[n] || node.op.padding().is_some();
-            read[x] |= !(stands[n] && on_all);
-            spread[x] |= !stands[n] && on_all;
+            read[x] |= !(stands[n] && everywhere);
+            on_all[x] |= !stands[n] && everywhere;
         }
     }
-    let mut chosen: Vec<usize> = vec![];
+    let mut kept: Vec<usize> = vec![];
     for n in (0..nodes.len()).filter(|&n| stands[n] && dense[n] && read[n] && !is_leaf(n)) {
         let linear = matches!(nodes[n].op, Op::Linear { .. });
         let mut inputs = nodes[n].op.inputs().into_iter().map(whole);
-        let at_hand = inputs.all(|x| is_leaf(x) || chosen.contains(&x));
-        // What is needed where cells fire alone, and soon computed from others, is not kept.
-        if spread[n] || linear || !at_hand {
-            chosen.push(n);
+        let at_hand = inputs.all(|x| is_leaf(x) || kept.contains(&x));
+        // What only cells that fire need, and is one cheap operation from what is kept, is computed where they do.
+        if on_all[n] || linear || !at_hand {
+            kept.push(n);
         }
     }
-    let floats = chosen.iter().map(|&n| nodes[n].width).sum::<usize>() * lanes;
-    match chosen.iter().any(|&n| costs[n]) && floats <= FLOATS {
-        true => chosen,
+    let floats = kept.iter().map(|&n| nodes[n].width).sum::<usize>() * lanes;
+    match kept.iter().any(|&n| costs[n]) && floats <= FLOATS {
+        true => kept,
         false => vec![],
     }
 }

@@ -165,7 +165,7 @@ impl StepOf<'_> {
                 data: &mut cells[layout.input * stride + start..],
                 stride,
             };
-            let update = self.view(scratch, plan.outputs[0], 0);
+            let update = self.view(scratch, plan.update(), 0);
             match &band.picked {
                 None => kernels::add_to(update, to, (layout.update_channels(), band.lanes(row))),
                 Some(picked) => moves::expand(update, picked, to, layout.update_channels()),
@@ -273,16 +273,14 @@ impl StepOf<'_> {
         }
     }
 
-    /// The rows of `node` that look at those of `x`.
-    pub fn hop(&self, node: usize, x: usize, band: &Band<'_>, padding: crate::Padding) -> Hop {
-        let span = |node: usize| match self.plan.nodes[node].domain {
-            Domain::Rows(reach) => self.plan.span(reach, band.rows),
-            Domain::Fired => (0, 0),
-        };
+    /// The rows of `node` and those that they look at.
+    pub fn hop(&self, node: usize, band: &Band<'_>, padding: crate::Padding) -> Hop {
+        let (plan, reach) = (self.plan, self.plan.reach_of(node));
         Hop {
-            to: span(node),
-            from: span(x),
-            height: self.plan.height,
+            to: plan.span(reach, band.rows),
+            from: plan.span(reach + 1, band.rows),
+            whole: plan.bands.len() == 1,
+            height: plan.height,
             padding,
         }
     }
@@ -435,8 +433,9 @@ impl StepOf<'_> {
                 heads,
                 padding,
             } => {
-                let hop = self.hop(n, *k, band, *padding);
-                self.spread_values(scratch, (*k, *v), &hop);
+                let hop = self.hop(n, band, *padding);
+                let around = |x| (x, self.start(x, reach + 1, band));
+                self.spread_values(scratch, around(*k), around(*v), &hop);
                 let mut shares = std::mem::take(&mut scratch.shares[n]);
                 shares.at_least(9 * heads * plan.stride(n) + LANES);
                 let attention = Attention {
@@ -474,24 +473,36 @@ impl StepOf<'_> {
     /// Spreads input `x` of the stencil `n` out.
     pub fn spread(&self, scratch: &mut Scratch, n: usize, x: usize, band: &Band<'_>, op: &Op) -> Hop {
         let padding = op.padding().unwrap_or_default();
-        let hop = self.hop(n, x, band, padding);
+        let hop = self.hop(n, band, padding);
+        let start = self.start(x, self.plan.reach_of(n) + 1, band);
         let mut spread = std::mem::take(&mut scratch.near);
         let rows = (hop.from.1, self.plan.row(), self.plan.images);
-        spread.fill(self.view(scratch, x, 0), self.plan.nodes[x].width, rows, padding);
+        spread.fill(
+            self.view(scratch, x, start),
+            self.plan.nodes[x].width,
+            rows,
+            padding,
+        );
         scratch.near = spread;
         hop
     }
 
-    /// Spreads keys and values out.
-    pub fn spread_values(&self, scratch: &mut Scratch, (k, v): (usize, usize), hop: &Hop) {
+    /// Spreads keys and values out, from lanes on.
+    pub fn spread_values(
+        &self,
+        scratch: &mut Scratch,
+        (k, k_start): (usize, usize),
+        (v, v_start): (usize, usize),
+        hop: &Hop,
+    ) {
         let rows = (hop.from.1, self.plan.row(), self.plan.images);
         let (mut near, mut far) = (
             std::mem::take(&mut scratch.near),
             std::mem::take(&mut scratch.far),
         );
         let width = self.plan.nodes[k].width;
-        near.fill(self.view(scratch, k, 0), width, rows, hop.padding);
-        far.fill(self.view(scratch, v, 0), width, rows, hop.padding);
+        near.fill(self.view(scratch, k, k_start), width, rows, hop.padding);
+        far.fill(self.view(scratch, v, v_start), width, rows, hop.padding);
         (scratch.near, scratch.far) = (near, far);
     }
 

@@ -149,7 +149,7 @@ impl Nafca {
             return p.gate(wide);
         };
         // Output o of the grouped layer is that of channel o / 2. The even outputs, gated, and the odd ones after them
-        // need no more than the E channels there are; `interleaved` brings the weights that read them into this order.
+        // need no more than the E channels there are; `evens_first` brings the weights that read them into this order.
         let mut parts = vec![];
         for parity in 0..2 {
             let every_other = |x: &Tensor| -> Result<Tensor> {
@@ -164,7 +164,7 @@ impl Nafca {
     }
 
     /// Weights `[_, E, ..]` in the order of the channels that [`Self::perceive`] makes.
-    fn interleaved(&self, weight: &Tensor) -> Result<Tensor> {
+    fn evens_first(&self, weight: &Tensor) -> Result<Tensor> {
         if self.conv2.is_none() {
             return Ok(weight.clone());
         }
@@ -192,11 +192,11 @@ impl TransitionFn for Nafca {
         let cells = p.cells();
         let normal = p.norm(cells, &self.norm1)?;
         let gated = self.perceive(&mut p, normal)?;
-        let (kernel, bias) = (self.interleaved(&self.attention_weight)?, &self.attention_bias);
+        let (kernel, bias) = (self.evens_first(&self.attention_weight)?, &self.attention_bias);
         let attention = p.convolution(gated, &kernel, Some(bias), padding)?;
         let attended = p.mul(gated, attention)?;
         // The scale of a branch is part of its last layer: dropout does not mind.
-        let conv3 = Linear::new(self.interleaved(self.conv3.weight())?, self.conv3.bias().cloned());
+        let conv3 = Linear::new(self.evens_first(self.conv3.weight())?, self.conv3.bias().cloned());
         let seen = p.layer(attended, &scaled(&conv3, &self.beta)?)?;
         let seen = p.dropout(seen, dropout)?;
         let cells = p.add(cells, seen)?;

@@ -270,14 +270,17 @@ fn what_is_kept_changes_no_bit() {
 /// of several, whatever states are kept, on a torus too.
 #[test]
 fn standing_values_are_those_of_every_step() {
-    for (grid, padding) in [
-        ((6, 5), Padding::Zero),
-        ((60, 20), Padding::Zero),
-        ((60, 20), Padding::Circular),
+    for (grid, depth, padding) in [
+        ((6, 5), 1, Padding::Zero),
+        ((60, 20), 1, Padding::Zero),
+        ((60, 20), 1, Padding::Circular),
+        // Bands of a row, were they not to be larger than what lies around them.
+        ((3, 130), 2, Padding::Circular),
     ] {
         let weights = Weights::new(1, DType::F32, &Device::Cpu);
         let config = VitcaConfig {
             padding,
+            depth,
             ..VitcaConfig::default()
         };
         let vitca = Vitca::new(config, weights.builder()).unwrap();

@@ -105,6 +105,8 @@ impl Draw {
                         p.linear(x, &weight, None)
                     };
                     let (q, k, v) = (part()?, part()?, part()?);
+                    // Others may look further at one of them.
+                    values.extend([k, v]);
                     p.attention(q, k, v, heads, padding)?
                 }
                 _ => match self.rng.random_bool(0.5) {
@@ -180,6 +182,39 @@ fn tall_grids_run_alike() {
         let program = draw.program(layout, (151, 40), 10).unwrap();
         let rollout = Rollout::new(2).fire_rate(0.6).key(Key::new(seed)).training(true);
         agree(&program, &draw.vars, (1, 151, 40), &rollout);
+    }
+}
+
+/// Keys or values of an attention that others look at from further away, on grids of several bands.
+#[test]
+fn keys_and_values_are_needed_on_different_rows() {
+    let layout = CellLayout {
+        input: 0,
+        output: 3,
+        hidden: 1,
+    };
+    let width = 32;
+    for (further, rate) in [(1, 1.0), (2, 1.0), (1, 0.6), (2, 0.6)] {
+        let mut draw = Draw {
+            rng: Key::new(7).rng(),
+            vars: vec![],
+        };
+        let mut p = ProgramBuilder::new(layout);
+        let weights = [(); 3].map(|()| draw.weight(&[width, 4]));
+        let qkv = weights.map(|weight| p.linear(p.cells(), &weight, None).unwrap());
+        let attended = p.attention(qkv[0], qkv[1], qkv[2], 2, Padding::Zero).unwrap();
+        let mut x = qkv[further];
+        for _ in 0..2 {
+            let kernel = draw.weight(&[1, 3, 3]);
+            x = p.stencil(x, &kernel, Padding::Zero).unwrap();
+            x = p.map(x, Function::Tanh).unwrap();
+        }
+        let both = p.concat(&[attended, x]).unwrap();
+        let weight = draw.weight(&[4, 2 * width]);
+        let update = p.linear(both, &weight, None).unwrap();
+        let program = p.finish(update).unwrap();
+        let rollout = Rollout::new(2).fire_rate(rate).key(Key::new(3));
+        agree(&program, &draw.vars, (1, 300, 60), &rollout);
     }
 }
 
