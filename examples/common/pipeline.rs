@@ -217,7 +217,7 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
     curves::save(&folder.file("curves.png"), task.name, settings.model, &log)?;
 
     let history: BTreeMap<_, _> = PHASES.map(|phase| (phase, log.epochs(phase))).into();
-    for (phase, epochs) in &history {
+    for (phase, epochs) in history.iter().filter(|(_, epochs)| !epochs.is_empty()) {
         seconds.insert(phase, epochs.iter().map(|epoch| epoch.seconds).sum());
     }
     seconds.insert("this run in all", started.elapsed().as_secs_f64());
