@@ -87,7 +87,8 @@ mod avx512 {
         }
     }
 
-    pub struct Expand<'a> {
+    /// Adds to the lanes of `y`, or sets them.
+    pub struct Expand<'a, const ADD: bool> {
         pub simd: V4,
         pub x: View<'a>,
         pub masks: &'a [u16],
@@ -95,7 +96,7 @@ mod avx512 {
         pub channels: usize,
     }
 
-    impl NullaryFnOnce for Expand<'_> {
+    impl<const ADD: bool> NullaryFnOnce for Expand<'_, ADD> {
         type Output = ();
 
         #[inline(always)]
@@ -106,36 +107,11 @@ mod avx512 {
                 let y = &mut self.y.data[c * self.y.stride..];
                 let mut at = 0;
                 for (block, &mask) in self.masks.iter().enumerate() {
-                    let picked = avx._mm512_maskz_expand_ps(mask, vector(x, at));
-                    let sum: [f32; TILE] = cast(avx._mm512_add_ps(vector(y, block * TILE), picked));
-                    y[block * TILE..][..TILE].copy_from_slice(&sum);
-                    at += mask.count_ones() as usize;
-                }
-            }
-        }
-    }
-
-    pub struct Put<'a> {
-        pub simd: V4,
-        pub x: View<'a>,
-        pub masks: &'a [u16],
-        pub y: ViewMut<'a>,
-        pub channels: usize,
-    }
-
-    impl NullaryFnOnce for Put<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            let avx = self.simd.avx512f;
-            for c in 0..self.channels {
-                let x = &self.x.data[c * self.x.stride..];
-                let y = &mut self.y.data[c * self.y.stride..];
-                let mut at = 0;
-                for (block, &mask) in self.masks.iter().enumerate() {
-                    let old = vector(y, block * TILE);
-                    let new: [f32; TILE] = cast(avx._mm512_mask_expand_ps(old, mask, vector(x, at)));
+                    let (old, x) = (vector(y, block * TILE), vector(x, at));
+                    let new: [f32; TILE] = cast(match ADD {
+                        true => avx._mm512_add_ps(old, avx._mm512_maskz_expand_ps(mask, x)),
+                        false => avx._mm512_mask_expand_ps(old, mask, x),
+                    });
                     y[block * TILE..][..TILE].copy_from_slice(&new);
                     at += mask.count_ones() as usize;
                 }
@@ -248,28 +224,18 @@ pub(super) fn compress(x: View<'_>, picked: &Picked, mut y: ViewMut<'_>, channel
 
 /// Adds lanes, one after the other, to the picked lanes of `y`; whole vectors of `x` are read.
 pub(super) fn expand(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Arch::V4(simd) = arch() {
-        return simd.vectorize(avx512::Expand {
-            simd,
-            x,
-            masks: &picked.masks,
-            y,
-            channels,
-        });
-    }
-    for c in 0..channels {
-        let y = &mut y.data[c * y.stride..];
-        let x = x.row(c, picked.index.len());
-        x.iter().zip(&picked.index).for_each(|(x, &i)| y[i as usize] += x);
-    }
+    at_places::<true>(x, picked, y, channels);
 }
 
 /// Sets the picked lanes of `y` to lanes that come one after the other; whole vectors of `x` are read, and of `y` written.
 pub(super) fn put(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
+    at_places::<false>(x, picked, y, channels);
+}
+
+fn at_places<const ADD: bool>(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
     #[cfg(target_arch = "x86_64")]
     if let Arch::V4(simd) = arch() {
-        return simd.vectorize(avx512::Put {
+        return simd.vectorize(avx512::Expand::<ADD> {
             simd,
             x,
             masks: &picked.masks,
@@ -280,6 +246,9 @@ pub(super) fn put(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize)
     for c in 0..channels {
         let y = &mut y.data[c * y.stride..];
         let x = x.row(c, picked.index.len());
-        x.iter().zip(&picked.index).for_each(|(x, &i)| y[i as usize] = *x);
+        x.iter().zip(&picked.index).for_each(|(x, &i)| match ADD {
+            true => y[i as usize] += x,
+            false => y[i as usize] = *x,
+        });
     }
 }

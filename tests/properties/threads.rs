@@ -29,6 +29,17 @@ fn hash<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> u64 {
     hash
 }
 
+/// Hashes of cells and of the gradients of weights.
+fn both(last: &Tensor, weights: &Weights) -> Result<[u64; 2]> {
+    let grads = last.sqr()?.sum_all()?.backward()?;
+    let grads: Vec<Tensor> = weights
+        .vars()
+        .iter()
+        .map(|(_, var)| grads.get(var).unwrap().clone())
+        .collect();
+    Ok([hash([last]), hash(&grads)])
+}
+
 /// A rollout large enough that Candle splits its operations over threads.
 fn rollout(precision: Precision) -> Result<[u64; 2]> {
     let weights = Weights::new(1, DType::F32, &Device::Cpu);
@@ -42,14 +53,7 @@ fn rollout(precision: Precision) -> Result<[u64; 2]> {
         .key(Key::new(9))
         .training(true)
         .precision(precision);
-    let last = rollout.run(&transition, &cells)?;
-    let grads = last.sqr()?.sum_all()?.backward()?;
-    let grads: Vec<Tensor> = weights
-        .vars()
-        .iter()
-        .map(|(_, var)| grads.get(var).unwrap().clone())
-        .collect();
-    Ok([hash([&last]), hash(&grads)])
+    both(&rollout.run(&transition, &cells)?, &weights)
 }
 
 /// A rollout of a single image whose grid is cut into several strips.
@@ -59,14 +63,7 @@ fn strips() -> Result<[u64; 2]> {
     crate::common::randomise(&weights, 3, 0.1)?;
     let cells = normal(1, (1, 96, 40, 38), DType::F32);
     let rollout = Rollout::new(3).fire_rate(0.5).key(Key::new(9));
-    let last = rollout.run(&transition, &cells)?;
-    let grads = last.sqr()?.sum_all()?.backward()?;
-    let grads: Vec<Tensor> = weights
-        .vars()
-        .iter()
-        .map(|(_, var)| grads.get(var).unwrap().clone())
-        .collect();
-    Ok([hash([&last]), hash(&grads)])
+    both(&rollout.run(&transition, &cells)?, &weights)
 }
 
 /// Two batches of either trainer, on images corrupted here.
