@@ -5,11 +5,12 @@ use std::ops::Range;
 use crate::program::Op;
 
 use super::LANES;
+use super::attention::{self, Weights};
 use super::buffer::{Buffer, Scratch};
 use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, View, ViewMut, arch};
 use super::moves;
-use super::near::{self, Attention, AttentionBack};
+use super::near;
 use super::plan::{Domain, Work};
 use super::prepared::Prepared;
 use super::step::{Band, Before, StepOf, load};
@@ -465,45 +466,44 @@ impl StepOf<'_> {
             std::mem::take(&mut scratch.far),
         );
         let start = self.start(q, reach, band);
-        let size = (heads, width / heads, row);
-        let own = (start, hop.to.1 * row);
-        self.give(scratch, q, own, band, |scratch, dq, add| {
-            let of = Attention {
-                q: self.view(scratch, q, start),
-                k: &near,
-                v: &far,
-                hop,
-                heads,
-                width: row,
-                depth: width / heads,
-            };
-            let shares = View {
-                data: &shares,
-                stride,
-            };
-            let back = AttentionBack { of, dy, shares };
-            let to = ViewMut {
-                data: &mut scores,
-                stride,
-            };
-            back.queries((dq, add), to);
+        let lanes = hop.to.1 * row;
+        let of = attention::Shape {
+            heads,
+            depth: width / heads,
+            width: row,
+        };
+        let weights = |data| View { data, stride };
+        let data = &mut *scores;
+        attention::correlate(dy, &far.around(&hop), ViewMut { data, stride }, of);
+        attention::softmax_back(weights(&shares), ViewMut { data, stride }, heads, lanes);
+        self.give(scratch, q, (start, lanes), band, |_, dq, add| {
+            attention::mix(&Weights::Own(weights(&scores)), &near.around(&hop), (dq, add), of);
         });
         let (mut near, mut far) = (near, far);
         let rows = (hop.to.1, row, plan.images);
         let back = hop.back();
-        let weights = |data| View { data, stride };
+        let lanes = hop.from.1 * row;
         // Keys get the queries of those that look at them, by the gradients of their scores; values get
         // the gradients of those, by their shares.
         near.fill(self.view(scratch, q, start), width, rows, padding);
         far.fill(weights(&scores), 9 * heads, rows, padding);
-        let lanes = hop.from.1 * row;
         self.give(scratch, k, (around(k), lanes), band, |_, dk, add| {
-            near::send_back(&near, &far, &back, (dk, add), size);
+            attention::mix(
+                &Weights::Others(far.around(&back)),
+                &near.around(&back),
+                (dk, add),
+                of,
+            );
         });
         near.fill(dy, width, rows, padding);
         far.fill(weights(&shares), 9 * heads, rows, padding);
         self.give(scratch, v, (around(v), lanes), band, |_, dv, add| {
-            near::send_back(&near, &far, &back, (dv, add), size);
+            attention::mix(
+                &Weights::Others(far.around(&back)),
+                &near.around(&back),
+                (dv, add),
+                of,
+            );
         });
         (scratch.near, scratch.far, scratch.wide) = (near, far, scores);
         scratch.shares[n] = shares;

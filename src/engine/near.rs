@@ -1,4 +1,4 @@
-//! What cells see of their neighbours: stencils and local attention.
+//! What cells see of their neighbours, and stencils.
 //!
 //! Operands are first spread out: every row gets the cells beyond either border, so that a neighbour is
 //! a fixed distance away and no lane is special.
@@ -6,7 +6,7 @@
 use pulp::Simd;
 
 use super::LANES;
-use super::kernels::{View, ViewMut, arch, exp};
+use super::kernels::{View, ViewMut, arch};
 use crate::stencil::Padding;
 
 /// Rows of two spans of a grid: those that are computed, and those that they look at.
@@ -105,9 +105,30 @@ impl Spread {
 /// Spread channels, and where in each of them the three rows begin that a row sees.
 pub(super) struct Around<'a> {
     data: &'a [f32],
-    plane: usize,
-    images: usize,
-    rows: Vec<[usize; 3]>,
+    pub plane: usize,
+    pub images: usize,
+    pub rows: Vec<[usize; 3]>,
+}
+
+impl Around<'_> {
+    /// Panics unless [`Self::near`] may be called for every neighbour of `width` lanes a row of `channels` channels.
+    pub fn check(&self, channels: usize, width: usize) {
+        let last = self.rows.iter().flatten().max().unwrap_or(&0) + 2 * self.images;
+        let end = channels.saturating_sub(1) * self.plane + last + width.next_multiple_of(2 * LANES);
+        assert!(end <= self.data.len(), "what is spread out is too short");
+    }
+
+    /// A vector from lane `at`, which is `channel * plane + start + column * images + lane` with a start of `rows`, a
+    /// column of 0 to 2 and a lane below `width` rounded up to two vectors of [`LANES`], less a vector.
+    ///
+    /// # Safety
+    /// [`Self::check`] has not panicked for more channels than `channel` and for this width.
+    #[inline(always)]
+    pub unsafe fn near<S: Simd>(&self, at: usize) -> S::f32s {
+        debug_assert!(at + S::F32_LANES <= self.data.len());
+        // SAFETY: by the caller's promise `at` and the vector behind it lie within `data`; it is read unaligned.
+        unsafe { self.data.as_ptr().add(at).cast::<S::f32s>().read_unaligned() }
+    }
 }
 
 #[pulp::with_simd(spread = arch())]
@@ -163,6 +184,8 @@ pub(super) fn stencil_simd<'a, S: Simd>(
     let mut y = y;
     let mut at: Vec<(usize, f32)> = vec![];
     let lanes = S::F32_LANES;
+    let channels = taps.iter().flatten().map(|tap| tap.channel + 1).max();
+    x.check(channels.unwrap_or(0), width);
     for (c, taps) in taps.iter().enumerate() {
         let y = y.row(c, x.rows.len() * width);
         for (starts, y) in x.rows.iter().zip(y.chunks_exact_mut(width)) {
@@ -175,8 +198,11 @@ pub(super) fn stencil_simd<'a, S: Simd>(
                 let mut sums = [simd.splat_f32s(0.0); 2];
                 for &(at, factor) in &at {
                     let (at, factor) = (at + block * 2 * lanes, simd.splat_f32s(factor));
-                    sums[0] = simd.mul_add_e_f32s(factor, lanes_at::<S>(x.data, at), sums[0]);
-                    sums[1] = simd.mul_add_e_f32s(factor, lanes_at::<S>(x.data, at + lanes), sums[1]);
+                    // SAFETY: `at` was made of a channel that was checked, a start, a column, and a lane below `width`
+                    // rounded up to two vectors.
+                    let near = unsafe { [x.near::<S>(at), x.near::<S>(at + lanes)] };
+                    sums[0] = simd.mul_add_e_f32s(factor, near[0], sums[0]);
+                    sums[1] = simd.mul_add_e_f32s(factor, near[1], sums[1]);
                 }
                 for (sum, y) in sums.into_iter().zip(y.chunks_mut(lanes)) {
                     put(simd, y, sum, add);
@@ -184,12 +210,6 @@ pub(super) fn stencil_simd<'a, S: Simd>(
             }
         }
     }
-}
-
-/// A vector of the lanes from `at`.
-#[inline(always)]
-fn lanes_at<S: Simd>(x: &[f32], at: usize) -> S::f32s {
-    S::as_simd_f32s(&x[at..at + S::F32_LANES]).0[0]
 }
 
 /// The gradient of a depthwise kernel, `[channels, filters, 9]`, added to `kernel`.
@@ -221,287 +241,9 @@ pub(super) fn kernel_back_simd<'a, S: Simd>(
     }
 }
 
-/// Local attention. `q` and the result have the rows of `hop.to`, `k` and `v` are spread out; the shares,
-/// nine of a head, are left in `shares`.
-pub(super) struct Attention<'a> {
-    pub q: View<'a>,
-    pub k: &'a Spread,
-    pub v: &'a Spread,
-    pub hop: Hop,
-    pub heads: usize,
-    pub width: usize,
-    pub depth: usize,
-}
-
-impl Attention<'_> {
-    pub fn forward(&self, y: ViewMut<'_>, shares: ViewMut<'_>) {
-        let rows: Vec<[usize; 3]> = (0..self.hop.to.1)
-            .map(|row| self.k.rows(&self.hop, row))
-            .collect();
-        attend(self, &rows, y, shares);
-    }
-}
-
-/// The vectors at `at` that the nine neighbours of a vector hold.
-#[inline(always)]
-fn nine<S: Simd>(x: &[f32], at: usize, starts: &[usize; 3], images: usize) -> [S::f32s; 9] {
-    let mut near = [lanes_at::<S>(x, at + starts[0]); 9];
-    let mut i = 1;
-    while i < 9 {
-        near[i] = lanes_at::<S>(x, at + starts[i / 3] + i % 3 * images);
-        i += 1;
-    }
-    near
-}
-
-/// The sum of nine products.
-#[inline(always)]
-fn weigh<S: Simd>(simd: S, weights: &[S::f32s; 9], near: &[S::f32s; 9]) -> S::f32s {
-    let mut sum = simd.mul_f32s(weights[0], near[0]);
-    let mut i = 1;
-    while i < 9 {
-        sum = simd.mul_add_e_f32s(weights[i], near[i], sum);
-        i += 1;
-    }
-    sum
-}
-
-/// Adds a multiple of nine vectors to nine others.
-#[inline(always)]
-fn gain<S: Simd>(simd: S, sums: &mut [S::f32s; 9], by: S::f32s, near: &[S::f32s; 9]) {
-    let mut i = 0;
-    while i < 9 {
-        sums[i] = simd.mul_add_e_f32s(by, near[i], sums[i]);
-        i += 1;
-    }
-}
-
-/// Up to a vector of the lanes of a channel; what is missing is 0.
-#[inline(always)]
-fn load<S: Simd>(simd: S, x: View<'_>, channel: usize, lane: usize, n: usize) -> S::f32s {
-    let at = channel * x.stride + lane;
-    match n == S::F32_LANES {
-        true => lanes_at::<S>(x.data, at),
-        false => simd.partial_load_f32s(&x.data[at..at + n]),
-    }
-}
-
-#[inline(always)]
-fn store<S: Simd>(simd: S, x: &mut ViewMut<'_>, channel: usize, lane: usize, n: usize, lanes: S::f32s) {
-    simd.partial_store_f32s(&mut x.data[channel * x.stride + lane..][..n], lanes);
-}
-
-#[pulp::with_simd(attend = arch())]
-#[inline(always)]
-fn attend_simd<'a, S: Simd>(
-    simd: S,
-    of: &'a Attention<'a>,
-    rows: &'a [[usize; 3]],
-    y: ViewMut<'a>,
-    shares: ViewMut<'a>,
-) {
-    let (mut y, mut shares, width) = (y, shares, of.width);
-    let (plane, images) = (of.k.plane, of.k.images);
-    let scale = simd.splat_f32s(1.0 / (of.depth as f32).sqrt());
-    for head in 0..of.heads {
-        let channels = head * of.depth..(head + 1) * of.depth;
-        for (row, starts) in rows.iter().enumerate() {
-            for at in (0..width).step_by(S::F32_LANES) {
-                let n = S::F32_LANES.min(width - at);
-                let lane = row * width + at;
-                let mut scores = [simd.splat_f32s(0.0); 9];
-                for c in channels.clone() {
-                    let q = load(simd, of.q, c, lane, n);
-                    gain(
-                        simd,
-                        &mut scores,
-                        q,
-                        &nine::<S>(&of.k.data, c * plane + at, starts, images),
-                    );
-                }
-                for (i, &score) in scores.iter().enumerate() {
-                    store(
-                        simd,
-                        &mut shares,
-                        head * 9 + i,
-                        lane,
-                        n,
-                        simd.mul_f32s(score, scale),
-                    );
-                }
-            }
-        }
-        softmax(&mut shares, head, rows.len() * width);
-        for (row, starts) in rows.iter().enumerate() {
-            for at in (0..width).step_by(S::F32_LANES) {
-                let n = S::F32_LANES.min(width - at);
-                let lane = row * width + at;
-                let mut weights = [simd.splat_f32s(0.0); 9];
-                let all = View {
-                    data: shares.data,
-                    stride: shares.stride,
-                };
-                for (i, weight) in weights.iter_mut().enumerate() {
-                    *weight = load(simd, all, head * 9 + i, lane, n);
-                }
-                for c in channels.clone() {
-                    let near = nine::<S>(&of.v.data, c * plane + at, starts, images);
-                    store(simd, &mut y, c, lane, n, weigh(simd, &weights, &near));
-                }
-            }
-        }
-    }
-}
-
-/// Turns the nine scores of a head on all lanes into shares.
-#[inline(always)]
-fn softmax(scores: &mut ViewMut<'_>, head: usize, lanes: usize) {
-    let (stride, first) = (scores.stride, head * 9 * scores.stride);
-    for block in (0..lanes).step_by(BLOCK) {
-        let n = BLOCK.min(lanes - block);
-        let (mut greatest, mut sum) = ([f32::NEG_INFINITY; BLOCK], [0f32; BLOCK]);
-        for i in 0..9 {
-            let scores = &scores.data[first + i * stride + block..][..n];
-            for (greatest, &score) in greatest.iter_mut().zip(scores) {
-                *greatest = if score > *greatest { score } else { *greatest };
-            }
-        }
-        for i in 0..9 {
-            let scores = &mut scores.data[first + i * stride + block..][..n];
-            for ((score, greatest), sum) in scores.iter_mut().zip(&greatest).zip(&mut sum) {
-                *score = exp(*score - greatest);
-                *sum += *score;
-            }
-        }
-        sum.iter_mut().for_each(|sum| *sum = 1.0 / *sum);
-        for i in 0..9 {
-            let scores = &mut scores.data[first + i * stride + block..][..n];
-            scores.iter_mut().zip(&sum).for_each(|(score, sum)| *score *= sum);
-        }
-    }
-}
-
-/// Lanes of a softmax at once.
-const BLOCK: usize = 64;
-
-/// What flows back through attention to queries and, still to be gathered by the neighbours, to scores.
-pub(super) struct AttentionBack<'a> {
-    pub of: Attention<'a>,
-    pub dy: View<'a>,
-    pub shares: View<'a>,
-}
-
-impl AttentionBack<'_> {
-    /// Sets `dq` to the gradient of the queries, or adds it, and leaves those of the scores in `scores`.
-    pub fn queries(&self, (dq, add): (ViewMut<'_>, bool), scores: ViewMut<'_>) {
-        let of = &self.of;
-        let rows: Vec<[usize; 3]> = (0..of.hop.to.1).map(|row| of.k.rows(&of.hop, row)).collect();
-        queries_back(self, &rows, (dq, add), scores);
-    }
-}
-
-#[pulp::with_simd(queries_back = arch())]
-#[inline(always)]
-fn queries_back_simd<'a, S: Simd>(
-    simd: S,
-    back: &'a AttentionBack<'a>,
-    rows: &'a [[usize; 3]],
-    (dq, add): (ViewMut<'a>, bool),
-    scores: ViewMut<'a>,
-) {
-    let of = &back.of;
-    let (mut scores, width) = (scores, of.width);
-    let (plane, images) = (of.k.plane, of.k.images);
-    let scale = simd.splat_f32s(1.0 / (of.depth as f32).sqrt());
-    for head in 0..of.heads {
-        let channels = head * of.depth..(head + 1) * of.depth;
-        for (row, starts) in rows.iter().enumerate() {
-            for at in (0..width).step_by(S::F32_LANES) {
-                let n = S::F32_LANES.min(width - at);
-                let lane = row * width + at;
-                let mut slopes = [simd.splat_f32s(0.0); 9];
-                for c in channels.clone() {
-                    let dy = load(simd, back.dy, c, lane, n);
-                    gain(
-                        simd,
-                        &mut slopes,
-                        dy,
-                        &nine::<S>(&of.v.data, c * plane + at, starts, images),
-                    );
-                }
-                let mut shares = [simd.splat_f32s(0.0); 9];
-                for (i, share) in shares.iter_mut().enumerate() {
-                    *share = load(simd, back.shares, head * 9 + i, lane, n);
-                }
-                let mean = weigh(simd, &shares, &slopes);
-                for (i, (slope, &share)) in slopes.iter_mut().zip(&shares).enumerate() {
-                    let centred = simd.sub_f32s(*slope, mean);
-                    *slope = simd.mul_f32s(simd.mul_f32s(scale, share), centred);
-                    store(simd, &mut scores, head * 9 + i, lane, n, *slope);
-                }
-                for c in channels.clone() {
-                    let near = nine::<S>(&of.k.data, c * plane + at, starts, images);
-                    let to = &mut dq.data[c * dq.stride + lane..][..n];
-                    let sum = weigh(simd, &slopes, &near);
-                    put(simd, to, sum, add);
-                }
-            }
-        }
-    }
-}
-
-/// Sets `to` to, or adds to it, what each cell is sent by those that look at it: the sum over neighbours of `weights`,
-/// nine a head, times `x`. `hop` is that of the forward pass, turned back.
-pub(super) fn send_back(
-    x: &Spread,
-    weights: &Spread,
-    hop: &Hop,
-    to: (ViewMut<'_>, bool),
-    (heads, depth, width): (usize, usize, usize),
-) {
-    let rows: Vec<[usize; 3]> = (0..hop.to.1).map(|row| x.rows(hop, row)).collect();
-    send_back_rows(
-        (&x.data, &weights.data),
-        (x.plane, x.images),
-        &rows,
-        to,
-        (heads, depth, width),
-    );
-}
-
-#[pulp::with_simd(send_back_rows = arch())]
-#[inline(always)]
-fn send_back_rows_simd<'a, S: Simd>(
-    simd: S,
-    (x, weights): (&'a [f32], &'a [f32]),
-    (plane, images): (usize, usize),
-    rows: &'a [[usize; 3]],
-    (to, add): (ViewMut<'a>, bool),
-    (heads, depth, width): (usize, usize, usize),
-) {
-    for head in 0..heads {
-        for (row, starts) in rows.iter().enumerate() {
-            for at in (0..width).step_by(S::F32_LANES) {
-                let n = S::F32_LANES.min(width - at);
-                let mut near = [simd.splat_f32s(0.0); 9];
-                for (i, near) in near.iter_mut().enumerate() {
-                    // The cell at distance i sees this one at the opposite distance.
-                    let plane = (head * 9 + 8 - i) * plane;
-                    *near = lanes_at::<S>(weights, plane + at + starts[i / 3] + i % 3 * images);
-                }
-                for c in head * depth..(head + 1) * depth {
-                    let sum = weigh(simd, &near, &nine::<S>(x, c * plane + at, starts, images));
-                    let to = &mut to.data[c * to.stride + row * width + at..][..n];
-                    put(simd, to, sum, add);
-                }
-            }
-        }
-    }
-}
-
 /// Sets up to a vector of lanes, or adds to them.
 #[inline(always)]
-fn put<S: Simd>(simd: S, to: &mut [f32], lanes: S::f32s, add: bool) {
+pub(super) fn put<S: Simd>(simd: S, to: &mut [f32], lanes: S::f32s, add: bool) {
     let lanes = match add {
         true => simd.add_f32s(simd.partial_load_f32s(to), lanes),
         false => lanes,

@@ -5,12 +5,13 @@ use std::ops::Range;
 use crate::program::{Op, Program};
 use crate::transition::AliveMask;
 
+use super::attention::{self, Weights};
 use super::buffer::{Buffer, Scratch};
 use super::draws::{dropout, fired};
 use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, View, ViewMut, arch};
 use super::moves::{self, Picked};
-use super::near::{self, Attention, Hop};
+use super::near::{self, Hop};
 use super::plan::{Domain, Plan, Work};
 use super::prepared::Prepared;
 use super::{LANES, Task};
@@ -438,21 +439,18 @@ impl StepOf<'_> {
                 self.spread_values(scratch, around(*k), around(*v), &hop);
                 let mut shares = std::mem::take(&mut scratch.shares[n]);
                 shares.at_least(9 * heads * plan.stride(n) + LANES);
-                let attention = Attention {
-                    q: self.view(scratch, *q, start(*q)),
-                    k: &scratch.near,
-                    v: &scratch.far,
-                    hop,
+                let of = attention::Shape {
                     heads: *heads,
-                    width: plan.row(),
                     depth: width / heads,
+                    width: plan.row(),
                 };
                 let stride = plan.stride(n);
-                let to = ViewMut {
-                    data: &mut shares,
-                    stride,
-                };
-                attention.forward(y, to);
+                let q = self.view(scratch, *q, start(*q));
+                let data = &mut shares;
+                attention::correlate(q, &scratch.near.around(&hop), ViewMut { data, stride }, of);
+                attention::softmax(ViewMut { data, stride }, *heads, lanes);
+                let weights = Weights::Own(View { data, stride });
+                attention::mix(&weights, &scratch.far.around(&hop), (y, false), of);
                 scratch.shares[n] = shares;
             }
             Op::Dropout { x, rate, site } => {
