@@ -15,7 +15,7 @@ use super::plan::{Domain, Work};
 use super::prepared::Prepared;
 use super::step::{Band, Before, StepOf, load};
 
-/// The gradient of a standing value on a band and around it.
+/// The gradient of a given value on a band and around it.
 pub(super) struct Debt<'a> {
     pub rows: &'a Range<usize>,
     pub node: usize,
@@ -26,7 +26,7 @@ pub(super) struct Debt<'a> {
 impl StepOf<'_> {
     /// Adds the gradients of bands: `grad` is that of the next state, already 0 where cells died. What
     /// flows to the state through the update goes to `flow`, whose rows begin with `first`; `weights`
-    /// gets the gradients of the weights. Those of standing values come back, unless they were lent.
+    /// gets the gradients of the weights. Those of given values come back, unless they were lent.
     pub fn backward<'b>(
         &self,
         scratch: &mut Scratch,
@@ -36,7 +36,6 @@ impl StepOf<'_> {
         (flow, first): (&mut [f32], isize),
         weights: &mut [f32],
     ) -> Vec<Debt<'b>> {
-        let plan = self.plan;
         let mut debts = vec![];
         for rows in bands {
             let band = self.band(rows, before.firing.fires.as_deref());
@@ -45,31 +44,46 @@ impl StepOf<'_> {
             }
             self.evaluate(scratch, before.state, &band, true);
             self.seed(scratch, grad, &band);
-            if plan.bands.len() == 1 {
-                for (n, slot) in plan.given() {
-                    scratch.grads[n] = Some(std::mem::take(&mut scratch.owed[slot]));
-                }
-            }
-            self.sweep(scratch, &band, weights);
-            self.drain(scratch, rows, (&mut *flow, first));
-            if plan.bands.len() > 1 {
-                for (node, slot) in plan.given() {
-                    let grad = scratch.grads[node].take();
-                    debts.extend(grad.map(|grad| Debt {
-                        rows,
-                        node,
-                        slot,
-                        grad,
-                    }));
-                }
-            }
-            self.release(scratch);
+            debts.extend(self.pass_on(scratch, &band, (&mut *flow, first), weights));
         }
         debts
     }
 
+    /// Passes the gradients of a band's last values on to its cells, to the weights and to what is given; those of the
+    /// latter come back, unless they were lent. The band's values are gone then.
+    pub fn pass_on<'b>(
+        &self,
+        scratch: &mut Scratch,
+        band: &Band<'b>,
+        (flow, first): (&mut [f32], isize),
+        weights: &mut [f32],
+    ) -> Vec<Debt<'b>> {
+        let plan = self.plan;
+        let mut debts = vec![];
+        if plan.bands.len() == 1 {
+            for (n, slot) in plan.given().filter(|(n, _)| plan.nodes[*n].differentiable) {
+                scratch.grads[n] = Some(std::mem::take(scratch.owed.of(slot)));
+            }
+        }
+        self.sweep(scratch, band, weights);
+        self.drain(scratch, band.rows, (flow, first));
+        if plan.bands.len() > 1 {
+            for (node, slot) in plan.given() {
+                let grad = scratch.grads[node].take();
+                debts.extend(grad.map(|grad| Debt {
+                    rows: band.rows,
+                    node,
+                    slot,
+                    grad,
+                }));
+            }
+        }
+        self.release(scratch);
+        debts
+    }
+
     /// Takes the gradients of a band's values back to its cells and to what is given.
-    pub fn sweep(&self, scratch: &mut Scratch, band: &Band<'_>, weights: &mut [f32]) {
+    fn sweep(&self, scratch: &mut Scratch, band: &Band<'_>, weights: &mut [f32]) {
         let plan = self.plan;
         for n in (1..plan.nodes.len()).rev() {
             let node = &plan.nodes[n];
@@ -92,7 +106,7 @@ impl StepOf<'_> {
     }
 
     /// Adds the gradient of the cells of a band and around it to `flow`, whose rows begin with `first`.
-    pub fn drain(&self, scratch: &mut Scratch, rows: &Range<usize>, (flow, first): (&mut [f32], isize)) {
+    fn drain(&self, scratch: &mut Scratch, rows: &Range<usize>, (flow, first): (&mut [f32], isize)) {
         let plan = self.plan;
         let (row, line) = (plan.row(), plan.line());
         if let (Some(grad), Domain::Rows(reach)) = (scratch.grads[0].take(), plan.nodes[0].domain) {
@@ -299,6 +313,13 @@ impl StepOf<'_> {
                         to.zip(sums).for_each(|(w, s)| *w += s);
                     }
                 }
+            }
+            Op::InverseRms { x, .. } => {
+                let input = plan.nodes[*x].width;
+                self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
+                    let (x, y) = (self.view(scratch, *x, start(*x)), self.view(scratch, n, 0));
+                    kernels::inverse_rms_back(x, (y.data, dy.data), dx, (input, lanes), add);
+                });
             }
             Op::Map { x, function } => {
                 self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {

@@ -39,6 +39,23 @@ impl DerefMut for Buffer {
     }
 }
 
+/// Gradients of what lies on the whole grid, as far as they have not been passed on: of constants and of standing values.
+#[derive(Default)]
+pub(super) struct Owed {
+    pub tables: Vec<Buffer>,
+    pub standing: Vec<Buffer>,
+}
+
+impl Owed {
+    /// That of a given node, by its number.
+    pub fn of(&mut self, slot: usize) -> &mut Buffer {
+        match slot.checked_sub(self.tables.len()) {
+            None => &mut self.tables[slot],
+            Some(standing) => &mut self.standing[standing],
+        }
+    }
+}
+
 /// Working memory of a thread, allocated once a rollout.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -46,8 +63,8 @@ pub(super) struct Scratch {
     pub grads: Vec<Option<Buffer>>,
     /// For each standing value that is read where it lies, the lane at which the band's rows begin.
     pub origins: Vec<usize>,
-    /// Gradients of the standing values of a grid of one band, lent for a step.
-    pub owed: Vec<Buffer>,
+    /// Gradients of what is given to a grid of one band, lent for a step.
+    pub owed: Owed,
     /// Nine shares a head of each attention, for the way back.
     pub shares: Vec<Buffer>,
     free: Vec<Buffer>,

@@ -448,6 +448,49 @@ pub(super) fn norm_back_simd<'a, S: Simd>(
     }
 }
 
+/// `y = 1 / sqrt(mean of squares + eps)` over the channels of each lane: one channel.
+#[pulp::with_simd(inverse_rms = arch())]
+#[inline(always)]
+pub(super) fn inverse_rms_simd<'a, S: Simd>(_: S, x: View<'a>, eps: f32, y: &'a mut [f32], size: Size) {
+    let y = &mut y[..size.1];
+    y.fill(0.0);
+    for c in 0..size.0 {
+        y.iter_mut().zip(x.row(c, size.1)).for_each(|(y, x)| *y += x * x);
+    }
+    let share = 1.0 / size.0 as f32;
+    y.iter_mut().for_each(|y| *y = 1.0 / (*y * share + eps).sqrt());
+}
+
+/// `dx =` the gradient of [`inverse_rms`], whose result is `y`, or that added to `dx`.
+#[pulp::with_simd(inverse_rms_back = arch())]
+#[inline(always)]
+pub(super) fn inverse_rms_back_simd<'a, S: Simd>(
+    _: S,
+    x: View<'a>,
+    (y, dy): (&'a [f32], &'a [f32]),
+    dx: ViewMut<'a>,
+    size: Size,
+    add: bool,
+) {
+    let mut dx = dx;
+    let share = -1.0 / size.0 as f32;
+    for at in (0..size.1).step_by(BLOCK) {
+        let n = BLOCK.min(size.1 - at);
+        let mut slope = [0f32; BLOCK];
+        for ((slope, y), dy) in slope.iter_mut().zip(&y[at..at + n]).zip(&dy[at..at + n]) {
+            *slope = share * dy * (y * y * y);
+        }
+        for c in 0..size.0 {
+            let x = &x.row(c, at + n)[at..];
+            let rows = dx.row(c, at + n)[at..].iter_mut().zip(x).zip(&slope);
+            match add {
+                true => rows.for_each(|((dx, x), slope)| *dx += x * slope),
+                false => rows.for_each(|((dx, x), slope)| *dx = x * slope),
+            }
+        }
+    }
+}
+
 /// The kernels of this processor, or those that `LNCA_SIMD` names: `avx512`, `avx2` or `portable`. What the
 /// processor lacks is not taken.
 pub(super) fn arch() -> Arch {

@@ -38,12 +38,13 @@ use crate::random::Key;
 use crate::rollout::Precision;
 use crate::rollout::mask::FireRate;
 
+use buffer::Buffer;
 use kernels::{View, ViewMut, arch};
 use plan::{Plan, Setting};
-use prepared::Prepared;
+use prepared::{Prepared, of_table, on_all_lanes};
 use runner::{Grads, Runner};
 use standing::worth_keeping;
-use step::{Shared, StepOf};
+use step::{Given, Shared, StepOf};
 
 /// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
 const LANES: usize = 16;
@@ -104,11 +105,8 @@ pub(crate) fn map_back(f: Function, x: &[f32], grad: &[f32]) -> Vec<f32> {
 /// Whether the engine can run `program` on `cells`.
 pub(crate) fn supports(program: &Program, cells: &Tensor) -> bool {
     let ours = |tensor: &Tensor| tensor.device().is_cpu() && tensor.dtype() == DType::F32;
-    let fits = |op: &Op| match op {
-        Op::Constant(table) => table.dims()[..2] == cells.dims()[1..3] && table.device().is_cpu(),
-        _ => true,
-    };
-    ours(cells) && program.params.iter().all(ours) && program.nodes.iter().all(|node| fits(&node.op))
+    let fits = |(_, table): (usize, usize)| program.params[table].dims()[..2] == cells.dims()[1..3];
+    ours(cells) && program.params.iter().all(ours) && program.constants().all(fits)
 }
 
 /// The cells after the steps of `task`, differentiable with respect to `cells` and all weights.
@@ -117,22 +115,28 @@ pub(crate) fn run(program: Program, task: Task, cells: &Tensor) -> Result<Tensor
     let differentiable = cells.track_op() || trained.contains(&true);
     // An operation has few inputs, so all weights travel as one; the gradient of each finds its way
     // back through the concatenation.
-    let flat = program.params.iter().map(Tensor::flatten_all);
-    let flat = flat.collect::<candle_core::Result<Vec<_>>>()?;
+    // Constants come last: their gradients are summed in their own way.
+    let tables: Vec<usize> = program.constants().map(|(_, param)| param).collect();
+    let weights = (0..program.params.len()).filter(|param| !tables.contains(param));
+    let mut offsets = vec![0; program.params.len()];
+    let (mut flat, mut end, mut weights_end) = (vec![], 0, 0);
+    for param in weights.chain(tables.iter().copied()) {
+        offsets[param] = end;
+        flat.push(program.params[param].flatten_all()?);
+        end += program.params[param].elem_count();
+        if !tables.contains(&param) {
+            weights_end = end;
+        }
+    }
     let packed = match flat.is_empty() {
         true => Tensor::zeros(1, DType::F32, cells.device())?,
         false => Tensor::cat(&flat, 0)?,
     };
-    let mut offsets = vec![];
-    let mut end = 0;
-    for param in &program.params {
-        offsets.push(end);
-        end += param.elem_count();
-    }
     let op = FusedRollout {
         program,
         task,
         offsets,
+        weights_end,
         trained,
         differentiable,
         saved: Mutex::default(),
@@ -153,6 +157,8 @@ struct FusedRollout {
     program: Program,
     task: Task,
     offsets: Vec<usize>,
+    /// Where the weights end and the constants begin.
+    weights_end: usize,
     trained: Vec<bool>,
     differentiable: bool,
     saved: Mutex<Vec<Saved>>,
@@ -168,6 +174,8 @@ struct Ready {
 struct Plans {
     step: Ready,
     standing: Option<Ready>,
+    /// The constants of the program on all lanes of the grid.
+    tables: Vec<Vec<f32>>,
 }
 
 /// A group of images and how the program runs on it.
@@ -175,6 +183,7 @@ struct Group<'a> {
     shared: &'a Shared<'a>,
     step: &'a Ready,
     standing: Option<&'a Ready>,
+    tables: &'a [Vec<f32>],
     images: Range<usize>,
     /// Its place among the groups.
     number: usize,
@@ -247,9 +256,14 @@ impl FusedRollout {
                 true => worth_keeping(&self.program, height * width * images),
                 false => vec![],
             };
+            let step = ready(Plan::of_step(setting, &standing));
+            let table = |(n, param): (usize, usize)| {
+                on_all_lanes(&step.plan, shared.param(param), self.program.nodes[n].width)
+            };
             Plans {
-                step: ready(Plan::of_step(setting, &standing)),
+                tables: self.program.constants().map(table).collect(),
                 standing: (!standing.is_empty()).then(|| ready(Plan::of_standing(setting, &standing))),
+                step,
             }
         };
         let (full, rest) = (plans(size), (batch % size > 0).then(|| plans(batch % size)));
@@ -261,7 +275,11 @@ impl FusedRollout {
         let ranges = ranges.into_par_iter().enumerate();
         ranges
             .map(|(number, images)| {
-                let Plans { step, standing } = match &rest {
+                let Plans {
+                    step,
+                    standing,
+                    tables,
+                } = match &rest {
                     Some(rest) if images.len() < size => rest,
                     _ => &full,
                 };
@@ -269,6 +287,7 @@ impl FusedRollout {
                     shared: &shared,
                     step,
                     standing: standing.as_ref(),
+                    tables,
                     images,
                     number,
                     parallel,
@@ -284,6 +303,7 @@ impl FusedRollout {
             let trains = |param: &usize| self.trained[*param];
             let own = match &node.op {
                 Op::Cells => true,
+                Op::Constant(table) => trains(table),
                 Op::Linear { weight, bias, .. } => trains(weight) || bias.as_ref().is_some_and(trains),
                 Op::Depthwise { kernel, .. } => trains(kernel),
                 Op::LayerNorm { weight, bias, .. } => trains(weight) || trains(bias),
@@ -323,7 +343,7 @@ impl FusedRollout {
     fn backward(&self, grad: &[f32], params: &[f32], shape: &[usize]) -> (Vec<f32>, Vec<f32>) {
         let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         let saved: &[Saved] = &saved;
-        let size = params.len();
+        let size = self.weights_end;
         let each = self.groups(params, shape, |group| {
             let mut runner = Runner::new(group, true);
             let mut grad = group.gather(grad);
@@ -360,12 +380,25 @@ impl FusedRollout {
             if let Some(first) = saved.states.first() {
                 runner.settle(start, first, None, &mut grads);
             }
-            (group.scatter(&grad), weights)
+            let constants = self.program.constants().zip(runner.into_table_grads());
+            let tables =
+                constants
+                    .filter(|((_, param), _)| self.trained[*param])
+                    .map(|((n, param), grad)| {
+                        let width = self.program.nodes[n].width;
+                        (self.offsets[param], of_table(&group.step.plan, &grad, width))
+                    });
+            (group.scatter(&grad), (weights, tables.collect::<Vec<_>>()))
         });
-        let mut sum = vec![0f32; size];
-        let (outs, strips): (Vec<_>, Vec<_>) = each.into_iter().unzip();
-        for strip in strips.into_iter().flatten() {
-            sum.iter_mut().zip(strip).for_each(|(sum, part)| *sum += part);
+        let mut sum = vec![0f32; params.len()];
+        let (outs, parts): (Vec<_>, Vec<_>) = each.into_iter().unzip();
+        for (strips, tables) in parts {
+            for (start, part) in strips.into_iter().map(|strip| (0, strip)).chain(tables) {
+                sum[start..]
+                    .iter_mut()
+                    .zip(part)
+                    .for_each(|(sum, part)| *sum += part);
+            }
         }
         (joined(outs), sum)
     }
@@ -389,8 +422,28 @@ impl<'a> Group<'a> {
             prepared: &ready.prepared,
             first: self.images.start,
             step,
-            given: &[],
+            given: Given {
+                tables: self.tables,
+                standing: &[],
+            },
         }
+    }
+
+    /// Room for the gradients of constants on all lanes; of those that have none, nothing.
+    fn table_grads(&self) -> Vec<Buffer> {
+        let grad = |((_, param), table): ((usize, usize), &Vec<f32>)| {
+            let mut grad = Buffer::default();
+            if self.shared.trained[param] {
+                grad.at_least(table.len());
+            }
+            grad
+        };
+        self.shared
+            .program
+            .constants()
+            .zip(self.tables)
+            .map(grad)
+            .collect()
     }
 
     /// Most strips that run at the same time.

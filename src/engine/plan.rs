@@ -17,7 +17,8 @@ pub(super) enum Work {
     Compress { x: usize },
     /// The way back: the lanes of `x` at their places, 0 where none fired.
     Expand { x: usize },
-    /// The standing value of this number, given.
+    /// A constant or a standing value, which lies on the whole grid and is given: the constants of the program come
+    /// first, in its order.
     Given { slot: usize },
 }
 
@@ -209,7 +210,7 @@ impl Plan {
         self.strips.iter().map(part).collect()
     }
 
-    /// The nodes of standing values, and their numbers.
+    /// The nodes that are given, and their numbers.
     pub fn given(&self) -> impl Iterator<Item = (usize, usize)> {
         let nodes = self.nodes.iter().enumerate();
         nodes.filter_map(|(n, node)| match node.work {
@@ -245,9 +246,13 @@ impl Plan {
         let count = program.nodes.len();
         let mut numbers: Vec<usize> = Vec::with_capacity(count);
         let mut moved: Vec<Option<usize>> = vec![None; count];
+        let constants: Vec<usize> = program.constants().map(|(n, _)| n).collect();
         for (n, node) in program.nodes.iter().enumerate() {
             let through = setting.differentiable[n];
-            if let Some(slot) = given.iter().position(|&given| given == n) {
+            let mut lying = constants.iter().chain(given);
+            if let Some(slot) = lying.position(|&lying| lying == n)
+                && (needed[n] || given.contains(&n))
+            {
                 let root = (self.nodes.len(), 0);
                 self.push(Work::Given { slot }, node.width, Domain::Rows(0), root, through);
                 numbers.push(root.0);
@@ -260,7 +265,7 @@ impl Plan {
             }
             let mut op = node.op.clone();
             let is_dense = match &op {
-                Op::Cells | Op::Constant(_) => true,
+                Op::Cells => true,
                 Op::Slice { x, .. } => self.nodes[numbers[*x]].domain != Domain::Fired,
                 op => dense[n] || op.padding().is_some(),
             };
@@ -286,7 +291,8 @@ impl Plan {
         }
         for &output in outputs {
             let mut output = numbers[output];
-            if setting.sparse && self.nodes[output].domain != Domain::Fired {
+            let given = matches!(self.nodes[self.nodes[output].root].work, Work::Given { .. });
+            if given || setting.sparse && self.nodes[output].domain != Domain::Fired {
                 output = self.compress(output);
             }
             self.outputs.push(output);

@@ -1,17 +1,14 @@
 //! What operations need that is the same in every step.
 
-use candle_core::{DType, Tensor};
-
 use crate::program::Op;
 
+use super::LANES;
 use super::near::Tap;
 use super::plan::{Plan, Work};
 
 /// What a node of a plan needs beside its inputs, the same in every step.
 pub(super) enum Prepared {
     Nothing,
-    /// A constant on all lanes, row by row.
-    Table(Vec<f32>),
     /// What each channel of a stencil adds up, and what each of its input gets of the gradient.
     Taps(Vec<Vec<Tap>>, Vec<Vec<Tap>>),
 }
@@ -19,7 +16,6 @@ pub(super) enum Prepared {
 impl Prepared {
     pub fn new(plan: &Plan, params: impl Fn(usize) -> Vec<f32>) -> Vec<Self> {
         let prepare = |n: usize| match &plan.nodes[n].work {
-            Work::Op(Op::Constant(table)) => Self::Table(on_all_lanes(plan, table)),
             Work::Op(
                 op @ (Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. }),
             ) => {
@@ -36,22 +32,6 @@ impl Prepared {
         };
         (0..plan.nodes.len()).map(prepare).collect()
     }
-}
-
-fn on_all_lanes(plan: &Plan, table: &Tensor) -> Vec<f32> {
-    let width = table.dims()[2];
-    let values = table
-        .to_dtype(DType::F32)
-        .and_then(|t| t.flatten_all()?.to_vec1::<f32>());
-    let values = values.unwrap_or_default();
-    let mut lanes = vec![0f32; values.len() * plan.images];
-    for (cell, values) in values.chunks_exact(width).enumerate() {
-        let (y, x) = (cell / plan.columns, cell % plan.columns);
-        for (c, &value) in values.iter().enumerate() {
-            lanes[(y * width + c) * plan.row() + x * plan.images..][..plan.images].fill(value);
-        }
-    }
-    lanes
 }
 
 /// What each channel of a stencil adds up.
@@ -90,4 +70,30 @@ fn taps_back(taps: &[Vec<Tap>], input: usize) -> Vec<Vec<Tap>> {
         }
     }
     back
+}
+
+/// A table `[H, W, width]` on all lanes of a plan's grid, channel by channel.
+pub(super) fn on_all_lanes(plan: &Plan, table: &[f32], width: usize) -> Vec<f32> {
+    let stride = plan.grid_stride();
+    let mut lanes = vec![0f32; width * stride + LANES];
+    for (cell, values) in table.chunks_exact(width).enumerate() {
+        for (c, &value) in values.iter().enumerate() {
+            lanes[c * stride + cell * plan.images..][..plan.images].fill(value);
+        }
+    }
+    lanes
+}
+
+/// The way back for a gradient: the sum over the images.
+pub(super) fn of_table(plan: &Plan, lanes: &[f32], width: usize) -> Vec<f32> {
+    let stride = plan.grid_stride();
+    let cells = 0..plan.height * plan.columns;
+    let sum = |cell: usize, c: usize| {
+        lanes[c * stride + cell * plan.images..][..plan.images]
+            .iter()
+            .sum()
+    };
+    cells
+        .flat_map(|cell| (0..width).map(move |c| sum(cell, c)))
+        .collect()
 }

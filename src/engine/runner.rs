@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::Group;
-use super::buffer::Scratch;
-use super::standing::Standing;
+use super::buffer::{Buffer, Owed, Scratch};
+use super::standing::{Standing, grids};
 use super::step::{Before, StepOf};
 
 /// A group with its working memory: one for each strip that runs at the same time.
@@ -12,6 +12,8 @@ pub(super) struct Runner<'a> {
     group: &'a Group<'a>,
     scratch: Vec<Scratch>,
     standing: Option<Standing>,
+    /// For the way back.
+    owed: Owed,
 }
 
 /// The gradients that a step back turns into those of the step before.
@@ -29,11 +31,21 @@ impl<'a> Runner<'a> {
             true => group.strips(),
             false => 1,
         };
+        let owed = || Owed {
+            tables: group.table_grads(),
+            standing: group.standing.map_or(vec![], |of| grids(&of.plan)),
+        };
         Self {
             group,
             scratch: (0..strips).map(|_| Scratch::default()).collect(),
-            standing: group.standing.map(|of| Standing::new(&of.plan, back)),
+            standing: group.standing.map(|of| Standing::new(&of.plan)),
+            owed: if back { owed() } else { Owed::default() },
         }
+    }
+
+    /// The gradients of constants on all lanes, once all is done.
+    pub fn into_table_grads(self) -> Vec<Buffer> {
+        self.owed.tables
     }
 
     /// The next state has nothing to do with the last one.
@@ -118,9 +130,7 @@ impl<'a> Runner<'a> {
             }
             self.scratch[n % count].give_back(flow);
             for debt in debts {
-                if let Some(standing) = &mut self.standing {
-                    standing.owe(plan, &debt);
-                }
+                self.owed.add(plan, &debt);
                 self.scratch[n % count].give_back(debt.grad);
             }
         }
@@ -128,8 +138,8 @@ impl<'a> Runner<'a> {
 
     /// Passes what is owed to the cells of these lanes of `state`, or of all, on to its gradient.
     pub fn settle(&mut self, step: usize, state: &[f32], lanes: Option<&[bool]>, grads: &mut Grads<'_>) {
-        if let (Some(standing), Some(of)) = (&mut self.standing, self.group.standing_at(step)) {
-            standing.settle(&of, &mut self.scratch, (state, lanes), grads);
+        if let (Some(standing), Some(of)) = (&self.standing, self.group.standing_at(step)) {
+            standing.settle(&of, &mut self.scratch, (state, lanes), grads, &mut self.owed);
         }
     }
 
@@ -141,15 +151,14 @@ impl<'a> Runner<'a> {
         f: impl FnOnce(&StepOf<'_>, &mut [Scratch]) -> R,
     ) -> R {
         let mut of = self.group.at(step);
-        let (Some(standing), Some(of_standing)) = (&mut self.standing, self.group.standing_at(step)) else {
-            return f(&of, &mut self.scratch);
-        };
-        standing.refresh(&of_standing, &mut self.scratch, state);
-        of.given = &standing.values;
+        if let (Some(standing), Some(of_standing)) = (&mut self.standing, self.group.standing_at(step)) {
+            standing.refresh(&of_standing, &mut self.scratch, state);
+            of.given.standing = &standing.values;
+        }
         // A single band adds to what is owed where it lies.
-        std::mem::swap(&mut self.scratch[0].owed, &mut standing.owed);
+        std::mem::swap(&mut self.scratch[0].owed, &mut self.owed);
         let result = f(&of, &mut self.scratch);
-        std::mem::swap(&mut self.scratch[0].owed, &mut standing.owed);
+        std::mem::swap(&mut self.scratch[0].owed, &mut self.owed);
         result
     }
 }

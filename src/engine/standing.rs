@@ -11,7 +11,7 @@ use crate::program::{Op, Program};
 
 use super::LANES;
 use super::back::Debt;
-use super::buffer::{Buffer, Scratch};
+use super::buffer::{Buffer, Owed, Scratch};
 use super::kernels::{self, View, ViewMut};
 use super::moves::{self, Picked};
 use super::plan::{Plan, dense, needed};
@@ -68,30 +68,43 @@ pub(super) fn worth_keeping(program: &Program, lanes: usize) -> Vec<usize> {
     }
 }
 
+/// Zeros for the outputs of a plan on all lanes of the grid, channel by channel.
+pub(super) fn grids(plan: &Plan) -> Vec<Buffer> {
+    let grid = |&n: &usize| {
+        let mut buffer = Buffer::default();
+        buffer.at_least(plan.nodes[n].width * plan.grid_stride() + LANES);
+        buffer
+    };
+    plan.outputs.iter().map(grid).collect()
+}
+
+impl Owed {
+    /// Adds the gradient of a given value on a band of a plan and the rows around it.
+    pub fn add(&mut self, plan: &Plan, debt: &Debt<'_>) {
+        let (stride, width) = (plan.stride(debt.node), plan.nodes[debt.node].width);
+        for (lane, to, lanes) in plan.runs(debt.node, debt.rows) {
+            let from = View {
+                data: &debt.grad[lane..],
+                stride,
+            };
+            kernels::add_to(from, plan.on_grid(self.of(debt.slot), to), (width, lanes));
+        }
+    }
+}
+
 /// The standing values of a group of images.
 pub(super) struct Standing {
     /// Of each, all lanes of the grid, channel by channel.
     pub values: Vec<Buffer>,
-    /// Their gradients, as far as cells have not got them yet.
-    pub owed: Vec<Buffer>,
     /// Lanes whose cells may have changed since.
     stale: Vec<bool>,
 }
 
 impl Standing {
-    /// Values of which none is known yet; with their gradients, for the way back.
-    pub fn new(plan: &Plan, back: bool) -> Self {
-        let zeros = || {
-            let grid = |&n: &usize| {
-                let mut buffer = Buffer::default();
-                buffer.at_least(plan.nodes[n].width * plan.grid_stride() + LANES);
-                buffer
-            };
-            plan.outputs.iter().map(grid).collect()
-        };
+    /// Values of which none is known yet.
+    pub fn new(plan: &Plan) -> Self {
         Self {
-            values: zeros(),
-            owed: if back { zeros() } else { vec![] },
+            values: grids(plan),
             stale: vec![true; plan.height * plan.row()],
         }
     }
@@ -141,16 +154,19 @@ impl Standing {
         self.stale.fill(false);
     }
 
-    /// Passes on to the gradient of `state` what is owed to the cells of these lanes, before they change; to all if
-    /// none are given.
+    /// Passes on to the gradient of `state`, and to those of constants, what is owed to the cells of these lanes, before
+    /// they change; to all if none are given.
     pub fn settle(
-        &mut self,
+        &self,
         of: &StepOf<'_>,
         scratch: &mut [Scratch],
         (state, lanes): (&[f32], Option<&[bool]>),
         grads: &mut Grads<'_>,
+        owed: &mut Owed,
     ) {
         let plan = of.plan;
+        let standing = &owed.standing;
+        std::mem::swap(&mut scratch[0].owed.tables, &mut owed.tables);
         let all = vec![true; self.stale.len()];
         let lanes = lanes.unwrap_or(&all);
         let parts = plan
@@ -158,17 +174,18 @@ impl Standing {
             .iter()
             .zip(plan.parts(grads.state))
             .zip(&mut *grads.weights);
-        each_strip(
+        let debts = each_strip(
             scratch,
             parts.collect(),
             |((strip, (grad, first)), weights), scratch| {
+                let mut debts = vec![];
                 for rows in &plan.bands[strip.clone()] {
                     let band = of.band(rows, Some(lanes));
                     let Some(picked) = band.picked.as_ref().filter(|_| band.fires()) else {
                         continue;
                     };
                     of.evaluate(scratch, state, &band, true);
-                    for (&output, owed) in plan.outputs.iter().zip(&self.owed) {
+                    for (&output, owed) in plan.outputs.iter().zip(standing) {
                         let (width, root) = (plan.nodes[output].width, plan.nodes[output].root);
                         let stride = plan.stride(root);
                         let mut seed = scratch.take(width * stride + LANES);
@@ -183,32 +200,27 @@ impl Standing {
                         moves::compress(from, picked, to, width);
                         scratch.grads[root] = Some(seed);
                     }
-                    of.sweep(scratch, &band, weights);
-                    of.drain(scratch, rows, (&mut *grad, first as isize));
-                    scratch.clear(plan.nodes.len());
+                    debts.extend(of.pass_on(scratch, &band, (&mut *grad, first as isize), weights));
                 }
+                debts
             },
         );
+        std::mem::swap(&mut scratch[0].owed.tables, &mut owed.tables);
+        let count = scratch.len();
+        for (n, debts) in debts.into_iter().enumerate() {
+            for debt in debts {
+                owed.add(plan, &debt);
+                scratch[n % count].give_back(debt.grad);
+            }
+        }
         let paid = Picked::new(lanes);
         let zeros = vec![0f32; lanes.len() + LANES];
-        for (&output, owed) in plan.outputs.iter().zip(&mut self.owed) {
+        for (&output, owed) in plan.outputs.iter().zip(&mut owed.standing) {
             let zeros = View {
                 data: &zeros,
                 stride: 0,
             };
             moves::put(zeros, &paid, plan.on_grid(owed, 0), plan.nodes[output].width);
-        }
-    }
-
-    /// Adds the gradient of a value on a band of a step's plan and the rows around it.
-    pub fn owe(&mut self, plan: &Plan, debt: &Debt<'_>) {
-        let (stride, width) = (plan.stride(debt.node), plan.nodes[debt.node].width);
-        for (lane, to, lanes) in plan.runs(debt.node, debt.rows) {
-            let from = View {
-                data: &debt.grad[lane..],
-                stride,
-            };
-            kernels::add_to(from, plan.on_grid(&mut self.owed[debt.slot], to), (width, lanes));
         }
     }
 }

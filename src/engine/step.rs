@@ -54,8 +54,24 @@ pub(super) struct StepOf<'a> {
     /// Number of the group's first image in the batch.
     pub first: usize,
     pub step: usize,
-    /// Standing values, on all lanes of the grid.
-    pub given: &'a [Buffer],
+    /// What lies on all lanes of the grid.
+    pub given: Given<'a>,
+}
+
+/// What nodes are given, by their numbers: constants and standing values.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub tables: &'a [Vec<f32>],
+    pub standing: &'a [Buffer],
+}
+
+impl<'a> Given<'a> {
+    fn get(&self, slot: usize) -> &'a [f32] {
+        match self.tables.get(slot) {
+            Some(table) => table,
+            None => &self.standing[slot - self.tables.len()],
+        }
+    }
 }
 
 /// Which lanes take their update in a step, and which are alive before it; `None` where all are.
@@ -221,7 +237,7 @@ impl StepOf<'_> {
         if self.plan.bands.len() == 1 {
             for (n, slot) in self.plan.given() {
                 if let Some(lent) = scratch.grads[n].take() {
-                    scratch.owed[slot] = lent;
+                    *scratch.owed.of(slot) = lent;
                 }
             }
         }
@@ -236,7 +252,7 @@ impl StepOf<'_> {
         if let (None, Work::Given { slot }) = (own, &self.plan.nodes[root].work) {
             let stride = self.plan.grid_stride();
             let lane = scratch.origins[root] + start;
-            let data = &self.given[*slot][planned.channel * stride + lane..];
+            let data = &self.given.get(*slot)[planned.channel * stride + lane..];
             return View { data, stride };
         }
         let stride = self.plan.stride(root);
@@ -330,7 +346,7 @@ impl StepOf<'_> {
                 let stride = plan.grid_stride();
                 for (to, lane, lanes) in plan.runs(n, band.rows) {
                     let from = View {
-                        data: &self.given[*slot][lane..],
+                        data: &self.given.get(*slot)[lane..],
                         stride,
                     };
                     let to = ViewMut {
@@ -361,12 +377,8 @@ impl StepOf<'_> {
         };
         match op {
             Op::Cells => self.load(state, reach, band, y, width),
-            Op::Constant(_) => {
-                if let Prepared::Table(table) = &self.prepared[n] {
-                    self.load(table, reach, band, y, width);
-                }
-            }
-            Op::Slice { .. } => {}
+            // A constant is given.
+            Op::Constant(_) | Op::Slice { .. } => {}
             Op::Concat(parts) => {
                 let (mut rest, stride) = (y.data, y.stride);
                 for &part in parts {
@@ -411,6 +423,15 @@ impl StepOf<'_> {
                     eps: *eps as f32,
                 };
                 kernels::norm(norm, y, lanes);
+            }
+            Op::InverseRms { x, eps } => {
+                let input = plan.nodes[*x].width;
+                kernels::inverse_rms(
+                    self.view(scratch, *x, start(*x)),
+                    *eps as f32,
+                    y.data,
+                    (input, lanes),
+                );
             }
             Op::Map { x, function } => {
                 kernels::map(*function, self.view(scratch, *x, start(*x)), y, size);

@@ -54,14 +54,17 @@ impl ProgramBuilder {
         }
     }
 
-    /// The same `table` (`[H, W, width]`) in every image and step: a positional encoding. The program
-    /// then works on grids of that size only.
+    /// The same `table` (`[H, W, width]`) in every image and step: a positional encoding, fixed or learned. The
+    /// program then works on grids of that size only.
     ///
     /// # Errors
     /// [`Error::Shape`] if it has not three axes.
     pub fn constant(&mut self, table: &Tensor) -> Result<Value> {
         match *table.dims() {
-            [_, _, width] if width > 0 => Ok(self.push(Op::Constant(table.detach()), width)),
+            [_, _, width] if width > 0 => {
+                let table = self.param(table);
+                Ok(self.push(Op::Constant(table), width))
+            }
             _ => Err(Error::shape("table", "[H, W, width]", table.dims())),
         }
     }
@@ -198,6 +201,16 @@ impl ProgramBuilder {
         let bias = self.required("bias", bias, x.width)?;
         let (x, width) = (x.node, x.width);
         Ok(self.push(Op::LayerNorm { x, weight, bias, eps }, width))
+    }
+
+    /// `1 / sqrt(mean of x^2 + eps)` over the channels of each cell, a single channel: what RMS norm multiplies by, and
+    /// layer norm, where the channels of `x` have mean 0.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `x` is not of this program.
+    pub fn inverse_rms(&mut self, x: Value, eps: f64) -> Result<Value> {
+        self.check(&[x])?;
+        Ok(self.push(Op::InverseRms { x: x.node, eps }, 1))
     }
 
     /// `function` of every channel.

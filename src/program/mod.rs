@@ -69,6 +69,15 @@ impl Program {
         Ok(self)
     }
 
+    /// The nodes of constants, and their parameters.
+    pub(crate) fn constants(&self) -> impl Iterator<Item = (usize, usize)> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter_map(|(n, node)| match node.op {
+            Op::Constant(param) => Some((n, param)),
+            _ => None,
+        })
+    }
+
     /// How many operations read a node.
     pub(crate) fn readers(&self, node: usize) -> usize {
         let reads = |other: &&Node| other.op.inputs().contains(&node);

@@ -1,7 +1,5 @@
 //! The operations that a program is a list of.
 
-use candle_core::Tensor;
-
 use super::Function;
 use crate::stencil::Padding;
 
@@ -9,7 +7,8 @@ use crate::stencil::Padding;
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Cells,
-    Constant(Tensor),
+    /// The parameter is `[H, W, width]`.
+    Constant(usize),
     Slice {
         x: usize,
         start: usize,
@@ -40,6 +39,11 @@ pub(crate) enum Op {
         x: usize,
         weight: usize,
         bias: usize,
+        eps: f64,
+    },
+    /// One channel, `1 / sqrt(mean of squares + eps)`.
+    InverseRms {
+        x: usize,
         eps: f64,
     },
     Map {
@@ -96,6 +100,7 @@ impl Op {
             | Op::SumTaps { x, .. }
             | Op::Depthwise { x, .. }
             | Op::LayerNorm { x, .. }
+            | Op::InverseRms { x, .. }
             | Op::Map { x, .. }
             | Op::Affine { x, .. }
             | Op::Dropout { x, .. } => *x = number(*x),

@@ -39,12 +39,13 @@ impl Program {
         Ok(match op {
             Op::Cells => cells.clone(),
             Op::Constant(table) => {
-                let (_, h, w, _) = cells.dims4()?;
+                let (table, (b, h, w, _)) = (param(table), cells.dims4()?);
                 if table.dims()[..2] != [h, w] {
                     let expected = format!("a grid of {:?} cells, as its table", &table.dims()[..2]);
                     return Err(Error::shape("cells", expected, cells.dims()));
                 }
-                table.to_dtype(cells.dtype())?.to_device(cells.device())?
+                let table = table.to_dtype(cells.dtype())?.to_device(cells.device())?;
+                table.broadcast_as((b, h, w, table.dims()[2]))?
             }
             Op::Slice { x, start } => {
                 let width = self.nodes[values.len()].width;
@@ -64,6 +65,10 @@ impl Program {
             Op::LayerNorm { x, weight, bias, eps } => {
                 LayerNorm::from_weights(param(weight).clone(), param(bias).clone(), *eps)
                     .forward(&values[*x])?
+            }
+            Op::InverseRms { x, eps } => {
+                let square = values[*x].sqr()?.mean_keepdim(D::Minus1)?;
+                (square + *eps)?.sqrt()?.recip()?
             }
             Op::Map { x, function } => map(&values[*x], *function)?,
             Op::Add { a, b } => values[*a].broadcast_add(&values[*b])?,

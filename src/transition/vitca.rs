@@ -95,7 +95,7 @@ pub struct Vitca {
     blocks: Vec<Block>,
     head_norm: LayerNorm,
     head: Linear,
-    /// The table of the last grid seen; clones share it.
+    /// The table of the last grid seen, less the mean of each position; clones share it.
     positions: Arc<Mutex<Option<Tensor>>>,
 }
 
@@ -148,7 +148,7 @@ impl Vitca {
         })
     }
 
-    /// The positional table of a grid, `[h, w, E]`.
+    /// The positional table of a grid, `[h, w, E]`, less the mean of each position.
     fn positions(&self, (h, w): (usize, usize), like: &Tensor) -> Result<Tensor> {
         let VitcaConfig {
             embed_dim,
@@ -165,18 +165,84 @@ impl Vitca {
             return Ok(table.clone());
         }
         let table = positional_table(h * w, embed_dim, positional_order, like.device())?;
+        let table = table.broadcast_sub(&table.mean_keepdim(1)?)?;
         let table = table.to_dtype(like.dtype())?.reshape((h, w, embed_dim))?;
         Ok(cached.insert(table).clone())
     }
 }
 
+/// A layer whose outputs have mean 0 over its channels: those of `layer`, less their mean.
+fn centred(layer: &Linear) -> Result<Linear> {
+    let weight = layer.weight();
+    let weight = weight.broadcast_sub(&weight.mean_keepdim(0)?)?;
+    let bias = layer
+        .bias()
+        .map(|bias| bias.broadcast_sub(&bias.mean_keepdim(0)?));
+    Ok(Linear::new(weight, bias.transpose()?))
+}
+
+/// The embedding of cells before its first layer norm. Its channels have mean 0, so the norm divides by the root of
+/// their mean square, and a linear map of the normalised embedding is one of the cells, which are fewer channels, and
+/// one of the position, which is the same in every step.
+struct Embedding {
+    /// Before the norm.
+    value: Value,
+    /// 1 over the root of the mean square.
+    inverse: Value,
+    /// The cells times that.
+    cells: Value,
+    /// What of `value` is linear in the cells, `[E, K]`, and the rest, `[h w, E]`.
+    weight: Tensor,
+    rest: Tensor,
+    grid: (usize, usize),
+}
+
+impl Embedding {
+    fn new(p: &mut ProgramBuilder, embed: &Linear, positions: &Tensor, eps: f64) -> Result<Self> {
+        let (h, w, e) = positions.dims3()?;
+        let value = p.layer(p.cells(), embed)?;
+        let table = p.constant(positions)?;
+        let value = p.add(value, table)?;
+        let inverse = p.inverse_rms(value, eps)?;
+        let rest = positions.reshape((h * w, e))?;
+        Ok(Self {
+            value,
+            inverse,
+            cells: p.mul(p.cells(), inverse)?,
+            weight: embed.weight().clone(),
+            rest: match embed.bias() {
+                Some(bias) => rest.broadcast_add(bias)?,
+                None => rest,
+            },
+            grid: (h, w),
+        })
+    }
+
+    /// `weight`, `[output, E]`, times the embedding normalised by `norm`.
+    fn map(&self, p: &mut ProgramBuilder, norm: &LayerNorm, weight: &Tensor) -> Result<Value> {
+        let scaled = weight.broadcast_mul(norm.weight())?;
+        let shift = weight.matmul(&norm.bias().unsqueeze(1)?)?.squeeze(1)?;
+        let own = p.linear(self.cells, &scaled.matmul(&self.weight)?, Some(&shift))?;
+        let rest = self.rest.matmul(&scaled.t()?)?;
+        let rest = p.constant(&rest.reshape((self.grid.0, self.grid.1, ()))?)?;
+        let rest = p.mul(rest, self.inverse)?;
+        p.add(own, rest)
+    }
+}
+
 impl Block {
-    fn extend(&self, p: &mut ProgramBuilder, x: Value, config: &VitcaConfig) -> Result<Value> {
-        let normal = p.norm(x, &self.attn_norm)?;
+    /// The residual stream after the block; `map` gives a linear map of the stream before it, normalised by the block.
+    fn extend(
+        &self,
+        p: &mut ProgramBuilder,
+        x: Value,
+        config: &VitcaConfig,
+        map: impl Fn(&mut ProgramBuilder, &Tensor) -> Result<Value>,
+    ) -> Result<Value> {
         // Queries by themselves: they matter only where a cell fires, keys and values everywhere.
         let (e, qkv) = (config.embed_dim, self.qkv.weight());
-        let q = p.linear(normal, &qkv.narrow(0, 0, e)?, None)?;
-        let kv = p.linear(normal, &qkv.narrow(0, e, 2 * e)?, None)?;
+        let q = map(p, &qkv.narrow(0, 0, e)?)?;
+        let kv = map(p, &qkv.narrow(0, e, 2 * e)?)?;
         let (k, v) = (p.slice(kv, 0, e)?, p.slice(kv, e, e)?);
         let mut attended = p.attention(q, k, v, config.heads, config.padding)?;
         if let Some(proj) = &self.proj {
@@ -199,11 +265,19 @@ impl TransitionFn for Vitca {
     fn program(&self, cells: &Tensor) -> Result<Option<Program>> {
         let (_, h, w) = self.config.layout.check(cells)?;
         let mut p = ProgramBuilder::new(self.config.layout);
-        let embedded = p.layer(p.cells(), &self.embed)?;
-        let positions = p.constant(&self.positions((h, w), cells)?)?;
-        let mut x = p.add(embedded, positions)?;
-        for block in &self.blocks {
-            x = block.extend(&mut p, x, &self.config)?;
+        // All that reads the residual stream normalises it: the mean over its channels may be left out.
+        let (embed, positions) = (centred(&self.embed)?, self.positions((h, w), cells)?);
+        let embedding = Embedding::new(&mut p, &embed, &positions, self.config.eps)?;
+        let mut x = embedding.value;
+        for (n, block) in self.blocks.iter().enumerate() {
+            let normal = match n {
+                0 => None,
+                _ => Some(p.norm(x, &block.attn_norm)?),
+            };
+            x = block.extend(&mut p, x, &self.config, |p, weight| match normal {
+                Some(normal) => p.linear(normal, weight, None),
+                None => embedding.map(p, &block.attn_norm, weight),
+            })?;
         }
         let normal = p.norm(x, &self.head_norm)?;
         let update = p.layer(normal, &self.head)?;

@@ -80,6 +80,7 @@ impl Draw {
                     let (kernel, bias) = (self.weight(&[output, x.width(), 3, 3]), self.weight(&[output]));
                     p.convolution(x, &kernel, Some(&bias), padding)?
                 }
+                6 if self.rng.random_bool(0.3) => p.inverse_rms(x, 0.1)?,
                 6 => {
                     let weights = [self.weight(&[x.width()]), self.weight(&[x.width()])];
                     p.layer_norm(x, &weights[0], &weights[1], 0.1)?
@@ -112,8 +113,14 @@ impl Draw {
                 _ => match self.rng.random_bool(0.5) {
                     true => p.dropout(x, 0.3)?,
                     false => {
-                        let table = noise(&[grid.0, grid.1, x.width()], self.rng.random());
+                        let shape = [grid.0, grid.1, x.width()];
+                        let table = match self.rng.random_bool(0.3) {
+                            true => noise(&shape, self.rng.random()),
+                            false => self.weight(&shape),
+                        };
                         let table = p.constant(&table)?;
+                        // It may be looked at by itself, too.
+                        values.push(table);
                         p.add(x, table)?
                     }
                 },
