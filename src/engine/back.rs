@@ -60,23 +60,25 @@ impl StepOf<'_> {
     ) -> Vec<Debt<'b>> {
         let plan = self.plan;
         let mut debts = vec![];
-        if plan.bands.len() == 1 {
-            for (n, slot) in plan.given().filter(|(n, _)| plan.nodes[*n].differentiable) {
-                scratch.grads[n] = Some(std::mem::take(scratch.owed.of(slot)));
+        if let Some(owed) = &mut scratch.owed {
+            for (n, slot) in plan.given().filter(|(n, _)| plan.nodes[*n].lends) {
+                scratch.grads[n] = Some(std::mem::take(owed.of(slot)));
+                scratch.lent[n] = true;
             }
         }
         self.sweep(scratch, band, weights);
         self.drain(scratch, band.rows, (flow, first));
-        if plan.bands.len() > 1 {
-            for (node, slot) in plan.given() {
-                let grad = scratch.grads[node].take();
-                debts.extend(grad.map(|grad| Debt {
-                    rows: band.rows,
-                    node,
-                    slot,
-                    grad,
-                }));
+        for (node, slot) in plan.given() {
+            if scratch.lent[node] {
+                continue;
             }
+            let grad = scratch.grads[node].take();
+            debts.extend(grad.map(|grad| Debt {
+                rows: band.rows,
+                node,
+                slot,
+                grad,
+            }));
         }
         self.release(scratch);
         debts
@@ -100,9 +102,33 @@ impl StepOf<'_> {
                     kernels::cut_off(self.view(scratch, n, 0), dy, (node.width, lanes));
                 }
                 self.back(scratch, n, &grad, band, weights);
-                scratch.give_back(grad);
+                let sum = match node.work {
+                    Work::Op(Op::Add { b, .. }) => Some(b),
+                    _ => node.plus,
+                };
+                match sum {
+                    Some(x) => self.hand_on(scratch, n, x, grad, band),
+                    None => scratch.give_back(grad),
+                }
             }
         }
+    }
+
+    /// Gives the gradient of sum `n` to its summand `x`: as it is, where it is the first that `x` gets.
+    fn hand_on(&self, scratch: &mut Scratch, n: usize, x: usize, grad: Buffer, band: &Band<'_>) {
+        let (plan, planned) = (self.plan, &self.plan.nodes[x]);
+        let ((lanes, reach), stride) = (self.lanes(n, band), plan.stride(n));
+        let start = self.start(x, reach, band);
+        let whole = planned.root == x && start == 0 && self.lanes(x, band).0 == lanes;
+        if planned.differentiable && whole && plan.stride(x) == stride && scratch.grads[x].is_none() {
+            scratch.grads[x] = Some(grad);
+            return;
+        }
+        let dy = View { data: &grad, stride };
+        self.give(scratch, x, (start, lanes), band, |_, dx, add| {
+            kernels::pass(dy, dx, (planned.width, lanes), add);
+        });
+        scratch.give_back(grad);
     }
 
     /// Adds the gradient of the cells of a band and around it to `flow`, whose rows begin with `first`.
@@ -158,7 +184,7 @@ impl StepOf<'_> {
         scratch.grads[planned.root] = Some(seed);
     }
 
-    /// Adds the gradients of the inputs of node `n`, whose own is `grad`, and of its weights.
+    /// Adds the gradients of the inputs of node `n`, but for the last summand of a sum, whose own is `grad`, and of its weights.
     fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band<'_>, weights: &mut [f32]) {
         let (plan, shared) = (self.plan, self.shared);
         let width = plan.nodes[n].width;
@@ -326,13 +352,10 @@ impl StepOf<'_> {
                     kernels::map_back(*function, self.view(scratch, *x, start(*x)), dy, dx, size, add);
                 })
             }
-            Op::Add { a, b } => {
-                for x in [*a, *b] {
-                    self.give(scratch, x, (start(x), lanes), band, |_, dx, add| {
-                        kernels::pass(dy, dx, size, add);
-                    });
-                }
-            }
+            // The other summand gets it when all is done.
+            Op::Add { a, .. } => self.give(scratch, *a, (start(*a), lanes), band, |_, dx, add| {
+                kernels::pass(dy, dx, size, add);
+            }),
             Op::Mul { a, b } => {
                 self.give(scratch, *a, (start(*a), lanes), band, |scratch, dx, add| {
                     let right = self.view(scratch, *b, start(*b));
@@ -404,7 +427,11 @@ impl StepOf<'_> {
         if !planned.differentiable {
             return;
         }
-        let (root, stride) = (planned.root, self.plan.stride(planned.root));
+        let root = planned.root;
+        let (stride, origin) = match scratch.lent[root] {
+            true => (self.plan.grid_stride(), scratch.origins[root]),
+            false => (self.plan.stride(root), 0),
+        };
         let whole = planned.width == self.plan.nodes[root].width && start == 0;
         let whole = whole && self.lanes(x, band).0 == lanes;
         let (mut grad, add) = match scratch.grads[root].take() {
@@ -413,7 +440,7 @@ impl StepOf<'_> {
             None => (self.zeroed(scratch, root), true),
         };
         let to = ViewMut {
-            data: &mut grad[planned.channel * stride + start..],
+            data: &mut grad[planned.channel * stride + origin + start..],
             stride,
         };
         f(scratch, to, add);

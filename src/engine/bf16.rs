@@ -243,9 +243,9 @@ mod native {
                 *sums = [_mm512_set1_ps(bias); N];
             }
         }
-        // SAFETY: `run` has checked that `m` rows of `a`, `pairs` rows of `b` and `m` rows of `c` lie within their
-        // slices, those of `b` and `c` whole vectors wide; `row + M` and `vector + N` are at most their numbers. `c` is
-        // borrowed mutably, so it overlaps neither. Vectors are read and written unaligned, and those of 32 integers
+        // SAFETY: `run` has checked that `m` rows of `a`, `pairs` rows of `b` and `m` rows of `c` and of `plus` lie
+        // within their slices, those of `b`, `c` and `plus` whole vectors wide; `row + M` and `vector + N` are at most their numbers. `c` is
+        // borrowed mutably, so it overlaps none of them. Vectors are read and written unaligned, and those of 32 integers
         // of 16 bits are any 512 bits.
         unsafe {
             let a = a.as_ptr().add(row * pairs);
@@ -269,11 +269,19 @@ mod native {
             for (i, sums) in sums.iter().enumerate() {
                 for (j, &sum) in sums.iter().enumerate() {
                     let to = c.add(i * gemm.c_row + j * LANES);
-                    let sum = match gemm.end {
-                        End::Add => _mm512_add_ps(_mm512_loadu_ps(to), sum),
-                        End::Store { relu: true, .. } => _mm512_max_ps(sum, _mm512_setzero_ps()),
-                        End::Store { .. } => sum,
-                    };
+                    let mut sum = sum;
+                    match gemm.end {
+                        End::Add => sum = _mm512_add_ps(_mm512_loadu_ps(to), sum),
+                        End::Store { plus, relu, .. } => {
+                            if let Some(plus) = plus {
+                                let plus = plus.data.as_ptr().add((row + i) * plus.stride + at);
+                                sum = _mm512_add_ps(sum, _mm512_loadu_ps(plus.add(j * LANES)));
+                            }
+                            if relu {
+                                sum = _mm512_max_ps(sum, _mm512_setzero_ps());
+                            }
+                        }
+                    }
                     _mm512_storeu_ps(to, sum);
                 }
             }

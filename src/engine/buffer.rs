@@ -63,8 +63,10 @@ pub(super) struct Scratch {
     pub grads: Vec<Option<Buffer>>,
     /// For each standing value that is read where it lies, the lane at which the band's rows begin.
     pub origins: Vec<usize>,
-    /// Gradients of what is given to a grid of one band, lent for a step.
-    pub owed: Owed,
+    /// Gradients of what is given, lent for a step to a thread that has all strips.
+    pub owed: Option<Owed>,
+    /// Which gradients are such, at the place on the grid that `origins` tells.
+    pub lent: Vec<bool>,
     /// Nine shares a head of each attention, for the way back.
     pub shares: Vec<Buffer>,
     free: Vec<Buffer>,
@@ -110,5 +112,7 @@ impl Scratch {
         let nodes = nodes.max(self.shares.len());
         self.shares.resize_with(nodes, Buffer::default);
         self.origins.resize(nodes, 0);
+        self.lent.clear();
+        self.lent.resize(nodes, false);
     }
 }

@@ -2,6 +2,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::kernels::View;
 use super::{LANES, bf16};
 use crate::rollout::Precision;
 
@@ -28,13 +29,18 @@ pub(super) struct Gemm<'a> {
 pub(super) enum End<'a> {
     /// They are added to what is there.
     Add,
-    /// They replace what is there, with a shift for each row, and cut off at 0 if `relu`.
-    Store { bias: Option<&'a [f32]>, relu: bool },
+    /// They replace what is there, with a shift for each row and the rows of `plus` added, and cut off at 0 if `relu`.
+    Store {
+        bias: Option<&'a [f32]>,
+        plus: Option<View<'a>>,
+        relu: bool,
+    },
 }
 
 impl End<'_> {
     pub const STORE: Self = Self::Store {
         bias: None,
+        plus: None,
         relu: false,
     };
 }
@@ -48,6 +54,12 @@ impl Gemm<'_> {
         let wide = n.next_multiple_of(LANES);
         // These hold for every caller; the kernels below rest on them.
         assert!((m - 1) * self.c_row + wide <= self.c.len(), "c is too short");
+        if let End::Store { plus: Some(plus), .. } = self.end {
+            assert!(
+                (m - 1) * plus.stride + wide <= plus.data.len(),
+                "plus is too short"
+            );
+        }
         if k > 0 {
             assert!((k - 1) * self.b_row + wide <= self.b.len(), "b is too short");
             let last = (m - 1) * self.a_row + (k - 1) * self.a_column;
@@ -120,9 +132,9 @@ impl Gemm<'_> {
                 *sums = [simd.splat_f32s(bias); N];
             }
         }
-        // SAFETY: `run` has checked that all rows of the three matrices, whole vectors wide, lie within
+        // SAFETY: `run` has checked that all rows of the matrices, whole vectors wide, lie within
         // their slices; `row + M` and `vector + N` are at most their numbers. `c` is borrowed mutably, so it
-        // overlaps neither `a` nor `b`. Vectors are read and written unaligned.
+        // overlaps none of the others. Vectors are read and written unaligned.
         unsafe {
             let mut a = self.a.as_ptr().add(row * self.a_row);
             let mut b = self.b.as_ptr().add(at);
@@ -152,11 +164,20 @@ impl Gemm<'_> {
                 let mut j = 0;
                 while j < N {
                     let to = c.add(i * self.c_row + j * S::F32_LANES).cast::<S::f32s>();
-                    let sum = match self.end {
-                        End::Add => simd.add_f32s(to.read_unaligned(), sums[i][j]),
-                        End::Store { relu: true, .. } => simd.max_f32s(sums[i][j], simd.splat_f32s(0.0)),
-                        End::Store { .. } => sums[i][j],
-                    };
+                    let mut sum = sums[i][j];
+                    match self.end {
+                        End::Add => sum = simd.add_f32s(to.read_unaligned(), sum),
+                        End::Store { plus, relu, .. } => {
+                            if let Some(plus) = plus {
+                                let plus = plus.data.as_ptr().add((row + i) * plus.stride + at);
+                                let plus = plus.add(j * S::F32_LANES).cast::<S::f32s>();
+                                sum = simd.add_f32s(sum, plus.read_unaligned());
+                            }
+                            if relu {
+                                sum = simd.max_f32s(sum, simd.splat_f32s(0.0));
+                            }
+                        }
+                    }
                     to.write_unaligned(sum);
                     j += 1;
                 }

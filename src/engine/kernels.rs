@@ -151,12 +151,11 @@ pub(super) fn map_back_simd<'a, S: Simd>(
     macro_rules! slopes {
         (|$a:ident| $slope:expr) => {
             for c in 0..size.0 {
-                if !add {
-                    dx.row(c, size.1).fill(0.0);
-                }
                 let rows = x.row(c, size.1).iter().zip(dy.row(c, size.1));
-                for (to, (&$a, &grad)) in dx.row(c, size.1).iter_mut().zip(rows) {
-                    *to += grad * $slope;
+                let rows = dx.row(c, size.1).iter_mut().zip(rows);
+                match add {
+                    true => rows.for_each(|(to, (&$a, &grad))| *to += grad * $slope),
+                    false => rows.for_each(|(to, (&$a, &grad))| *to = grad * $slope),
                 }
             }
         };
@@ -437,12 +436,10 @@ pub(super) fn norm_back_simd<'a, S: Simd>(
             let x = &of.x.data[c * of.x.stride + at..][..n];
             let dy = &dy.data[c * dy.stride + at..][..n];
             let dx = &mut dx.data[c * dx.stride + at..][..n];
-            if !add {
-                dx.fill(0.0);
-            }
             for l in 0..n {
                 let normal = (x[l] - mean[l]) * scale[l];
-                dx[l] += scale[l] * (dy[l] * weight - share * (sum[l] + normal * along[l]));
+                let slope = scale[l] * (dy[l] * weight - share * (sum[l] + normal * along[l]));
+                dx[l] = if add { dx[l] + slope } else { slope };
             }
         }
     }

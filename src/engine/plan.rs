@@ -43,8 +43,13 @@ pub(super) struct Planned {
     pub differentiable: bool,
     /// For a linear layer: whether its values are cut off at 0, the function that comes after it.
     pub relu: bool,
+    /// For a linear layer: what is added to its values, the sum that comes after it.
+    pub plus: Option<usize>,
     /// Whether the backward pass does without its values: those of a last linear layer.
     pub dispensable: bool,
+    /// Of a given value: whether bands may add to its gradient where that lies on the grid, one after the other, to
+    /// the same bits as if each had its own: only lanes that fire are read, once.
+    pub lends: bool,
     /// Whether it is the last to read the buffers of these roots.
     pub last_use_of: Vec<usize>,
 }
@@ -137,6 +142,7 @@ impl Plan {
         plan.find_last_uses();
         plan.find_dispensable();
         plan.cut(setting.training);
+        plan.find_lent();
         plan
     }
 
@@ -247,6 +253,16 @@ impl Plan {
         let mut numbers: Vec<usize> = Vec::with_capacity(count);
         let mut moved: Vec<Option<usize>> = vec![None; count];
         let constants: Vec<usize> = program.constants().map(|(n, _)| n).collect();
+        // The layer that a sum becomes a part of.
+        let summand = |sum: usize| match program.nodes[sum].op {
+            Op::Add { a, b } if !given.contains(&sum) => [b, a].into_iter().find(|&x| {
+                let linear = matches!(program.nodes[x].op, Op::Linear { .. });
+                let alone = program.only_reader(x) == Some(sum) && a != b && x != program.update;
+                let wanted = given.contains(&x) || outputs.contains(&x);
+                linear && alone && !wanted && dense[x] == dense[sum]
+            }),
+            _ => None,
+        };
         for (n, node) in program.nodes.iter().enumerate() {
             let through = setting.differentiable[n];
             let mut lying = constants.iter().chain(given);
@@ -263,21 +279,36 @@ impl Plan {
                 numbers.push(usize::MAX);
                 continue;
             }
-            let mut op = node.op.clone();
+            let (mut op, mut plus) = (node.op.clone(), None);
+            if let Op::Linear { .. } = op
+                && let Some(reader) = program.only_reader(n)
+                && needed[reader]
+                && summand(reader) == Some(n)
+            {
+                // It comes with the sum.
+                numbers.push(usize::MAX);
+                continue;
+            }
+            if let (Op::Add { a, b }, Some(layer)) = (&node.op, summand(n)) {
+                plus = Some(if layer == *a { *b } else { *a });
+                op = program.nodes[layer].op.clone();
+            }
             let is_dense = match &op {
                 Op::Cells => true,
                 Op::Slice { x, .. } => self.nodes[numbers[*x]].domain != Domain::Fired,
                 op => dense[n] || op.padding().is_some(),
             };
             let domain = if is_dense { Domain::Rows(0) } else { Domain::Fired };
-            op.renumber(|x| {
+            let mut renumber = |x: usize| {
                 let input = numbers[x];
                 match (is_dense, self.nodes[input].domain) {
                     (true, Domain::Rows(_)) | (false, Domain::Fired) => input,
                     (true, Domain::Fired) => self.expand(input),
                     (false, Domain::Rows(_)) => *moved[x].get_or_insert_with(|| self.compress(input)),
                 }
-            });
+            };
+            op.renumber(&mut renumber);
+            let plus = plus.map(&mut renumber);
             let (root, channel) = match &op {
                 Op::Slice { x, start } => (self.nodes[*x].root, self.nodes[*x].channel + start),
                 Op::Map { x, function } if self.merges(program, node, *function, *x) => {
@@ -287,6 +318,9 @@ impl Plan {
                 _ => (self.nodes.len(), 0),
             };
             self.push(Work::Op(op), node.width, domain, (root, channel), through);
+            if let Some(last) = self.nodes.last_mut() {
+                last.plus = plus;
+            }
             numbers.push(self.nodes.len() - 1);
         }
         for &output in outputs {
@@ -301,18 +335,8 @@ impl Plan {
 
     /// Whether a function can be part of the linear layer `x` that it is applied to.
     fn merges(&self, program: &Program, node: &Node, function: Function, x: usize) -> bool {
-        let readers = |x: usize| {
-            program
-                .nodes
-                .iter()
-                .filter(|node| node.op.inputs().contains(&x))
-                .count()
-        };
-        let alone = node
-            .op
-            .inputs()
-            .iter()
-            .all(|&x| readers(x) == 1 && x != program.update);
+        let mut inputs = node.op.inputs().into_iter();
+        let alone = inputs.all(|x| program.only_reader(x).is_some() && x != program.update);
         let linear = matches!(self.nodes[x].work, Work::Op(Op::Linear { .. }));
         function == Function::Relu && alone && linear
     }
@@ -347,7 +371,9 @@ impl Plan {
             channel,
             differentiable,
             relu: false,
+            plus: None,
             dispensable: false,
+            lends: false,
             last_use_of: vec![],
         });
     }
@@ -402,6 +428,20 @@ impl Plan {
         }
     }
 
+    fn find_lent(&mut self) {
+        for n in 0..self.nodes.len() {
+            let reads = |node: &&Planned| node.inputs().contains(&n);
+            let mut readers = self.nodes.iter().filter(reads);
+            let compressed = readers
+                .next()
+                .map(|node| matches!(node.work, Work::Compress { .. }));
+            let once = compressed == Some(true) && readers.next().is_none() && self.reach_of(n) == 0;
+            let node = &self.nodes[n];
+            let given = matches!(node.work, Work::Given { .. }) && node.differentiable;
+            self.nodes[n].lends = given && (self.bands.len() == 1 || once);
+        }
+    }
+
     /// Cuts the grid into bands of rows whose values stay in the cache.
     fn cut(&mut self, training: bool) {
         let (channels, size) = match training {
@@ -447,7 +487,7 @@ impl Plan {
 impl Planned {
     pub fn inputs(&self) -> Vec<usize> {
         match &self.work {
-            Work::Op(op) => op.inputs(),
+            Work::Op(op) => op.inputs().into_iter().chain(self.plus).collect(),
             Work::Compress { x } | Work::Expand { x } => vec![*x],
             Work::Given { .. } => vec![],
         }
@@ -482,7 +522,7 @@ pub(super) fn dense(program: &Program, needed: &[bool], given: &[usize]) -> Vec<
             // Of queries that serve one attention, only those that fire matter.
             let query = matches!(node.op, Op::Attention { q, k, v, .. } if q == x && k != x && v != x);
             let linear = matches!(program.nodes[x].op, Op::Linear { .. });
-            let own = query && linear && !dense[n] && program.readers(x) == 1;
+            let own = query && linear && !dense[n] && program.only_reader(x).is_some();
             dense[x] |= all && !own;
         }
     }

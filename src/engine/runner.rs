@@ -155,10 +155,12 @@ impl<'a> Runner<'a> {
             standing.refresh(&of_standing, &mut self.scratch, state);
             of.given.standing = &standing.values;
         }
-        // A single band adds to what is owed where it lies.
-        std::mem::swap(&mut self.scratch[0].owed, &mut self.owed);
+        if self.scratch.len() > 1 && of.plan.strips.len() > 1 {
+            return f(&of, &mut self.scratch);
+        }
+        self.scratch[0].owed = Some(std::mem::take(&mut self.owed));
         let result = f(&of, &mut self.scratch);
-        std::mem::swap(&mut self.scratch[0].owed, &mut self.owed);
+        self.owed = self.scratch[0].owed.take().unwrap_or_default();
         result
     }
 }

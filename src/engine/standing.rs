@@ -165,8 +165,13 @@ impl Standing {
         owed: &mut Owed,
     ) {
         let plan = of.plan;
+        if scratch.len() == 1 || plan.strips.len() == 1 {
+            scratch[0].owed = Some(Owed {
+                tables: std::mem::take(&mut owed.tables),
+                standing: vec![],
+            });
+        }
         let standing = &owed.standing;
-        std::mem::swap(&mut scratch[0].owed.tables, &mut owed.tables);
         let all = vec![true; self.stale.len()];
         let lanes = lanes.unwrap_or(&all);
         let parts = plan
@@ -205,7 +210,9 @@ impl Standing {
                 debts
             },
         );
-        std::mem::swap(&mut scratch[0].owed.tables, &mut owed.tables);
+        if let Some(lent) = scratch[0].owed.take() {
+            owed.tables = lent.tables;
+        }
         let count = scratch.len();
         for (n, debts) in debts.into_iter().enumerate() {
             for debt in debts {

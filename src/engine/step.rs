@@ -234,11 +234,9 @@ impl StepOf<'_> {
 
     /// Gives the buffers of a band back, those that were lent too.
     pub fn release(&self, scratch: &mut Scratch) {
-        if self.plan.bands.len() == 1 {
-            for (n, slot) in self.plan.given() {
-                if let Some(lent) = scratch.grads[n].take() {
-                    *scratch.owed.of(slot) = lent;
-                }
+        for (n, slot) in self.plan.given().filter(|(n, _)| scratch.lent[*n]) {
+            if let (Some(lent), Some(owed)) = (scratch.grads[n].take(), &mut scratch.owed) {
+                *owed.of(slot) = lent;
             }
         }
         scratch.clear(self.plan.nodes.len());
@@ -404,6 +402,7 @@ impl StepOf<'_> {
                     size: [width, input, lanes],
                     end: End::Store {
                         bias: bias.map(|bias| shared.param(bias)),
+                        plus: plan.nodes[n].plus.map(|x| self.view(scratch, x, start(x))),
                         relu: plan.nodes[n].relu,
                     },
                 };

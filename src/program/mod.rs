@@ -78,10 +78,11 @@ impl Program {
         })
     }
 
-    /// How many operations read a node.
-    pub(crate) fn readers(&self, node: usize) -> usize {
-        let reads = |other: &&Node| other.op.inputs().contains(&node);
-        self.nodes.iter().filter(reads).count()
+    /// The operation that reads a node, if it is one alone.
+    pub(crate) fn only_reader(&self, node: usize) -> Option<usize> {
+        let reads = |&other: &usize| self.nodes[other].op.inputs().contains(&node);
+        let mut readers = (node + 1..self.nodes.len()).filter(reads);
+        readers.next().filter(|_| readers.next().is_none())
     }
 
     /// The same program with weights that get no gradient.
