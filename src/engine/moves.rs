@@ -49,7 +49,7 @@ fn transpose_tile(
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    use std::arch::x86_64::{__m512, __m512i};
+    use std::arch::x86_64::{__m512, __m512i, _MM_HINT_T0, _mm_prefetch};
 
     use pulp::{NullaryFnOnce, cast, x86::V4};
 
@@ -58,6 +58,13 @@ mod avx512 {
     #[inline(always)]
     fn vector(x: &[f32], at: usize) -> __m512 {
         cast(*x[at..].first_chunk::<TILE>().unwrap_or(&[0.0; TILE]))
+    }
+
+    /// Has the line at `at` fetched into the cache: planes are too short for the processor to foresee the next one.
+    #[inline(always)]
+    fn prefetch(x: &[f32], at: usize) {
+        // SAFETY: a prefetch touches no memory that a program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast()) };
     }
 
     pub struct Compress<'a> {
@@ -78,6 +85,7 @@ mod avx512 {
                 let y = &mut self.y.data[c * self.y.stride..];
                 let mut at = 0;
                 for (block, &mask) in self.masks.iter().enumerate() {
+                    prefetch(x, self.x.stride + block * TILE);
                     let lanes = vector(x, block * TILE);
                     let picked: [f32; TILE] = cast(self.simd.avx512f._mm512_maskz_compress_ps(mask, lanes));
                     y[at..at + TILE].copy_from_slice(&picked);
@@ -107,6 +115,7 @@ mod avx512 {
                 let y = &mut self.y.data[c * self.y.stride..];
                 let mut at = 0;
                 for (block, &mask) in self.masks.iter().enumerate() {
+                    prefetch(y, self.y.stride + block * TILE);
                     let (old, x) = (vector(y, block * TILE), vector(x, at));
                     let new: [f32; TILE] = cast(match ADD {
                         true => avx._mm512_add_ps(old, avx._mm512_maskz_expand_ps(mask, x)),
