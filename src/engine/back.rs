@@ -299,7 +299,13 @@ impl StepOf<'_> {
                 {
                     let hop = self.spread(scratch, n, *x, band, op);
                     let kernel = &mut weights[shared.range(*kernel)];
-                    near::kernel_back(scratch.near.around(&hop), dy, kernel, width / input, plan.row());
+                    near::kernel_back(
+                        scratch.near.around(&hop, 0),
+                        dy,
+                        kernel,
+                        width / input,
+                        plan.row(),
+                    );
                 }
                 let hop = self.hop(n, band, *padding).back();
                 let mut spread = std::mem::take(&mut scratch.near);
@@ -307,7 +313,7 @@ impl StepOf<'_> {
                 if let Prepared::Taps(_, taps) = &self.prepared[n] {
                     let all = (self.start(*x, reach + 1, band), hop.to.1 * plan.row());
                     self.give(scratch, *x, all, band, |_, dx, add| {
-                        near::stencil(spread.around(&hop), taps, dx, plan.row(), add);
+                        near::stencil(spread.around(&hop, 0), taps, dx, plan.row(), add);
                     });
                 }
                 scratch.near = spread;
@@ -505,14 +511,10 @@ impl StepOf<'_> {
         let (_, reach) = self.lanes(n, band);
         let hop = self.hop(n, band, padding);
         let around = |x| self.start(x, reach + 1, band);
-        self.spread_values(scratch, (k, around(k)), (v, around(v)), &hop);
+        self.spread_values(scratch, [k, v], reach, &hop, band);
         let shares = std::mem::take(&mut scratch.shares[n]);
         let mut scores = std::mem::take(&mut scratch.wide);
         scores.at_least(9 * heads * stride + LANES);
-        let (near, far) = (
-            std::mem::take(&mut scratch.near),
-            std::mem::take(&mut scratch.far),
-        );
         let start = self.start(q, reach, band);
         let lanes = hop.to.1 * row;
         let of = attention::Shape {
@@ -522,12 +524,17 @@ impl StepOf<'_> {
         };
         let weights = |data| View { data, stride };
         let data = &mut *scores;
-        attention::correlate(dy, &far.around(&hop), ViewMut { data, stride }, of);
+        let [_, values] = self.values_around(scratch, [k, v], &hop);
+        attention::correlate(dy, &values, ViewMut { data, stride }, of);
         attention::softmax_back(weights(&shares), ViewMut { data, stride }, heads, lanes);
-        self.give(scratch, q, (start, lanes), band, |_, dq, add| {
-            attention::mix(&Weights::Own(weights(&scores)), &near.around(&hop), (dq, add), of);
+        self.give(scratch, q, (start, lanes), band, |scratch, dq, add| {
+            let [keys, _] = self.values_around(scratch, [k, v], &hop);
+            attention::mix(&Weights::Own(weights(&scores)), &keys, (dq, add), of);
         });
-        let (mut near, mut far) = (near, far);
+        let (mut near, mut far) = (
+            std::mem::take(&mut scratch.near),
+            std::mem::take(&mut scratch.far),
+        );
         let rows = (hop.to.1, row, plan.images);
         let back = hop.back();
         let lanes = hop.from.1 * row;
@@ -537,8 +544,8 @@ impl StepOf<'_> {
         far.fill(weights(&scores), 9 * heads, rows, padding);
         self.give(scratch, k, (around(k), lanes), band, |_, dk, add| {
             attention::mix(
-                &Weights::Others(far.around(&back)),
-                &near.around(&back),
+                &Weights::Others(far.around(&back, 0)),
+                &near.around(&back, 0),
                 (dk, add),
                 of,
             );
@@ -547,8 +554,8 @@ impl StepOf<'_> {
         far.fill(weights(&shares), 9 * heads, rows, padding);
         self.give(scratch, v, (around(v), lanes), band, |_, dv, add| {
             attention::mix(
-                &Weights::Others(far.around(&back)),
-                &near.around(&back),
+                &Weights::Others(far.around(&back, 0)),
+                &near.around(&back, 0),
                 (dv, add),
                 of,
             );

@@ -37,13 +37,14 @@ use crate::program::{Function, Op, Program};
 use crate::random::Key;
 use crate::rollout::Precision;
 use crate::rollout::mask::FireRate;
+use crate::stencil::Padding;
 
 use buffer::Buffer;
 use kernels::{View, ViewMut, arch};
 use plan::{Plan, Setting};
 use prepared::{Prepared, of_table, on_all_lanes};
 use runner::{Grads, Runner};
-use standing::worth_keeping;
+use standing::{border, worth_keeping};
 use step::{Given, Shared, StepOf};
 
 /// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
@@ -174,6 +175,8 @@ struct Ready {
 struct Plans {
     step: Ready,
     standing: Option<Ready>,
+    /// Of each standing value, the border if it is kept spread out.
+    borders: Vec<Option<Padding>>,
     /// The constants of the program on all lanes of the grid.
     tables: Vec<Vec<f32>>,
 }
@@ -183,6 +186,7 @@ struct Group<'a> {
     shared: &'a Shared<'a>,
     step: &'a Ready,
     standing: Option<&'a Ready>,
+    borders: &'a [Option<Padding>],
     tables: &'a [Vec<f32>],
     images: Range<usize>,
     /// Its place among the groups.
@@ -262,6 +266,10 @@ impl FusedRollout {
             };
             Plans {
                 tables: self.program.constants().map(table).collect(),
+                borders: standing
+                    .iter()
+                    .map(|&n| border(&self.program, &standing, n))
+                    .collect(),
                 standing: (!standing.is_empty()).then(|| ready(Plan::of_standing(setting, &standing))),
                 step,
             }
@@ -278,6 +286,7 @@ impl FusedRollout {
                 let Plans {
                     step,
                     standing,
+                    borders,
                     tables,
                 } = match &rest {
                     Some(rest) if images.len() < size => rest,
@@ -287,6 +296,7 @@ impl FusedRollout {
                     shared: &shared,
                     step,
                     standing: standing.as_ref(),
+                    borders,
                     tables,
                     images,
                     number,

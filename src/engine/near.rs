@@ -5,8 +5,11 @@
 
 use pulp::Simd;
 
+use std::ops::Range;
+
 use super::LANES;
 use super::kernels::{View, ViewMut, arch};
+use super::moves::{self, Picked};
 use crate::stencil::Padding;
 
 /// Rows of two spans of a grid: those that are computed, and those that they look at.
@@ -40,6 +43,15 @@ impl Hop {
         usize::try_from(at).ok().filter(|&at| at < self.from.1)
     }
 
+    /// The same, where the whole grid is there to be looked at.
+    pub fn on_grid(self) -> Self {
+        Self {
+            from: (0, self.height),
+            whole: true,
+            ..self
+        }
+    }
+
     /// The hop that gradients take.
     pub fn back(self) -> Self {
         Self {
@@ -69,14 +81,7 @@ impl Spread {
         (rows, width, images): (usize, usize, usize),
         padding: Padding,
     ) {
-        self.pitch = width + 2 * images;
-        self.rows = rows;
-        self.images = images;
-        self.plane = ((rows + 1) * self.pitch).next_multiple_of(LANES) + LANES;
-        let needed = channels * self.plane + 2 * LANES;
-        if self.data.len() < needed {
-            self.data.resize(needed, 0.0);
-        }
+        self.shape(channels, (rows, width, images));
         spread(
             x,
             &mut self.data,
@@ -86,10 +91,57 @@ impl Spread {
         );
     }
 
-    /// What the rows of `hop` see.
-    pub fn around(&self, hop: &Hop) -> Around<'_> {
+    /// Zeros for `channels` of a whole grid.
+    pub fn zeros(channels: usize, (height, width, images): (usize, usize, usize)) -> Self {
+        let mut spread = Self::default();
+        spread.shape(channels, (height, width, images));
+        spread
+    }
+
+    fn shape(&mut self, channels: usize, (rows, width, images): (usize, usize, usize)) {
+        self.pitch = width + 2 * images;
+        self.rows = rows;
+        self.images = images;
+        self.plane = ((rows + 1) * self.pitch).next_multiple_of(LANES) + LANES;
+        let needed = channels * self.plane + 2 * LANES;
+        if self.data.len() < needed {
+            self.data.resize(needed, 0.0);
+        }
+    }
+
+    /// Sets picked lanes of the rows `rows` to the lanes of `x`, which come one after the other.
+    pub fn put(
+        &mut self,
+        x: View<'_>,
+        (rows, picks): (&Range<usize>, &[bool]),
+        channels: usize,
+        padding: Padding,
+    ) {
+        let (width, images, pitch) = (picks.len() / rows.len(), self.images, self.pitch);
+        let mut spread = vec![false; rows.len() * pitch];
+        for (spread, picks) in spread.chunks_exact_mut(pitch).zip(picks.chunks_exact(width)) {
+            spread[images..images + width].copy_from_slice(picks);
+        }
+        let to = ViewMut {
+            data: &mut self.data[rows.start * pitch..],
+            stride: self.plane,
+        };
+        moves::put(x, &Picked::new(&spread), to, channels);
+        if padding == Padding::Circular {
+            for c in 0..channels {
+                let plane = &mut self.data[c * self.plane..][..rows.end * pitch];
+                for row in plane[rows.start * pitch..].chunks_exact_mut(pitch) {
+                    row.copy_within(width..width + images, 0);
+                    row.copy_within(images..2 * images, images + width);
+                }
+            }
+        }
+    }
+
+    /// What the rows of `hop` see, of the channels from `channel` on.
+    pub fn around(&self, hop: &Hop, channel: usize) -> Around<'_> {
         Around {
-            data: &self.data,
+            data: &self.data[channel * self.plane..],
             plane: self.plane,
             images: self.images,
             rows: (0..hop.to.1).map(|row| self.rows(hop, row)).collect(),

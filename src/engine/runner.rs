@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::Group;
 use super::buffer::{Buffer, Owed, Scratch};
-use super::standing::{Standing, grids};
+use super::standing::{Standing, on_grid};
 use super::step::{Before, StepOf};
 
 /// A group with its working memory: one for each strip that runs at the same time.
@@ -33,12 +33,15 @@ impl<'a> Runner<'a> {
         };
         let owed = || Owed {
             tables: group.table_grads(),
-            standing: group.standing.map_or(vec![], |of| grids(&of.plan)),
+            standing: group.standing.map_or(vec![], |of| {
+                let outputs = of.plan.outputs.iter();
+                outputs.map(|&n| on_grid(&of.plan, n)).collect()
+            }),
         };
         Self {
             group,
             scratch: (0..strips).map(|_| Scratch::default()).collect(),
-            standing: group.standing.map(|of| Standing::new(&of.plan)),
+            standing: group.standing.map(|of| Standing::new(&of.plan, group.borders)),
             owed: if back { owed() } else { Owed::default() },
         }
     }

@@ -8,12 +8,14 @@
 use std::ops::Range;
 
 use crate::program::{Op, Program};
+use crate::stencil::Padding;
 
 use super::LANES;
 use super::back::Debt;
 use super::buffer::{Buffer, Owed, Scratch};
 use super::kernels::{self, View, ViewMut};
 use super::moves::{self, Picked};
+use super::near::Spread;
 use super::plan::{Plan, dense, needed};
 use super::runner::{Grads, each_strip};
 use super::step::StepOf;
@@ -68,14 +70,46 @@ pub(super) fn worth_keeping(program: &Program, lanes: usize) -> Vec<usize> {
     }
 }
 
-/// Zeros for the outputs of a plan on all lanes of the grid, channel by channel.
-pub(super) fn grids(plan: &Plan) -> Vec<Buffer> {
-    let grid = |&n: &usize| {
-        let mut buffer = Buffer::default();
-        buffer.at_least(plan.nodes[n].width * plan.grid_stride() + LANES);
-        buffer
-    };
-    plan.outputs.iter().map(grid).collect()
+/// The border of the grid for a standing value that serves as keys and values of attention alone: it is kept spread out,
+/// as attention reads it.
+pub(super) fn border(program: &Program, standing: &[usize], n: usize) -> Option<Padding> {
+    let needed = needed(program, &[program.update], standing);
+    let (mut parts, mut border) = (vec![n], None);
+    for (m, node) in program
+        .nodes
+        .iter()
+        .enumerate()
+        .skip(n + 1)
+        .filter(|(m, _)| needed[*m])
+    {
+        let reads = |x: &usize| parts.contains(x);
+        if standing.contains(&m) || !node.op.inputs().iter().any(reads) {
+            continue;
+        }
+        match node.op {
+            Op::Slice { .. } => parts.push(m),
+            Op::Attention { q, padding, .. } if !reads(&q) && border.is_none_or(|b| b == padding) => {
+                border = Some(padding);
+            }
+            _ => return None,
+        }
+    }
+    border
+}
+
+/// A standing value on all lanes of the grid.
+pub(super) enum Kept {
+    /// Channel by channel.
+    Plain(Buffer),
+    /// Spread out.
+    Spread(Spread, Padding),
+}
+
+/// Zeros for a node of a plan on all lanes of the grid, channel by channel.
+pub(super) fn on_grid(plan: &Plan, n: usize) -> Buffer {
+    let mut buffer = Buffer::default();
+    buffer.at_least(plan.nodes[n].width * plan.grid_stride() + LANES);
+    buffer
 }
 
 impl Owed {
@@ -92,19 +126,49 @@ impl Owed {
     }
 }
 
+/// Sets standing values on picked lanes of a band.
+fn keep(
+    values: &mut [Kept],
+    plan: &Plan,
+    (rows, picks, picked): (&Range<usize>, &[bool], &Picked),
+    new: Vec<Option<Buffer>>,
+    scratch: &mut Scratch,
+) {
+    for ((&output, new), value) in plan.outputs.iter().zip(new).zip(values) {
+        let Some(new) = new else { continue };
+        let (width, root) = (plan.nodes[output].width, plan.nodes[output].root);
+        let from = View {
+            data: &new,
+            stride: plan.stride(root),
+        };
+        match value {
+            Kept::Plain(value) => {
+                let to = plan.on_grid(value, rows.start * plan.row());
+                moves::put(from, picked, to, width);
+            }
+            Kept::Spread(value, padding) => value.put(from, (rows, picks), width, *padding),
+        }
+        scratch.give_back(new);
+    }
+}
+
 /// The standing values of a group of images.
 pub(super) struct Standing {
-    /// Of each, all lanes of the grid, channel by channel.
-    pub values: Vec<Buffer>,
+    pub values: Vec<Kept>,
     /// Lanes whose cells may have changed since.
     stale: Vec<bool>,
 }
 
 impl Standing {
     /// Values of which none is known yet.
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &Plan, borders: &[Option<Padding>]) -> Self {
+        let grid = (plan.height, plan.row(), plan.images);
+        let kept = |(&output, border): (&usize, &Option<Padding>)| match *border {
+            Some(padding) => Kept::Spread(Spread::zeros(plan.nodes[output].width, grid), padding),
+            None => Kept::Plain(on_grid(plan, output)),
+        };
         Self {
-            values: grids(plan),
+            values: plan.outputs.iter().zip(borders).map(kept).collect(),
             stale: vec![true; plan.height * plan.row()],
         }
     }
@@ -120,38 +184,42 @@ impl Standing {
     /// Brings the values to those of `state`; `of` is a step of the plan of standing values.
     pub fn refresh(&mut self, of: &StepOf<'_>, scratch: &mut [Scratch], state: &[f32]) {
         let plan = of.plan;
-        let changed = each_strip(scratch, plan.strips.iter().collect(), |strip, scratch| {
-            let compute = |rows: &Range<usize>| {
-                let band = of.band(rows, Some(&self.stale));
-                if !band.fires() {
-                    return None;
+        let Self { values, stale } = self;
+        let compute = |rows: &Range<usize>, scratch: &mut Scratch| {
+            let band = of.band(rows, Some(stale));
+            if !band.fires() {
+                return None;
+            }
+            of.evaluate(scratch, state, &band, false);
+            let roots = plan.outputs.iter().map(|&n| plan.nodes[n].root);
+            let new: Vec<_> = roots.map(|root| scratch.values[root].take()).collect();
+            Some((band.picked?, new))
+        };
+        if let [scratch] = scratch {
+            for rows in &plan.bands {
+                if let Some((picked, new)) = compute(rows, scratch) {
+                    let picks = &stale[rows.start * plan.row()..rows.end * plan.row()];
+                    keep(values, plan, (rows, picks, &picked), new, scratch);
                 }
-                of.evaluate(scratch, state, &band, false);
-                let roots = plan.outputs.iter().map(|&n| plan.nodes[n].root);
-                let values: Vec<_> = roots.map(|root| scratch.values[root].take()).collect();
-                Some((rows.start * plan.row(), band.picked?, values))
-            };
-            plan.bands[strip.clone()]
-                .iter()
-                .filter_map(compute)
-                .collect::<Vec<_>>()
-        });
-        let count = scratch.len();
-        for (n, bands) in changed.into_iter().enumerate() {
-            for (lane, picked, values) in bands {
-                let new = plan.outputs.iter().zip(values).zip(&mut self.values);
-                for ((&output, new), value) in new {
-                    let Some(new) = new else { continue };
-                    let from = View {
-                        data: &new,
-                        stride: plan.stride(plan.nodes[output].root),
-                    };
-                    moves::put(from, &picked, plan.on_grid(value, lane), plan.nodes[output].width);
-                    scratch[n % count].give_back(new);
+            }
+        } else {
+            let changed = each_strip(scratch, plan.strips.iter().collect(), |strip, scratch| {
+                let bands = plan.bands[strip.clone()].iter();
+                bands
+                    .map(|rows| (rows, compute(rows, scratch)))
+                    .collect::<Vec<_>>()
+            });
+            let count = scratch.len();
+            for (n, bands) in changed.into_iter().enumerate() {
+                for (rows, new) in bands {
+                    if let Some((picked, new)) = new {
+                        let picks = &stale[rows.start * plan.row()..rows.end * plan.row()];
+                        keep(values, plan, (rows, picks, &picked), new, &mut scratch[n % count]);
+                    }
                 }
             }
         }
-        self.stale.fill(false);
+        stale.fill(false);
     }
 
     /// Passes on to the gradient of `state`, and to those of constants, what is owed to the cells of these lanes, before

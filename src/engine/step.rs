@@ -11,9 +11,10 @@ use super::draws::{dropout, fired};
 use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, View, ViewMut, arch};
 use super::moves::{self, Picked};
-use super::near::{self, Hop};
+use super::near::{self, Around, Hop, Spread};
 use super::plan::{Domain, Plan, Work};
 use super::prepared::Prepared;
+use super::standing::Kept;
 use super::{LANES, Task};
 
 /// Everything that all groups of a rollout share.
@@ -62,14 +63,26 @@ pub(super) struct StepOf<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
     pub tables: &'a [Vec<f32>],
-    pub standing: &'a [Buffer],
+    pub standing: &'a [Kept],
 }
 
 impl<'a> Given<'a> {
-    fn get(&self, slot: usize) -> &'a [f32] {
+    /// A value whose channels lie one after the other.
+    fn plain(&self, slot: usize) -> Option<&'a [f32]> {
         match self.tables.get(slot) {
-            Some(table) => table,
-            None => &self.standing[slot - self.tables.len()],
+            Some(table) => Some(table),
+            None => match &self.standing[slot - self.tables.len()] {
+                Kept::Plain(value) => Some(value),
+                Kept::Spread(..) => None,
+            },
+        }
+    }
+
+    /// A value that is spread out.
+    fn spread(&self, slot: usize) -> Option<&'a Spread> {
+        match self.standing.get(slot.checked_sub(self.tables.len())?)? {
+            Kept::Spread(value, _) => Some(value),
+            Kept::Plain(_) => None,
         }
     }
 }
@@ -250,7 +263,8 @@ impl StepOf<'_> {
         if let (None, Work::Given { slot }) = (own, &self.plan.nodes[root].work) {
             let stride = self.plan.grid_stride();
             let lane = scratch.origins[root] + start;
-            let data = &self.given.get(*slot)[planned.channel * stride + lane..];
+            let data = self.given.plain(*slot).unwrap_or_default();
+            let data = &data[planned.channel * stride + lane..];
             return View { data, stride };
         }
         let stride = self.plan.stride(root);
@@ -305,11 +319,13 @@ impl StepOf<'_> {
         let plan = self.plan;
         scratch.clear(plan.nodes.len());
         for (n, node) in plan.nodes.iter().enumerate() {
-            if matches!(node.work, Work::Given { .. })
-                && let [(_, lane, _)] = plan.runs(n, band.rows)[..]
-            {
-                scratch.origins[n] = lane;
-                continue;
+            if let Work::Given { slot } = node.work {
+                let runs = plan.runs(n, band.rows);
+                scratch.origins[n] = runs[0].1;
+                // It is read where it lies, unless it lies in pieces.
+                if runs.len() == 1 || self.given.spread(slot).is_some() {
+                    continue;
+                }
             }
             let needless = keep && node.dispensable;
             if node.root == n && !needless {
@@ -344,7 +360,7 @@ impl StepOf<'_> {
                 let stride = plan.grid_stride();
                 for (to, lane, lanes) in plan.runs(n, band.rows) {
                     let from = View {
-                        data: &self.given.get(*slot)[lane..],
+                        data: &self.given.plain(*slot).unwrap_or_default()[lane..],
                         stride,
                     };
                     let to = ViewMut {
@@ -411,7 +427,7 @@ impl StepOf<'_> {
             Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. } => {
                 let hop = self.spread(scratch, n, *x, band, op);
                 if let Prepared::Taps(taps, _) = &self.prepared[n] {
-                    near::stencil(scratch.near.around(&hop), taps, y, plan.row(), false);
+                    near::stencil(scratch.near.around(&hop, 0), taps, y, plan.row(), false);
                 }
             }
             Op::LayerNorm { x, weight, bias, eps } => {
@@ -455,8 +471,7 @@ impl StepOf<'_> {
                 padding,
             } => {
                 let hop = self.hop(n, band, *padding);
-                let around = |x| (x, self.start(x, reach + 1, band));
-                self.spread_values(scratch, around(*k), around(*v), &hop);
+                self.spread_values(scratch, [*k, *v], reach, &hop, band);
                 let mut shares = std::mem::take(&mut scratch.shares[n]);
                 shares.at_least(9 * heads * plan.stride(n) + LANES);
                 let of = attention::Shape {
@@ -467,10 +482,11 @@ impl StepOf<'_> {
                 let stride = plan.stride(n);
                 let q = self.view(scratch, *q, start(*q));
                 let data = &mut shares;
-                attention::correlate(q, &scratch.near.around(&hop), ViewMut { data, stride }, of);
+                let [k, v] = self.values_around(scratch, [*k, *v], &hop);
+                attention::correlate(q, &k, ViewMut { data, stride }, of);
                 attention::softmax(ViewMut { data, stride }, *heads, lanes);
                 let weights = Weights::Own(View { data, stride });
-                attention::mix(&weights, &scratch.far.around(&hop), (y, false), of);
+                attention::mix(&weights, &v, (y, false), of);
                 scratch.shares[n] = shares;
             }
             Op::Dropout { x, rate, site } => {
@@ -505,23 +521,48 @@ impl StepOf<'_> {
         hop
     }
 
-    /// Spreads keys and values out, from lanes on.
+    /// The value `x`, if it is kept spread out.
+    fn kept_spread(&self, x: usize) -> Option<&Spread> {
+        match self.plan.nodes[self.plan.nodes[x].root].work {
+            Work::Given { slot } => self.given.spread(slot),
+            _ => None,
+        }
+    }
+
+    /// Spreads keys and values out, those that are not kept so.
     pub fn spread_values(
         &self,
         scratch: &mut Scratch,
-        (k, k_start): (usize, usize),
-        (v, v_start): (usize, usize),
+        [k, v]: [usize; 2],
+        reach: usize,
         hop: &Hop,
+        band: &Band<'_>,
     ) {
         let rows = (hop.from.1, self.plan.row(), self.plan.images);
         let (mut near, mut far) = (
             std::mem::take(&mut scratch.near),
             std::mem::take(&mut scratch.far),
         );
-        let width = self.plan.nodes[k].width;
-        near.fill(self.view(scratch, k, k_start), width, rows, hop.padding);
-        far.fill(self.view(scratch, v, v_start), width, rows, hop.padding);
+        for (x, spread) in [(k, &mut near), (v, &mut far)] {
+            if self.kept_spread(x).is_none() {
+                let x_view = self.view(scratch, x, self.start(x, reach + 1, band));
+                spread.fill(x_view, self.plan.nodes[x].width, rows, hop.padding);
+            }
+        }
         (scratch.near, scratch.far) = (near, far);
+    }
+
+    /// What the rows of `hop` see of keys and values, after [`Self::spread_values`].
+    pub fn values_around<'b>(
+        &'b self,
+        scratch: &'b Scratch,
+        [k, v]: [usize; 2],
+        hop: &Hop,
+    ) -> [Around<'b>; 2] {
+        [(k, &scratch.near), (v, &scratch.far)].map(|(x, spread)| match self.kept_spread(x) {
+            Some(kept) => kept.around(&hop.on_grid(), self.plan.nodes[x].channel),
+            None => spread.around(hop, 0),
+        })
     }
 
     /// A single channel stands for as many as are asked for.
