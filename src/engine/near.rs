@@ -296,6 +296,10 @@ pub(super) fn kernel_back_simd<'a, S: Simd>(
 /// Sets up to a vector of lanes, or adds to them.
 #[inline(always)]
 pub(super) fn put<S: Simd>(simd: S, to: &mut [f32], lanes: S::f32s, add: bool) {
+    if let ([whole], []) = S::as_mut_simd_f32s(to) {
+        *whole = if add { simd.add_f32s(*whole, lanes) } else { lanes };
+        return;
+    }
     let lanes = match add {
         true => simd.add_f32s(simd.partial_load_f32s(to), lanes),
         false => lanes,

@@ -48,7 +48,7 @@ pub(super) struct Planned {
     /// Whether the backward pass does without its values: those of a last linear layer.
     pub dispensable: bool,
     /// Of a given value: whether bands may add to its gradient where that lies on the grid, one after the other, to
-    /// the same bits as if each had its own: only lanes that fire are read, once.
+    /// the same bits as if each had its own: each adds to it once.
     pub lends: bool,
     /// Whether it is the last to read the buffers of these roots.
     pub last_use_of: Vec<usize>,
@@ -430,16 +430,30 @@ impl Plan {
 
     fn find_lent(&mut self) {
         for n in 0..self.nodes.len() {
-            let reads = |node: &&Planned| node.inputs().contains(&n);
-            let mut readers = self.nodes.iter().filter(reads);
-            let compressed = readers
-                .next()
-                .map(|node| matches!(node.work, Work::Compress { .. }));
-            let once = compressed == Some(true) && readers.next().is_none() && self.reach_of(n) == 0;
-            let node = &self.nodes[n];
-            let given = matches!(node.work, Work::Given { .. }) && node.differentiable;
-            self.nodes[n].lends = given && (self.bands.len() == 1 || once);
+            let is_given = matches!(self.nodes[n].work, Work::Given { .. }) && self.nodes[n].differentiable;
+            let in_pieces = self.wraps && self.reach_of(n) > 0;
+            self.nodes[n].lends = is_given && (self.bands.len() == 1 || !in_pieces && self.adds_once(n));
         }
+    }
+
+    /// Whether no channel of a given value gets more than one summand of its gradient from a band.
+    fn adds_once(&self, given: usize) -> bool {
+        let mut taken = vec![false; self.nodes[given].width];
+        for node in &self.nodes {
+            let once = matches!(node.work, Work::Compress { .. } | Work::Op(Op::Attention { .. }));
+            for x in node.inputs().into_iter().filter(|&x| self.nodes[x].root == given) {
+                if matches!(node.work, Work::Op(Op::Slice { .. })) {
+                    continue;
+                }
+                let x = &self.nodes[x];
+                let channels = &mut taken[x.channel..x.channel + x.width];
+                if !once || channels.contains(&true) {
+                    return false;
+                }
+                channels.fill(true);
+            }
+        }
+        true
     }
 
     /// Cuts the grid into bands of rows whose values stay in the cache.
