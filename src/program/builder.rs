@@ -168,8 +168,7 @@ impl ProgramBuilder {
         if output < x.width {
             let weight = kernel.permute((2, 0, 1))?.reshape((9 * output, x.width))?;
             let taps = self.linear(x, &weight, None)?;
-            let x = taps.node;
-            let sum = self.push(Op::SumTaps { x, padding }, output);
+            let sum = self.sum_taps(taps, padding)?;
             return match bias {
                 Some(bias) => self.affine(sum, None, Some(bias)),
                 None => Ok(sum),
@@ -178,6 +177,21 @@ impl ProgramBuilder {
         let near = self.neighbourhood(x, padding)?;
         let weight = kernel.permute((0, 2, 1))?.reshape((output, 9 * x.width))?;
         self.linear(near, &weight, bias)
+    }
+
+    /// The sum over the nine cells around each cell of what they send it: channel c of the result is the sum over n of
+    /// channel `n * width + c` of neighbour n, in row-major order from the upper left, where `width` is a ninth of
+    /// `x.width()`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if 9 does not divide the channels of `x`.
+    pub fn sum_taps(&mut self, x: Value, padding: Padding) -> Result<Value> {
+        self.check(&[x])?;
+        if !x.width.is_multiple_of(9) {
+            return Err(Error::config("x", "a multiple of 9 channels", x.width));
+        }
+        let (x, width) = (x.node, x.width / 9);
+        Ok(self.push(Op::SumTaps { x, padding }, width))
     }
 
     /// The nine cells around each cell, in row-major order from the upper left: channel

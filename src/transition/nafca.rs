@@ -142,35 +142,60 @@ impl Nafca {
         })
     }
 
-    /// The first gate over `normal`, K to E channels.
-    fn perceive(&self, p: &mut ProgramBuilder, normal: Value) -> Result<Value> {
+    /// What the perception block reads: the normalised cells, and the products that its gate is made of.
+    fn perceive(&self, p: &mut ProgramBuilder, normal: Value) -> Result<Perceived<'_>> {
         let wide = p.layer(normal, &self.conv1)?;
-        let Some(conv2) = &self.conv2 else {
-            return p.gate(wide);
-        };
-        // Output o of the grouped layer is that of channel o / 2. The even outputs, gated, and the odd ones after them
-        // need no more than the E channels there are; `evens_first` brings the weights that read them into this order.
-        let mut parts = vec![];
-        for parity in 0..2 {
-            let every_other = |x: &Tensor| -> Result<Tensor> {
-                Ok(x.reshape(((), 2))?.narrow(1, parity, 1)?.flatten_all()?)
-            };
-            let scale = every_other(conv2.weight())?;
-            let shift = conv2.bias().map(every_other).transpose()?;
-            let wide = p.affine(wide, Some(&scale), shift.as_ref())?;
-            parts.push(p.gate(wide)?);
-        }
-        p.concat(&parts)
+        Ok(Perceived {
+            nafca: self,
+            normal,
+            product: p.gate(wide)?,
+        })
     }
+}
 
-    /// Weights `[_, E, ..]` in the order of the channels that [`Self::perceive`] makes.
-    fn evens_first(&self, weight: &Tensor) -> Result<Tensor> {
-        if self.conv2.is_none() {
-            return Ok(weight.clone());
+/// The gate of the perception block, up to linear maps of it.
+///
+/// Channel j of the grouped gate is (k y + b) (k' y' + b') of two channels y and y' of `conv1`, the same two for j and
+/// j + 1 where j is even. So it is a sum of y y', y, y' and 1; and a linear map of all E of them is one of
+/// the E / 2 products y y', and one of what y and y' are themselves linear in.
+struct Perceived<'a> {
+    nafca: &'a Nafca,
+    /// What `conv1` reads.
+    normal: Value,
+    /// The first half of what it gives times the second.
+    product: Value,
+}
+
+impl Perceived<'_> {
+    /// `weight`, `[output, E]`, times the gate.
+    fn map(&self, p: &mut ProgramBuilder, weight: &Tensor) -> Result<Value> {
+        let Some(conv2) = &self.nafca.conv2 else {
+            return p.linear(self.product, weight, None);
+        };
+        let (rows, e) = weight.dims2()?;
+        // For either half: how y is scaled and shifted for even and odd channels, `[E / 2, 2]`.
+        let halves = |x: &Tensor| -> Result<[Tensor; 2]> {
+            let x = x.reshape((2, e / 2, 2))?;
+            Ok([x.get(0)?, x.get(1)?])
+        };
+        let [k1, k2] = halves(conv2.weight())?;
+        let [b1, b2] = match conv2.bias() {
+            Some(bias) => halves(bias)?,
+            None => halves(&conv2.weight().zeros_like()?)?,
+        };
+        let weight = weight.reshape((rows, e / 2, 2))?;
+        let both = |factors: Tensor| weight.broadcast_mul(&factors)?.sum(2);
+        let of_product = both((&k1 * &k2)?)?;
+        let of_wide = Tensor::cat(&[both((&k1 * &b2)?)?, both((&b1 * &k2)?)?], 1)?;
+        let mut shift = both((&b1 * &b2)?)?.sum_keepdim(1)?;
+        let conv1 = &self.nafca.conv1;
+        if let Some(bias) = conv1.bias() {
+            shift = (shift + of_wide.matmul(&bias.unsqueeze(1)?)?)?;
         }
-        let (rows, e) = (weight.dim(0)?, weight.dim(1)?);
-        let pairs = weight.reshape((rows, e / 2, 2, ()))?.transpose(1, 2)?;
-        Ok(pairs.contiguous()?.reshape(weight.shape())?)
+        let of_normal = of_wide.matmul(conv1.weight())?;
+        let linear = p.linear(self.normal, &of_normal, Some(&shift.squeeze(1)?))?;
+        let quadratic = p.linear(self.product, &of_product, None)?;
+        p.add(linear, quadratic)
     }
 }
 
@@ -192,12 +217,15 @@ impl TransitionFn for Nafca {
         let cells = p.cells();
         let normal = p.norm(cells, &self.norm1)?;
         let gated = self.perceive(&mut p, normal)?;
-        let (kernel, bias) = (self.evens_first(&self.attention_weight)?, &self.attention_bias);
-        let attention = p.convolution(gated, &kernel, Some(bias), padding)?;
-        let attended = p.mul(gated, attention)?;
-        // The scale of a branch is part of its last layer: dropout does not mind.
-        let conv3 = Linear::new(self.evens_first(self.conv3.weight())?, self.conv3.bias().cloned());
-        let seen = p.layer(attended, &scaled(&conv3, &self.beta)?)?;
+        let taps = gated.map(&mut p, &self.attention_weight.flatten_from(2)?.squeeze(0)?.t()?)?;
+        let attention = p.sum_taps(taps, padding)?;
+        let attention = p.affine(attention, None, Some(&self.attention_bias))?;
+        // The scale of a branch is part of its last layer, dropout does not mind; and attention, which is one number a
+        // cell, comes after it.
+        let conv3 = scaled(&self.conv3, &self.beta)?;
+        let inner = gated.map(&mut p, conv3.weight())?;
+        let seen = p.mul(inner, attention)?;
+        let seen = p.affine(seen, None, conv3.bias())?;
         let seen = p.dropout(seen, dropout)?;
         let cells = p.add(cells, seen)?;
         let normal = p.norm(cells, &self.norm2)?;
