@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::program::Op;
 
 use super::LANES;
-use super::attention::{self, Weights};
+use super::attend::Attending;
 use super::buffer::{Buffer, Scratch};
 use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, View, ViewMut, arch};
@@ -398,7 +398,14 @@ impl StepOf<'_> {
                 heads,
                 padding,
             } => {
-                self.attention_back(scratch, n, dy, band, ([*q, *k, *v], *heads, *padding));
+                let of = Attending {
+                    q: *q,
+                    k: *k,
+                    v: *v,
+                    heads: *heads,
+                    padding: *padding,
+                };
+                self.attend_back(scratch, n, of, band, dy);
             }
             Op::Dropout { x, rate, site } => {
                 if !shared.task.training || *rate == 0.0 {
@@ -421,7 +428,7 @@ impl StepOf<'_> {
 
     /// Calls `f` with the gradient of `x` from its `start`-th lane, if it is to have one, and whether
     /// `f` is to add to it or, where it is new and `f` writes all of its `lanes`, to set it.
-    fn give(
+    pub fn give(
         &self,
         scratch: &mut Scratch,
         x: usize,
@@ -496,71 +503,5 @@ impl StepOf<'_> {
             }
         }
         (scratch.turned, scratch.wide) = (turned, wide);
-    }
-
-    fn attention_back(
-        &self,
-        scratch: &mut Scratch,
-        n: usize,
-        dy: View<'_>,
-        band: &Band<'_>,
-        ([q, k, v], heads, padding): ([usize; 3], usize, crate::Padding),
-    ) {
-        let plan = self.plan;
-        let (width, stride, row) = (plan.nodes[n].width, plan.stride(n), plan.row());
-        let (_, reach) = self.lanes(n, band);
-        let hop = self.hop(n, band, padding);
-        let around = |x| self.start(x, reach + 1, band);
-        self.spread_values(scratch, [k, v], reach, &hop, band);
-        let shares = std::mem::take(&mut scratch.shares[n]);
-        let mut scores = std::mem::take(&mut scratch.wide);
-        scores.at_least(9 * heads * stride + LANES);
-        let start = self.start(q, reach, band);
-        let lanes = hop.to.1 * row;
-        let of = attention::Shape {
-            heads,
-            depth: width / heads,
-            width: row,
-        };
-        let weights = |data| View { data, stride };
-        let data = &mut *scores;
-        let [_, values] = self.values_around(scratch, [k, v], &hop);
-        attention::correlate(dy, &values, ViewMut { data, stride }, of);
-        attention::softmax_back(weights(&shares), ViewMut { data, stride }, heads, lanes);
-        self.give(scratch, q, (start, lanes), band, |scratch, dq, add| {
-            let [keys, _] = self.values_around(scratch, [k, v], &hop);
-            attention::mix(&Weights::Own(weights(&scores)), &keys, (dq, add), of);
-        });
-        let (mut near, mut far) = (
-            std::mem::take(&mut scratch.near),
-            std::mem::take(&mut scratch.far),
-        );
-        let rows = (hop.to.1, row, plan.images);
-        let back = hop.back();
-        let lanes = hop.from.1 * row;
-        // Keys get the queries of those that look at them, by the gradients of their scores; values get
-        // the gradients of those, by their shares.
-        near.fill(self.view(scratch, q, start), width, rows, padding);
-        far.fill(weights(&scores), 9 * heads, rows, padding);
-        self.give(scratch, k, (around(k), lanes), band, |_, dk, add| {
-            attention::mix(
-                &Weights::Others(far.around(&back, 0)),
-                &near.around(&back, 0),
-                (dk, add),
-                of,
-            );
-        });
-        near.fill(dy, width, rows, padding);
-        far.fill(weights(&shares), 9 * heads, rows, padding);
-        self.give(scratch, v, (around(v), lanes), band, |_, dv, add| {
-            attention::mix(
-                &Weights::Others(far.around(&back, 0)),
-                &near.around(&back, 0),
-                (dv, add),
-                of,
-            );
-        });
-        (scratch.near, scratch.far, scratch.wide) = (near, far, scores);
-        scratch.shares[n] = shares;
     }
 }

@@ -11,6 +11,7 @@
 //! Groups, bands and the order of all sums depend on sizes alone: the bits are the same on any number
 //! of threads.
 
+mod attend;
 mod attention;
 mod back;
 mod bf16;

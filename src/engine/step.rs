@@ -5,13 +5,13 @@ use std::ops::Range;
 use crate::program::{Op, Program};
 use crate::transition::AliveMask;
 
-use super::attention::{self, Weights};
+use super::attend::Attending;
 use super::buffer::{Buffer, Scratch};
 use super::draws::{dropout, fired};
 use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, View, ViewMut, arch};
 use super::moves::{self, Picked};
-use super::near::{self, Around, Hop, Spread};
+use super::near::{self, Hop, Spread};
 use super::plan::{Domain, Plan, Work};
 use super::prepared::Prepared;
 use super::standing::Kept;
@@ -79,7 +79,7 @@ impl<'a> Given<'a> {
     }
 
     /// A value that is spread out.
-    fn spread(&self, slot: usize) -> Option<&'a Spread> {
+    pub fn spread(&self, slot: usize) -> Option<&'a Spread> {
         match self.standing.get(slot.checked_sub(self.tables.len())?)? {
             Kept::Spread(value, _) => Some(value),
             Kept::Plain(_) => None,
@@ -470,24 +470,14 @@ impl StepOf<'_> {
                 heads,
                 padding,
             } => {
-                let hop = self.hop(n, band, *padding);
-                self.spread_values(scratch, [*k, *v], reach, &hop, band);
-                let mut shares = std::mem::take(&mut scratch.shares[n]);
-                shares.at_least(9 * heads * plan.stride(n) + LANES);
-                let of = attention::Shape {
+                let of = Attending {
+                    q: *q,
+                    k: *k,
+                    v: *v,
                     heads: *heads,
-                    depth: width / heads,
-                    width: plan.row(),
+                    padding: *padding,
                 };
-                let stride = plan.stride(n);
-                let q = self.view(scratch, *q, start(*q));
-                let data = &mut shares;
-                let [k, v] = self.values_around(scratch, [*k, *v], &hop);
-                attention::correlate(q, &k, ViewMut { data, stride }, of);
-                attention::softmax(ViewMut { data, stride }, *heads, lanes);
-                let weights = Weights::Own(View { data, stride });
-                attention::mix(&weights, &v, (y, false), of);
-                scratch.shares[n] = shares;
+                self.attend(scratch, n, of, band, y);
             }
             Op::Dropout { x, rate, site } => {
                 let x = self.view(scratch, *x, start(*x));
@@ -519,50 +509,6 @@ impl StepOf<'_> {
         );
         scratch.near = spread;
         hop
-    }
-
-    /// The value `x`, if it is kept spread out.
-    fn kept_spread(&self, x: usize) -> Option<&Spread> {
-        match self.plan.nodes[self.plan.nodes[x].root].work {
-            Work::Given { slot } => self.given.spread(slot),
-            _ => None,
-        }
-    }
-
-    /// Spreads keys and values out, those that are not kept so.
-    pub fn spread_values(
-        &self,
-        scratch: &mut Scratch,
-        [k, v]: [usize; 2],
-        reach: usize,
-        hop: &Hop,
-        band: &Band<'_>,
-    ) {
-        let rows = (hop.from.1, self.plan.row(), self.plan.images);
-        let (mut near, mut far) = (
-            std::mem::take(&mut scratch.near),
-            std::mem::take(&mut scratch.far),
-        );
-        for (x, spread) in [(k, &mut near), (v, &mut far)] {
-            if self.kept_spread(x).is_none() {
-                let x_view = self.view(scratch, x, self.start(x, reach + 1, band));
-                spread.fill(x_view, self.plan.nodes[x].width, rows, hop.padding);
-            }
-        }
-        (scratch.near, scratch.far) = (near, far);
-    }
-
-    /// What the rows of `hop` see of keys and values, after [`Self::spread_values`].
-    pub fn values_around<'b>(
-        &'b self,
-        scratch: &'b Scratch,
-        [k, v]: [usize; 2],
-        hop: &Hop,
-    ) -> [Around<'b>; 2] {
-        [(k, &scratch.near), (v, &scratch.far)].map(|(x, spread)| match self.kept_spread(x) {
-            Some(kept) => kept.around(&hop.on_grid(), self.plan.nodes[x].channel),
-            None => spread.around(hop, 0),
-        })
     }
 
     /// A single channel stands for as many as are asked for.
