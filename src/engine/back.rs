@@ -200,11 +200,9 @@ impl StepOf<'_> {
             Work::Given { .. } => return,
             Work::Compress { x } => {
                 let all = (self.start(*x, 0, band), band.rows.len() * plan.row());
-                return self.give(scratch, *x, all, band, |_, mut dx, add| match &band.picked {
-                    Some(picked) => {
-                        dx.clear_unless(add, (width, all.1));
-                        moves::expand(dy, picked, dx, width);
-                    }
+                return self.give(scratch, *x, all, band, |_, dx, add| match &band.picked {
+                    Some(picked) if add => moves::expand(dy, picked, dx, width),
+                    Some(picked) => moves::expand_or_zero(dy, picked, dx, width),
                     None => kernels::pass(dy, dx, size, add),
                 });
             }

@@ -95,8 +95,8 @@ mod avx512 {
         }
     }
 
-    /// Adds to the lanes of `y`, or sets them.
-    pub struct Expand<'a, const ADD: bool> {
+    /// Adds to the lanes of `y`, or sets them, and the others to 0 or not.
+    pub struct Expand<'a, const ADD: bool, const CLEAR: bool> {
         pub simd: V4,
         pub x: View<'a>,
         pub masks: &'a [u16],
@@ -104,7 +104,7 @@ mod avx512 {
         pub channels: usize,
     }
 
-    impl<const ADD: bool> NullaryFnOnce for Expand<'_, ADD> {
+    impl<const ADD: bool, const CLEAR: bool> NullaryFnOnce for Expand<'_, ADD, CLEAR> {
         type Output = ();
 
         #[inline(always)]
@@ -117,9 +117,10 @@ mod avx512 {
                 for (block, &mask) in self.masks.iter().enumerate() {
                     prefetch(y, self.y.stride + block * TILE);
                     let (old, x) = (vector(y, block * TILE), vector(x, at));
-                    let new: [f32; TILE] = cast(match ADD {
-                        true => avx._mm512_add_ps(old, avx._mm512_maskz_expand_ps(mask, x)),
-                        false => avx._mm512_mask_expand_ps(old, mask, x),
+                    let new: [f32; TILE] = cast(match (ADD, CLEAR) {
+                        (true, _) => avx._mm512_add_ps(old, avx._mm512_maskz_expand_ps(mask, x)),
+                        (false, true) => avx._mm512_maskz_expand_ps(mask, x),
+                        (false, false) => avx._mm512_mask_expand_ps(old, mask, x),
                     });
                     y[block * TILE..][..TILE].copy_from_slice(&new);
                     at += mask.count_ones() as usize;
@@ -188,6 +189,23 @@ pub(super) struct Picked {
     pub index: Vec<u32>,
     /// The same as a bit for each lane.
     masks: Vec<u16>,
+    /// How many lanes they are picked from.
+    lanes: usize,
+}
+
+/// A bit for each of up to 16 lanes.
+fn bits(picks: &[bool]) -> u16 {
+    let eight = |picks: &[bool]| {
+        let mut bytes = [0u8; 8];
+        bytes
+            .iter_mut()
+            .zip(picks)
+            .for_each(|(byte, &picked)| *byte = u8::from(picked));
+        // Byte i is shifted to bit 56 + i.
+        (u64::from_le_bytes(bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u16
+    };
+    let (low, high) = picks.split_at(picks.len().min(8));
+    eight(low) | eight(high) << 8
 }
 
 impl Picked {
@@ -199,13 +217,10 @@ impl Picked {
             count += usize::from(picked);
         }
         index.truncate(count);
-        let bits = |picks: &[bool]| {
-            let bits = picks.iter().enumerate();
-            bits.fold(0u16, |mask, (i, &picked)| mask | u16::from(picked) << i)
-        };
         Self {
             index,
             masks: picks.chunks(TILE).map(bits).collect(),
+            lanes: picks.len(),
         }
     }
 }
@@ -233,18 +248,29 @@ pub(super) fn compress(x: View<'_>, picked: &Picked, mut y: ViewMut<'_>, channel
 
 /// Adds lanes, one after the other, to the picked lanes of `y`; whole vectors of `x` are read.
 pub(super) fn expand(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
-    at_places::<true>(x, picked, y, channels);
+    at_places::<true, false>(x, picked, y, channels);
+}
+
+/// Sets the picked lanes of `y` to lanes that come one after the other, and the others to 0; whole vectors of `x` are read
+/// and of `y` written.
+pub(super) fn expand_or_zero(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
+    at_places::<false, true>(x, picked, y, channels);
 }
 
 /// Sets the picked lanes of `y` to lanes that come one after the other; whole vectors of `x` are read, and of `y` written.
 pub(super) fn put(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
-    at_places::<false>(x, picked, y, channels);
+    at_places::<false, false>(x, picked, y, channels);
 }
 
-fn at_places<const ADD: bool>(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
+fn at_places<const ADD: bool, const CLEAR: bool>(
+    x: View<'_>,
+    picked: &Picked,
+    y: ViewMut<'_>,
+    channels: usize,
+) {
     #[cfg(target_arch = "x86_64")]
     if let Arch::V4(simd) = arch() {
-        return simd.vectorize(avx512::Expand::<ADD> {
+        return simd.vectorize(avx512::Expand::<ADD, CLEAR> {
             simd,
             x,
             masks: &picked.masks,
@@ -255,6 +281,9 @@ fn at_places<const ADD: bool>(x: View<'_>, picked: &Picked, y: ViewMut<'_>, chan
     for c in 0..channels {
         let y = &mut y.data[c * y.stride..];
         let x = x.row(c, picked.index.len());
+        if CLEAR {
+            y[..picked.lanes].fill(0.0);
+        }
         x.iter().zip(&picked.index).for_each(|(x, &i)| match ADD {
             true => y[i as usize] += x,
             false => y[i as usize] = *x,

@@ -234,34 +234,49 @@ pub(super) fn stencil_simd<'a, S: Simd>(
     add: bool,
 ) {
     let mut y = y;
-    let mut at: Vec<(usize, f32)> = vec![];
-    let lanes = S::F32_LANES;
     let channels = taps.iter().flatten().map(|tap| tap.channel + 1).max();
     x.check(channels.unwrap_or(0), width);
     for (c, taps) in taps.iter().enumerate() {
         let y = y.row(c, x.rows.len() * width);
         for (starts, y) in x.rows.iter().zip(y.chunks_exact_mut(width)) {
-            at.clear();
-            at.extend(taps.iter().map(|tap| {
-                let row = starts[tap.neighbour / 3] + (tap.neighbour % 3) * x.images;
-                (tap.channel * x.plane + row, tap.factor)
-            }));
-            for (block, y) in y.chunks_mut(2 * lanes).enumerate() {
-                let mut sums = [simd.splat_f32s(0.0); 2];
-                for &(at, factor) in &at {
-                    let (at, factor) = (at + block * 2 * lanes, simd.splat_f32s(factor));
-                    // SAFETY: `at` was made of a channel that was checked, a start, a column, and a lane below `width`
-                    // rounded up to two vectors.
-                    let near = unsafe { [x.near::<S>(at), x.near::<S>(at + lanes)] };
-                    sums[0] = simd.mul_add_e_f32s(factor, near[0], sums[0]);
-                    sums[1] = simd.mul_add_e_f32s(factor, near[1], sums[1]);
-                }
-                for (sum, y) in sums.into_iter().zip(y.chunks_mut(lanes)) {
-                    put(simd, y, sum, add);
-                }
+            let mut at = 0;
+            while at < width {
+                let rest = &mut y[at..];
+                at += match rest.len().div_ceil(S::F32_LANES) {
+                    1 => stencil_block::<S, 1>(simd, &x, (starts, at), taps, rest, add),
+                    2 | 3 => stencil_block::<S, 2>(simd, &x, (starts, at), taps, rest, add),
+                    _ => stencil_block::<S, 4>(simd, &x, (starts, at), taps, rest, add),
+                };
             }
         }
     }
+}
+
+/// The first `N` vectors of `y`, or what there is of them; how many lanes that is at most.
+#[inline(always)]
+fn stencil_block<S: Simd, const N: usize>(
+    simd: S,
+    x: &Around<'_>,
+    (starts, lane): (&[usize; 3], usize),
+    taps: &[Tap],
+    y: &mut [f32],
+    add: bool,
+) -> usize {
+    let mut sums = [simd.splat_f32s(0.0); N];
+    for tap in taps {
+        let start = starts[tap.neighbour / 3] + tap.neighbour % 3 * x.images;
+        let (at, factor) = (tap.channel * x.plane + start + lane, simd.splat_f32s(tap.factor));
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: `stencil` has checked all channels; `N` vectors from `lane` on end below the width, rounded up to
+            // whole vectors.
+            let near = unsafe { x.near::<S>(at + i * S::F32_LANES) };
+            *sum = simd.mul_add_e_f32s(factor, near, *sum);
+        }
+    }
+    for (sum, y) in sums.into_iter().zip(y.chunks_mut(S::F32_LANES)) {
+        put(simd, y, sum, add);
+    }
+    N * S::F32_LANES
 }
 
 /// The gradient of a depthwise kernel, `[channels, filters, 9]`, added to `kernel`.

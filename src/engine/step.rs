@@ -379,12 +379,9 @@ impl StepOf<'_> {
                 };
             }
             Work::Expand { x } => {
-                let (x, mut y) = (self.view(scratch, *x, 0), y);
+                let x = self.view(scratch, *x, 0);
                 return match &band.picked {
-                    Some(picked) => {
-                        (0..width).for_each(|c| y.row(c, lanes).fill(0.0));
-                        moves::expand(x, picked, y, width);
-                    }
+                    Some(picked) => moves::expand_or_zero(x, picked, y, width),
                     None => kernels::copy(x, y, size),
                 };
             }
