@@ -291,6 +291,7 @@ mod native {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kernels::View;
     use super::*;
 
     #[test]
@@ -326,6 +327,7 @@ mod tests {
             let a: Vec<f32> = (0..m * k).map(|_| next()).collect();
             let b: Vec<f32> = (0..k * b_row).map(|_| next()).collect();
             let bias: Vec<f32> = (0..m).map(|_| next()).collect();
+            let rows: Vec<f32> = (0..m * c_row).map(|_| next()).collect();
             for transposed in [false, true] {
                 for (arch, relu) in [(Arch::Scalar, false), (Arch::new(), false), (Arch::new(), true)] {
                     let (a_row, a_column) = if transposed { (1, m) } else { (k, 1) };
@@ -335,6 +337,10 @@ mod tests {
                             true => End::Add,
                             false => End::Store {
                                 bias: Some(&bias),
+                                plus: Some(View {
+                                    data: &rows,
+                                    stride: c_row,
+                                }),
                                 relu,
                             },
                         };
@@ -357,10 +363,11 @@ mod tests {
                             let products =
                                 (0..k).map(|p| value(a[i * a_row + p * a_column]) * value(b[p * b_row + j]));
                             let sum = products.sum::<f32>();
+                            let shifted = sum + bias[i] + rows[i * c_row + j];
                             let expected = match (add, relu) {
                                 (true, _) => 0.5 + sum,
-                                (false, true) => (sum + bias[i]).max(0.0),
-                                (false, false) => sum + bias[i],
+                                (false, true) => shifted.max(0.0),
+                                (false, false) => shifted,
                             };
                             let found = c[i * c_row + j];
                             assert!(

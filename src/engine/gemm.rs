@@ -209,7 +209,17 @@ mod tests {
             let (b_row, c_row) = (n.next_multiple_of(LANES) + 16, n.next_multiple_of(LANES));
             let a: Vec<f32> = (0..m * k).map(|_| next()).collect();
             let b: Vec<f32> = (0..k * b_row).map(|_| next()).collect();
-            for transposed in [false, true] {
+            let rows: Vec<f32> = (0..m * c_row).map(|_| next()).collect();
+            let plus = View {
+                data: &rows,
+                stride: c_row,
+            };
+            let store = End::Store {
+                bias: None,
+                plus: Some(plus),
+                relu: true,
+            };
+            for (transposed, end) in [(false, End::Add), (true, End::Add), (false, store), (true, store)] {
                 for arch in [Arch::Scalar, Arch::new()] {
                     let (a_row, a_column) = if transposed { (1, m) } else { (k, 1) };
                     let mut c = vec![0.5; m * c_row];
@@ -223,12 +233,16 @@ mod tests {
                         c: &mut c,
                         c_row,
                         size: [m, k, n],
-                        end: End::Add,
+                        end,
                     };
                     gemm.run(Precision::F32, arch);
                     for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                         let products = (0..k).map(|p| a[i * a_row + p * a_column] * b[p * b_row + j]);
-                        let expected = 0.5 + products.sum::<f32>();
+                        let sum = products.sum::<f32>();
+                        let expected = match end {
+                            End::Add => 0.5 + sum,
+                            End::Store { .. } => (sum + rows[i * c_row + j]).max(0.0),
+                        };
                         assert!(
                             (c[i * c_row + j] - expected).abs() < 1e-4,
                             "{m} {k} {n} at {i} {j}"
