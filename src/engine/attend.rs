@@ -1,5 +1,6 @@
 //! Local attention as a node of a plan, forwards and backwards.
 
+use crate::program::Op;
 use crate::stencil::Padding;
 
 use super::LANES;
@@ -18,6 +19,27 @@ pub(super) struct Attending {
     pub v: usize,
     pub heads: usize,
     pub padding: Padding,
+}
+
+impl Attending {
+    pub fn of(op: &Op) -> Option<Self> {
+        match *op {
+            Op::Attention {
+                q,
+                k,
+                v,
+                heads,
+                padding,
+            } => Some(Self {
+                q,
+                k,
+                v,
+                heads,
+                padding,
+            }),
+            _ => None,
+        }
+    }
 }
 
 impl StepOf<'_> {

@@ -31,16 +31,11 @@ pub(super) enum Weights<'a> {
 /// has of `b`.
 pub(super) fn correlate(a: View<'_>, b: &Around<'_>, y: ViewMut<'_>, of: Shape) {
     let scale = 1.0 / (of.depth as f32).sqrt();
-    b.check(of.heads * of.depth, of.width);
     correlate_rows(a, b, y, of, scale);
 }
 
 /// `y` becomes, or gets added, the sum over neighbours of `weights` times what they have of `x`.
 pub(super) fn mix(weights: &Weights<'_>, x: &Around<'_>, (y, add): (ViewMut<'_>, bool), of: Shape) {
-    x.check(of.heads * of.depth, of.width);
-    if let Weights::Others(weights) = weights {
-        weights.check(9 * of.heads, of.width);
-    }
     mix_rows(weights, x, y, add, of);
 }
 
@@ -109,6 +104,7 @@ fn correlate_simd<'a, S: Simd>(
     scale: f32,
 ) {
     let mut y = y;
+    b.check(of.heads * of.depth, of.width);
     each_block!(simd: S, &b.rows, of, correlate_block(a, b, &mut y, scale));
 }
 
@@ -131,7 +127,7 @@ fn correlate_block<S: Simd, const R: usize>(
         }
         for j in 0..R + 2 {
             for i in 0..3 {
-                // SAFETY: `correlate` has checked all channels of all heads; `at` is below the width.
+                // SAFETY: `correlate_simd` has checked all channels of all heads; `at` is below the width.
                 let near = unsafe { b.near::<S>(c * b.plane + at + starts[j] + i * b.images) };
                 for r in 0..R {
                     if r <= j && j < r + 3 {
@@ -161,6 +157,10 @@ fn mix_simd<'a, S: Simd>(
     of: Shape,
 ) {
     let mut y = y;
+    x.check(of.heads * of.depth, of.width);
+    if let Weights::Others(weights) = weights {
+        weights.check(9 * of.heads, of.width);
+    }
     each_block!(simd: S, &x.rows, of, mix_block(weights, x, &mut y, add));
 }
 
@@ -183,7 +183,7 @@ fn mix_block<S: Simd, const R: usize>(
                     // The neighbour at a distance sees the cell at the opposite one.
                     let channel = (9 * head + 8 - i) * weights.plane;
                     let start = weights.rows[row + r][i / 3] + i % 3 * weights.images;
-                    // SAFETY: `mix` has checked nine channels a head; `at` is below the width.
+                    // SAFETY: `mix_simd` has checked nine channels a head; `at` is below the width.
                     unsafe { weights.near::<S>(channel + start + at) }
                 }
             };
@@ -194,7 +194,7 @@ fn mix_block<S: Simd, const R: usize>(
         let mut sums = [simd.splat_f32s(0.0); R];
         for j in 0..R + 2 {
             for i in 0..3 {
-                // SAFETY: `mix` has checked all channels of all heads; `at` is below the width.
+                // SAFETY: `mix_simd` has checked all channels of all heads; `at` is below the width.
                 let near = unsafe { x.near::<S>(c * x.plane + at + starts[j] + i * x.images) };
                 for r in 0..R {
                     if r <= j && j < r + 3 {

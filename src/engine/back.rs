@@ -184,7 +184,7 @@ impl StepOf<'_> {
         scratch.grads[planned.root] = Some(seed);
     }
 
-    /// Adds the gradients of the inputs of node `n`, but for the last summand of a sum, whose own is `grad`, and of its weights.
+    /// Adds the gradients of the inputs of node `n`, but for the last summand of a sum, that [`Self::hand_on`] serves, whose own is `grad`, and of its weights.
     fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band<'_>, weights: &mut [f32]) {
         let (plan, shared) = (self.plan, self.shared);
         let width = plan.nodes[n].width;
@@ -389,21 +389,10 @@ impl StepOf<'_> {
                     kernels::affine(dy, scale, None, dx, size, add);
                 });
             }
-            Op::Attention {
-                q,
-                k,
-                v,
-                heads,
-                padding,
-            } => {
-                let of = Attending {
-                    q: *q,
-                    k: *k,
-                    v: *v,
-                    heads: *heads,
-                    padding: *padding,
-                };
-                self.attend_back(scratch, n, of, band, dy);
+            Op::Attention { .. } => {
+                if let Some(of) = Attending::of(op) {
+                    self.attend_back(scratch, n, of, band, dy);
+                }
             }
             Op::Dropout { x, rate, site } => {
                 if !shared.task.training || *rate == 0.0 {

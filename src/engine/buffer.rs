@@ -61,7 +61,7 @@ impl Owed {
 pub(super) struct Scratch {
     pub values: Vec<Option<Buffer>>,
     pub grads: Vec<Option<Buffer>>,
-    /// For each standing value that is read where it lies, the lane at which the band's rows begin.
+    /// For each given value that is read where it lies, the lane at which the band's rows begin.
     pub origins: Vec<usize>,
     /// Gradients of what is given, lent for a step to a thread that has all strips.
     pub owed: Option<Owed>,

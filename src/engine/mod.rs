@@ -27,6 +27,7 @@ mod runner;
 mod standing;
 mod step;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -107,8 +108,13 @@ pub(crate) fn map_back(f: Function, x: &[f32], grad: &[f32]) -> Vec<f32> {
 /// Whether the engine can run `program` on `cells`.
 pub(crate) fn supports(program: &Program, cells: &Tensor) -> bool {
     let ours = |tensor: &Tensor| tensor.device().is_cpu() && tensor.dtype() == DType::F32;
-    let fits = |(_, table): (usize, usize)| program.params[table].dims()[..2] == cells.dims()[1..3];
-    ours(cells) && program.params.iter().all(ours) && program.constants().all(fits)
+    // Constants are turned into f32.
+    let tables: Vec<usize> = program.constants().map(|(_, table)| table).collect();
+    let fits = |(n, param): (usize, &Tensor)| match tables.contains(&n) {
+        true => param.dims()[..2] == cells.dims()[1..3] && param.device().is_cpu(),
+        false => ours(param),
+    };
+    ours(cells) && program.params.iter().enumerate().all(fits)
 }
 
 /// The cells after the steps of `task`, differentiable with respect to `cells` and all weights.
@@ -124,7 +130,7 @@ pub(crate) fn run(program: Program, task: Task, cells: &Tensor) -> Result<Tensor
     let (mut flat, mut end, mut weights_end) = (vec![], 0, 0);
     for param in weights.chain(tables.iter().copied()) {
         offsets[param] = end;
-        flat.push(program.params[param].flatten_all()?);
+        flat.push(program.params[param].flatten_all()?.to_dtype(DType::F32)?);
         end += program.params[param].elem_count();
         if !tables.contains(&param) {
             weights_end = end;
@@ -281,8 +287,9 @@ impl FusedRollout {
             .map(|start| start..batch.min(start + size))
             .collect();
         let parallel = ranges.len() < rayon::current_num_threads();
-        let ranges = ranges.into_par_iter().enumerate();
-        ranges
+        // One after the other, so that what groups have summed up need not wait long for those before them.
+        let ranges = ranges.into_iter().enumerate().par_bridge();
+        let mut done: Vec<(usize, R)> = ranges
             .map(|(number, images)| {
                 let Plans {
                     step,
@@ -293,7 +300,7 @@ impl FusedRollout {
                     Some(rest) if images.len() < size => rest,
                     _ => &full,
                 };
-                f(&Group {
+                let group = Group {
                     shared: &shared,
                     step,
                     standing: standing.as_ref(),
@@ -302,9 +309,12 @@ impl FusedRollout {
                     images,
                     number,
                     parallel,
-                })
+                };
+                (number, f(&group))
             })
-            .collect()
+            .collect();
+        done.sort_by_key(|(number, _)| *number);
+        done.into_iter().map(|(_, result)| result).collect()
     }
 
     /// Through which nodes of the program gradients flow.
@@ -355,7 +365,8 @@ impl FusedRollout {
         let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         let saved: &[Saved] = &saved;
         let size = self.weights_end;
-        let each = self.groups(params, shape, |group| {
+        let sum = Mutex::new(OrderedSum::new(params.len()));
+        let outs = self.groups(params, shape, |group| {
             let mut runner = Runner::new(group, true);
             let mut grad = group.gather(grad);
             let saved = &saved[group.number];
@@ -399,19 +410,13 @@ impl FusedRollout {
                         let width = self.program.nodes[n].width;
                         (self.offsets[param], of_table(&group.step.plan, &grad, width))
                     });
-            (group.scatter(&grad), (weights, tables.collect::<Vec<_>>()))
+            let parts = weights.into_iter().map(|strip| (0, strip)).chain(tables);
+            let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+            sum.add(group.number, parts.collect());
+            group.scatter(&grad)
         });
-        let mut sum = vec![0f32; params.len()];
-        let (outs, parts): (Vec<_>, Vec<_>) = each.into_iter().unzip();
-        for (strips, tables) in parts {
-            for (start, part) in strips.into_iter().map(|strip| (0, strip)).chain(tables) {
-                sum[start..]
-                    .iter_mut()
-                    .zip(part)
-                    .for_each(|(sum, part)| *sum += part);
-            }
-        }
-        (joined(outs), sum)
+        let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (joined(outs), sum.total)
     }
 }
 
@@ -500,6 +505,37 @@ impl<'a> Group<'a> {
             }
         });
         cells
+    }
+}
+
+/// The gradients of all weights, group by group: those of a group that is early wait for the ones before it, so that the
+/// order of the sum is always the same.
+struct OrderedSum {
+    total: Vec<f32>,
+    /// The group that comes next.
+    next: usize,
+    /// Parts of the gradients, each with its first place among all of them.
+    waiting: BTreeMap<usize, Vec<(usize, Vec<f32>)>>,
+}
+
+impl OrderedSum {
+    fn new(len: usize) -> Self {
+        Self {
+            total: vec![0.0; len],
+            next: 0,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    fn add(&mut self, group: usize, parts: Vec<(usize, Vec<f32>)>) {
+        self.waiting.insert(group, parts);
+        while let Some(parts) = self.waiting.remove(&self.next) {
+            for (start, part) in parts {
+                let total = self.total[start..].iter_mut();
+                total.zip(part).for_each(|(total, part)| *total += part);
+            }
+            self.next += 1;
+        }
     }
 }
 

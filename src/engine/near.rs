@@ -171,7 +171,7 @@ impl Around<'_> {
     }
 
     /// A vector from lane `at`, which is `channel * plane + start + column * images + lane` with a start of `rows`, a
-    /// column of 0 to 2 and a lane below `width` rounded up to two vectors of [`LANES`], less a vector.
+    /// column of 0 to 2 and `lane + S::F32_LANES <= width.next_multiple_of(2 * LANES)`.
     ///
     /// # Safety
     /// [`Self::check`] has not panicked for more channels than `channel` and for this width.

@@ -48,7 +48,7 @@ pub(super) struct Planned {
     /// Whether the backward pass does without its values: those of a last linear layer.
     pub dispensable: bool,
     /// Of a given value: whether bands may add to its gradient where that lies on the grid, one after the other, to
-    /// the same bits as if each had its own: each adds to it once.
+    /// the same bits as if each had its own: there is but one band, or each adds to a channel once.
     pub lends: bool,
     /// Whether it is the last to read the buffers of these roots.
     pub last_use_of: Vec<usize>,
@@ -325,8 +325,10 @@ impl Plan {
         }
         for &output in outputs {
             let mut output = numbers[output];
-            let given = matches!(self.nodes[self.nodes[output].root].work, Work::Given { .. });
-            if given || setting.sparse && self.nodes[output].domain != Domain::Fired {
+            // What is part of the cells, or lies on the grid, is copied out.
+            let root = self.nodes[output].root;
+            let lies = root == 0 || matches!(self.nodes[root].work, Work::Given { .. });
+            if lies || setting.sparse && self.nodes[output].domain != Domain::Fired {
                 output = self.compress(output);
             }
             self.outputs.push(output);
@@ -535,8 +537,9 @@ pub(super) fn dense(program: &Program, needed: &[bool], given: &[usize]) -> Vec<
         for x in node.op.inputs() {
             // Of queries that serve one attention, only those that fire matter.
             let query = matches!(node.op, Op::Attention { q, k, v, .. } if q == x && k != x && v != x);
-            let linear = matches!(program.nodes[x].op, Op::Linear { .. });
-            let own = query && linear && !dense[n] && program.only_reader(x).is_some();
+            let linear = |x: usize| matches!(program.nodes[x].op, Op::Linear { .. });
+            let sum = matches!(program.nodes[x].op, Op::Add { a, b } if linear(a) || linear(b));
+            let own = query && (linear(x) || sum) && !dense[n] && program.only_reader(x).is_some();
             dense[x] |= all && !own;
         }
     }

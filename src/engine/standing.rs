@@ -70,8 +70,8 @@ pub(super) fn worth_keeping(program: &Program, lanes: usize) -> Vec<usize> {
     }
 }
 
-/// The border of the grid for a standing value that serves as keys and values of attention alone: it is kept spread out,
-/// as attention reads it.
+/// The border of the grid for a standing value that serves as keys and values of attention alone: such a value
+/// is kept spread out, as attention reads it.
 pub(super) fn border(program: &Program, standing: &[usize], n: usize) -> Option<Padding> {
     let needed = needed(program, &[program.update], standing);
     let (mut parts, mut border) = (vec![n], None);

@@ -460,21 +460,10 @@ impl StepOf<'_> {
                 let [scale, shift] = [scale, shift].map(|p| p.map(|p| shared.param(p)));
                 kernels::affine(self.view(scratch, *x, start(*x)), scale, shift, y, size, false);
             }
-            Op::Attention {
-                q,
-                k,
-                v,
-                heads,
-                padding,
-            } => {
-                let of = Attending {
-                    q: *q,
-                    k: *k,
-                    v: *v,
-                    heads: *heads,
-                    padding: *padding,
-                };
-                self.attend(scratch, n, of, band, y);
+            Op::Attention { .. } => {
+                if let Some(of) = Attending::of(op) {
+                    self.attend(scratch, n, of, band, y);
+                }
             }
             Op::Dropout { x, rate, site } => {
                 let x = self.view(scratch, *x, start(*x));

@@ -424,6 +424,50 @@ fn a_relu_at_zero_passes_no_gradient() {
     agree_from(&program, &[var.as_tensor().clone()], &zeros, &rollout);
 }
 
+#[test]
+fn an_update_may_be_what_is_there_already() {
+    let layout = lnca::CellLayout {
+        input: 1,
+        output: 2,
+        hidden: 1,
+    };
+    let table = Var::from_tensor(&noise(&[5, 7, 3], 2)).unwrap();
+    type Build<'a> = &'a dyn Fn(&mut lnca::ProgramBuilder) -> lnca::program::Value;
+    let of_cells: Build<'_> = &|p| p.slice(p.cells(), 1, 3).unwrap();
+    let of_table: Build<'_> = &|p| p.constant(table.as_tensor()).unwrap();
+    for build in [of_cells, of_table] {
+        for fire_rate in [1.0, 0.5] {
+            let mut p = lnca::ProgramBuilder::new(layout);
+            let update = build(&mut p);
+            let program = p.finish(update).unwrap();
+            let rollout = Rollout::new(3).fire_rate(fire_rate).key(Key::new(3));
+            agree(&program, &[table.as_tensor().clone()], (3, 5, 7), &rollout);
+        }
+    }
+}
+
+/// A table in f64, as positional tables are, does not keep cells in f32 from the engine.
+#[test]
+fn constants_of_any_type_run_on_the_engine() {
+    let layout = lnca::CellLayout {
+        input: 0,
+        output: 2,
+        hidden: 1,
+    };
+    let table = noise(&[4, 4, 3], 2);
+    let last = |table: &Tensor| {
+        let mut p = lnca::ProgramBuilder::new(layout);
+        let table = p.constant(table).unwrap();
+        let sum = p.add(p.cells(), table).unwrap();
+        let update = p.map(sum, Function::Tanh).unwrap();
+        let cells = noise(&[2, 4, 4, 3], 3);
+        Rollout::new(4).run(&p.finish(update).unwrap(), &cells).unwrap()
+    };
+    let wide = table.to_dtype(DType::F64).unwrap();
+    // The engine's own tanh differs from Candle's in the last bits.
+    assert_eq!(bits(&last(&table)), bits(&last(&wide)));
+}
+
 /// Eight bits of each factor are kept: results differ, in the second digit or later.
 #[test]
 fn in_bf16() {
