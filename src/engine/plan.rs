@@ -462,7 +462,10 @@ impl Plan {
     fn cut(&mut self, training: bool) {
         let (channels, size) = match training {
             // The backward pass needs all values.
-            true => (self.nodes.iter().map(|node| node.width).sum(), 4 * BAND_FLOATS),
+            true => (
+                (0..self.nodes.len()).map(|n| self.own_channels(n)).sum(),
+                4 * BAND_FLOATS,
+            ),
             false => (self.most_alive(), BAND_FLOATS),
         };
         let floats: usize = channels * self.row();
@@ -486,17 +489,22 @@ impl Plan {
     fn most_alive(&self) -> usize {
         let (mut now, mut most) = (0, 0);
         for (n, node) in self.nodes.iter().enumerate() {
-            if node.root == n {
-                now += node.width;
-            }
+            now += self.own_channels(n);
             most = most.max(now);
-            now -= node
-                .last_use_of
-                .iter()
-                .map(|&root| self.nodes[root].width)
-                .sum::<usize>();
+            let done = node.last_use_of.iter();
+            now -= done.map(|&root| self.own_channels(root)).sum::<usize>();
         }
         most
+    }
+
+    /// Channels of a node that take memory of a band: none of what is part of another, or lies on the grid.
+    fn own_channels(&self, n: usize) -> usize {
+        let node = &self.nodes[n];
+        match node.work {
+            Work::Given { .. } => 0,
+            _ if node.root != n => 0,
+            _ => node.width,
+        }
     }
 }
 
