@@ -184,7 +184,8 @@ impl StepOf<'_> {
         scratch.grads[planned.root] = Some(seed);
     }
 
-    /// Adds the gradients of the inputs of node `n`, but for the last summand of a sum, that [`Self::hand_on`] serves, whose own is `grad`, and of its weights.
+    /// Adds the gradients of the inputs of node `n` and of its weights; `grad` is its own. The last summand of a sum is left
+    /// to [`Self::hand_on`].
     fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band<'_>, weights: &mut [f32]) {
         let (plan, shared) = (self.plan, self.shared);
         let width = plan.nodes[n].width;

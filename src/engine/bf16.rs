@@ -244,9 +244,9 @@ mod native {
             }
         }
         // SAFETY: `run` has checked that `m` rows of `a`, `pairs` rows of `b` and `m` rows of `c` and of `plus` lie
-        // within their slices, those of `b`, `c` and `plus` whole vectors wide; `row + M` and `vector + N` are at most their numbers. `c` is
-        // borrowed mutably, so it overlaps none of them. Vectors are read and written unaligned, and those of 32 integers
-        // of 16 bits are any 512 bits.
+        // within their slices, those of `b`, `c` and `plus` whole vectors wide; `row + M` and `vector + N` are at most
+        // their numbers. `c` is borrowed mutably, so it overlaps none of them. Vectors are read and written unaligned,
+        // and those of 32 integers of 16 bits are any 512 bits.
         unsafe {
             let a = a.as_ptr().add(row * pairs);
             let mut b = b.as_ptr().add(at);

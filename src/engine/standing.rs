@@ -75,18 +75,13 @@ pub(super) fn worth_keeping(program: &Program, lanes: usize) -> Vec<usize> {
 pub(super) fn border(program: &Program, standing: &[usize], n: usize) -> Option<Padding> {
     let needed = needed(program, &[program.update], standing);
     let (mut parts, mut border) = (vec![n], None);
-    for (m, node) in program
-        .nodes
-        .iter()
-        .enumerate()
-        .skip(n + 1)
-        .filter(|(m, _)| needed[*m])
-    {
+    for m in (n + 1..needed.len()).filter(|&m| needed[m] && !standing.contains(&m)) {
+        let op = &program.nodes[m].op;
         let reads = |x: &usize| parts.contains(x);
-        if standing.contains(&m) || !node.op.inputs().iter().any(reads) {
+        if !op.inputs().iter().any(reads) {
             continue;
         }
-        match node.op {
+        match *op {
             Op::Slice { .. } => parts.push(m),
             Op::Attention { q, padding, .. } if !reads(&q) && border.is_none_or(|b| b == padding) => {
                 border = Some(padding);
