@@ -345,11 +345,11 @@ impl StepOf<'_> {
                     }
                 }
             }
-            Op::InverseRms { x, .. } => {
+            Op::InverseRms { x, centred, .. } => {
                 let input = plan.nodes[*x].width;
                 self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
                     let (x, y) = (self.view(scratch, *x, start(*x)), self.view(scratch, n, 0));
-                    kernels::inverse_rms_back(x, (y.data, dy.data), dx, (input, lanes), add);
+                    kernels::inverse_rms_back(x, *centred, (y.data, dy.data), dx, (input, lanes), add);
                 });
             }
             Op::Map { x, function } => {

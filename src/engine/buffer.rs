@@ -39,18 +39,23 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Gradients of what lies on the whole grid, as far as they have not been passed on: of constants and of standing values.
+/// Gradients of what lies on the whole grid, as far as they have not been passed on: of constants, of fixed and of standing
+/// values.
 #[derive(Default)]
 pub(super) struct Owed {
     pub tables: Vec<Buffer>,
+    pub fixed: Vec<Buffer>,
     pub standing: Vec<Buffer>,
 }
 
 impl Owed {
     /// That of a given node, by its number.
     pub fn of(&mut self, slot: usize) -> &mut Buffer {
-        match slot.checked_sub(self.tables.len()) {
-            None => &mut self.tables[slot],
+        let Some(slot) = slot.checked_sub(self.tables.len()) else {
+            return &mut self.tables[slot];
+        };
+        match slot.checked_sub(self.fixed.len()) {
+            None => &mut self.fixed[slot],
             Some(standing) => &mut self.standing[standing],
         }
     }

@@ -345,15 +345,22 @@ pub(super) fn dot_channels_simd<'a, S: Simd>(_: S, a: View<'a>, b: View<'a>, y: 
 /// Lanes normalised at once, so that their sums stay in registers.
 const BLOCK: usize = 64;
 
-/// Mean and 1 / deviation of each lane of a block.
+/// The mean of each lane of a block.
 #[inline(always)]
-fn moments(x: View<'_>, channels: usize, at: usize, n: usize, eps: f32) -> ([f32; BLOCK], [f32; BLOCK]) {
-    let (mut mean, mut scale) = ([0f32; BLOCK], [0f32; BLOCK]);
+fn means(x: View<'_>, channels: usize, at: usize, n: usize) -> [f32; BLOCK] {
+    let mut mean = [0f32; BLOCK];
     for c in 0..channels {
         let x = &x.data[c * x.stride + at..][..n];
         mean[..n].iter_mut().zip(x).for_each(|(m, x)| *m += x);
     }
     mean.iter_mut().for_each(|m| *m /= channels as f32);
+    mean
+}
+
+/// Mean and 1 / deviation of each lane of a block.
+#[inline(always)]
+fn moments(x: View<'_>, channels: usize, at: usize, n: usize, eps: f32) -> ([f32; BLOCK], [f32; BLOCK]) {
+    let (mean, mut scale) = (means(x, channels, at, n), [0f32; BLOCK]);
     for c in 0..channels {
         let x = &x.data[c * x.stride + at..][..n];
         for ((s, x), m) in scale[..n].iter_mut().zip(x).zip(&mean) {
@@ -445,11 +452,29 @@ pub(super) fn norm_back_simd<'a, S: Simd>(
     }
 }
 
-/// `y = 1 / sqrt(mean of squares + eps)` over the channels of each lane: one channel.
+/// `y = 1 / sqrt(mean of squares + eps)` over the channels of each lane, less their mean or not: one channel.
 #[pulp::with_simd(inverse_rms = arch())]
 #[inline(always)]
-pub(super) fn inverse_rms_simd<'a, S: Simd>(_: S, x: View<'a>, eps: f32, y: &'a mut [f32], size: Size) {
+pub(super) fn inverse_rms_simd<'a, S: Simd>(
+    _: S,
+    x: View<'a>,
+    eps: f32,
+    centred: bool,
+    y: &'a mut [f32],
+    size: Size,
+) {
     let y = &mut y[..size.1];
+    if centred {
+        for at in (0..size.1).step_by(BLOCK) {
+            let n = BLOCK.min(size.1 - at);
+            let (_, scale) = match n {
+                BLOCK => moments(x, size.0, at, BLOCK, eps),
+                n => moments(x, size.0, at, n, eps),
+            };
+            y[at..at + n].copy_from_slice(&scale[..n]);
+        }
+        return;
+    }
     y.fill(0.0);
     for c in 0..size.0 {
         y.iter_mut().zip(x.row(c, size.1)).for_each(|(y, x)| *y += x * x);
@@ -464,6 +489,7 @@ pub(super) fn inverse_rms_simd<'a, S: Simd>(_: S, x: View<'a>, eps: f32, y: &'a 
 pub(super) fn inverse_rms_back_simd<'a, S: Simd>(
     _: S,
     x: View<'a>,
+    centred: bool,
     (y, dy): (&'a [f32], &'a [f32]),
     dx: ViewMut<'a>,
     size: Size,
@@ -473,16 +499,20 @@ pub(super) fn inverse_rms_back_simd<'a, S: Simd>(
     let share = -1.0 / size.0 as f32;
     for at in (0..size.1).step_by(BLOCK) {
         let n = BLOCK.min(size.1 - at);
+        let mean = match centred {
+            true => means(x, size.0, at, n),
+            false => [0.0; BLOCK],
+        };
         let mut slope = [0f32; BLOCK];
         for ((slope, y), dy) in slope.iter_mut().zip(&y[at..at + n]).zip(&dy[at..at + n]) {
             *slope = share * dy * (y * y * y);
         }
         for c in 0..size.0 {
             let x = &x.row(c, at + n)[at..];
-            let rows = dx.row(c, at + n)[at..].iter_mut().zip(x).zip(&slope);
+            let rows = dx.row(c, at + n)[at..].iter_mut().zip(x).zip(&mean).zip(&slope);
             match add {
-                true => rows.for_each(|((dx, x), slope)| *dx += x * slope),
-                false => rows.for_each(|((dx, x), slope)| *dx = x * slope),
+                true => rows.for_each(|(((dx, x), mean), slope)| *dx += (x - mean) * slope),
+                false => rows.for_each(|(((dx, x), mean), slope)| *dx = (x - mean) * slope),
             }
         }
     }

@@ -46,7 +46,7 @@ use kernels::{View, ViewMut, arch};
 use plan::{Plan, Setting};
 use prepared::{Prepared, of_table, on_all_lanes};
 use runner::{Grads, Runner};
-use standing::{border, worth_keeping};
+use standing::{border, worth_fixing, worth_keeping};
 use step::{Given, Shared, StepOf};
 
 /// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
@@ -178,12 +178,20 @@ struct Ready {
     prepared: Vec<Prepared>,
 }
 
-/// How a program runs on groups of one size: a step, given its standing values, if it has any, and these.
+/// Values of a program that are kept from step to step.
+struct Stage {
+    ready: Ready,
+    /// Of each, the border if it is kept spread out.
+    borders: Vec<Option<Padding>>,
+}
+
+/// How a program runs on groups of one size: a step, and the values that it is given, as far as there are any.
 struct Plans {
     step: Ready,
-    standing: Option<Ready>,
-    /// Of each standing value, the border if it is kept spread out.
-    borders: Vec<Option<Padding>>,
+    /// Those that never change.
+    fixed: Option<Stage>,
+    /// Those that change where a cell does, given the fixed ones.
+    standing: Option<Stage>,
     /// The constants of the program on all lanes of the grid.
     tables: Vec<Vec<f32>>,
 }
@@ -192,8 +200,8 @@ struct Plans {
 struct Group<'a> {
     shared: &'a Shared<'a>,
     step: &'a Ready,
-    standing: Option<&'a Ready>,
-    borders: &'a [Option<Padding>],
+    fixed: Option<&'a Stage>,
+    standing: Option<&'a Stage>,
     tables: &'a [Vec<f32>],
     images: Range<usize>,
     /// Its place among the groups.
@@ -262,22 +270,30 @@ impl FusedRollout {
                 plan,
             };
             // Cells that die change without having fired, and after a single step nothing is used again.
-            let stands = sparse && self.program.alive.is_none() && self.task.steps.len() > 1;
-            let standing = match stands {
-                true => worth_keeping(&self.program, height * width * images),
-                false => vec![],
+            let (mut fixed, mut standing) = (vec![], vec![]);
+            let lanes = height * width * images;
+            if self.program.alive.is_none() && self.task.steps.len() > 1 {
+                fixed = worth_fixing(&self.program, lanes);
+                if sparse {
+                    standing = worth_keeping(&self.program, lanes, &fixed);
+                }
+            }
+            let given = [&fixed[..], &standing].concat();
+            let step = ready(Plan::of_step(setting, &given));
+            let stage = |kept: &[usize], given_to: &[usize]| {
+                let border = |&n: &usize| border(&self.program, &given, n);
+                (!kept.is_empty()).then(|| Stage {
+                    ready: ready(Plan::of_standing(setting, kept, given_to)),
+                    borders: kept.iter().map(border).collect(),
+                })
             };
-            let step = ready(Plan::of_step(setting, &standing));
             let table = |(n, param): (usize, usize)| {
                 on_all_lanes(&step.plan, shared.param(param), self.program.nodes[n].width)
             };
             Plans {
                 tables: self.program.constants().map(table).collect(),
-                borders: standing
-                    .iter()
-                    .map(|&n| border(&self.program, &standing, n))
-                    .collect(),
-                standing: (!standing.is_empty()).then(|| ready(Plan::of_standing(setting, &standing))),
+                fixed: stage(&fixed, &[]),
+                standing: stage(&standing, &fixed),
                 step,
             }
         };
@@ -293,8 +309,8 @@ impl FusedRollout {
             .map(|(number, images)| {
                 let Plans {
                     step,
+                    fixed,
                     standing,
-                    borders,
                     tables,
                 } = match &rest {
                     Some(rest) if images.len() < size => rest,
@@ -303,8 +319,8 @@ impl FusedRollout {
                 let group = Group {
                     shared: &shared,
                     step,
+                    fixed: fixed.as_ref(),
                     standing: standing.as_ref(),
-                    borders,
                     tables,
                     images,
                     number,
@@ -400,7 +416,7 @@ impl FusedRollout {
                 after = Some(first);
             }
             if let Some(first) = saved.states.first() {
-                runner.settle(start, first, None, &mut grads);
+                runner.settle_all(start, first, &mut grads);
             }
             let constants = self.program.constants().zip(runner.into_table_grads());
             let tables =
@@ -426,11 +442,7 @@ impl<'a> Group<'a> {
         self.of(self.step, step)
     }
 
-    /// The standing values at a step.
-    fn standing_at(&self, step: usize) -> Option<StepOf<'a>> {
-        Some(self.of(self.standing?, step))
-    }
-
+    /// Some of its values at a step.
     fn of(&self, ready: &'a Ready, step: usize) -> StepOf<'a> {
         StepOf {
             shared: self.shared,
@@ -440,6 +452,7 @@ impl<'a> Group<'a> {
             step,
             given: Given {
                 tables: self.tables,
+                fixed: &[],
                 standing: &[],
             },
         }
@@ -464,8 +477,9 @@ impl<'a> Group<'a> {
 
     /// Most strips that run at the same time.
     fn strips(&self) -> usize {
-        let standing = self.standing.map_or(0, |of| of.plan.strips.len());
-        self.step.plan.strips.len().max(standing)
+        let strips = |of: &Stage| of.ready.plan.strips.len();
+        let (fixed, standing) = (self.fixed.map_or(0, strips), self.standing.map_or(0, strips));
+        self.step.plan.strips.len().max(standing).max(fixed)
     }
 
     /// The group's cells, of `[B, H, W, C]`, as `[H, C, W, images]`: rows lie together, and lanes in them.

@@ -17,8 +17,8 @@ pub(super) enum Work {
     Compress { x: usize },
     /// The way back: the lanes of `x` at their places, 0 where none fired.
     Expand { x: usize },
-    /// A constant or a standing value, which lies on the whole grid and is given: the constants of the program come
-    /// first, in its order.
+    /// A constant, or a value that is fixed or stands, which lies on the whole grid and is given: the constants of the
+    /// program come first, in its order.
     Given { slot: usize },
 }
 
@@ -97,22 +97,22 @@ pub(super) struct Setting<'a> {
 }
 
 impl Plan {
-    /// A step, given the values of the nodes `standing`.
-    pub fn of_step(setting: Setting<'_>, standing: &[usize]) -> Self {
+    /// A step, given the values of some nodes.
+    pub fn of_step(setting: Setting<'_>, given: &[usize]) -> Self {
         let program = setting.program;
-        let needed = needed(program, &[program.update], standing);
+        let needed = needed(program, &[program.update], given);
         let dense = match setting.sparse {
-            true => dense(program, &needed, standing),
+            true => dense(program, &needed, given),
             false => vec![true; program.nodes.len()],
         };
-        Self::new(setting, (&needed, &dense), standing, &[program.update])
+        Self::new(setting, (&needed, &dense), given, &[program.update])
     }
 
-    /// The values of the nodes `standing` on some lanes.
-    pub fn of_standing(setting: Setting<'_>, standing: &[usize]) -> Self {
-        let needed = needed(setting.program, standing, &[]);
+    /// The values of the nodes `standing` on some lanes, given those of others.
+    pub fn of_standing(setting: Setting<'_>, standing: &[usize], given: &[usize]) -> Self {
+        let needed = needed(setting.program, standing, given);
         let dense = vec![false; needed.len()];
-        Self::new(setting, (&needed, &dense), &[], standing)
+        Self::new(setting, (&needed, &dense), given, standing)
     }
 
     fn new(

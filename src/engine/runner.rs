@@ -2,15 +2,16 @@
 
 use rayon::prelude::*;
 
-use super::Group;
 use super::buffer::{Buffer, Owed, Scratch};
 use super::standing::{Standing, on_grid};
 use super::step::{Before, StepOf};
+use super::{Group, Stage};
 
 /// A group with its working memory: one for each strip that runs at the same time.
 pub(super) struct Runner<'a> {
     group: &'a Group<'a>,
     scratch: Vec<Scratch>,
+    fixed: Option<Standing>,
     standing: Option<Standing>,
     /// For the way back.
     owed: Owed,
@@ -31,17 +32,23 @@ impl<'a> Runner<'a> {
             true => group.strips(),
             false => 1,
         };
+        let grads = |of: Option<&Stage>| {
+            of.map_or(vec![], |Stage { ready, .. }| {
+                let outputs = ready.plan.outputs.iter();
+                outputs.map(|&n| on_grid(&ready.plan, n)).collect()
+            })
+        };
         let owed = || Owed {
             tables: group.table_grads(),
-            standing: group.standing.map_or(vec![], |of| {
-                let outputs = of.plan.outputs.iter();
-                outputs.map(|&n| on_grid(&of.plan, n)).collect()
-            }),
+            fixed: grads(group.fixed),
+            standing: grads(group.standing),
         };
+        let unknown = |of: &Stage| Standing::new(&of.ready.plan, &of.borders);
         Self {
             group,
             scratch: (0..strips).map(|_| Scratch::default()).collect(),
-            standing: group.standing.map(|of| Standing::new(&of.plan, group.borders)),
+            fixed: group.fixed.map(unknown),
+            standing: group.standing.map(unknown),
             owed: if back { owed() } else { Owed::default() },
         }
     }
@@ -140,13 +147,31 @@ impl<'a> Runner<'a> {
     }
 
     /// Passes what is owed to the cells of these lanes of `state`, or of all, on to its gradient.
-    pub fn settle(&mut self, step: usize, state: &[f32], lanes: Option<&[bool]>, grads: &mut Grads<'_>) {
-        if let (Some(standing), Some(of)) = (&self.standing, self.group.standing_at(step)) {
-            standing.settle(&of, &mut self.scratch, (state, lanes), grads, &mut self.owed);
+    fn settle(&mut self, step: usize, state: &[f32], lanes: Option<&[bool]>, grads: &mut Grads<'_>) {
+        let fixed = self.fixed.as_ref().map_or(&[][..], |fixed| &fixed.values);
+        if let (Some(standing), Some(stage)) = (&self.standing, self.group.standing) {
+            let mut of = self.group.of(&stage.ready, step);
+            of.given.fixed = fixed;
+            let mut due = std::mem::take(&mut self.owed.standing);
+            let owed = (&mut due[..], &mut self.owed);
+            standing.settle(&of, &mut self.scratch, (state, lanes), grads, owed);
+            self.owed.standing = due;
         }
     }
 
-    /// Calls `f` for a step from `state`, with the standing values of this state at hand.
+    /// Passes all that is still owed on to the gradient of the first state.
+    pub fn settle_all(&mut self, step: usize, state: &[f32], grads: &mut Grads<'_>) {
+        self.settle(step, state, None, grads);
+        if let (Some(fixed), Some(stage)) = (&self.fixed, self.group.fixed) {
+            let of = self.group.of(&stage.ready, step);
+            let mut due = std::mem::take(&mut self.owed.fixed);
+            let owed = (&mut due[..], &mut self.owed);
+            fixed.settle(&of, &mut self.scratch, (state, None), grads, owed);
+            self.owed.fixed = due;
+        }
+    }
+
+    /// Calls `f` for a step from `state`, with the fixed and standing values of this state at hand.
     fn with_standing<R>(
         &mut self,
         step: usize,
@@ -154,7 +179,13 @@ impl<'a> Runner<'a> {
         f: impl FnOnce(&StepOf<'_>, &mut [Scratch]) -> R,
     ) -> R {
         let mut of = self.group.at(step);
-        if let (Some(standing), Some(of_standing)) = (&mut self.standing, self.group.standing_at(step)) {
+        if let (Some(fixed), Some(stage)) = (&mut self.fixed, self.group.fixed) {
+            fixed.refresh(&self.group.of(&stage.ready, step), &mut self.scratch, state);
+            of.given.fixed = &fixed.values;
+        }
+        if let (Some(standing), Some(stage)) = (&mut self.standing, self.group.standing) {
+            let mut of_standing = self.group.of(&stage.ready, step);
+            of_standing.given.fixed = of.given.fixed;
             standing.refresh(&of_standing, &mut self.scratch, state);
             of.given.standing = &standing.values;
         }

@@ -4,10 +4,13 @@
 //! was. So a program is split in two: the values that cells have by themselves and others look at are computed where
 //! cells have changed, and a step is computed with these given. Backwards, the gradients of a standing value add up
 //! for as long as it stands, and are passed on to the cell when it changes.
+//!
+//! Input channels never change. What cells make of these alone is fixed: it is computed once, before the first step, and
+//! its gradients are passed on after the last. It is kept as standing values are.
 
 use std::ops::Range;
 
-use crate::program::{Op, Program};
+use crate::program::{Node, Op, Program};
 use crate::stencil::Padding;
 
 use super::LANES;
@@ -23,26 +26,76 @@ use super::step::StepOf;
 /// Floats that the standing values of a group may take; on the way back as many again for their gradients.
 const FLOATS: usize = 1 << 22;
 
-/// The nodes of `program` to be kept from step to step, in its order: values that hang on a cell alone, and that
-/// neighbours look at or that cost a linear layer. None where that would not save a linear layer, or take too much memory.
-pub(super) fn worth_keeping(program: &Program, lanes: usize) -> Vec<usize> {
+/// The node that a slice is of, or the node itself: of a slice, the whole is kept.
+fn whole(program: &Program, mut n: usize) -> usize {
+    while let Op::Slice { x, .. } = program.nodes[n].op {
+        n = x;
+    }
+    n
+}
+
+/// Whether a value hangs on the cell alone, given its inputs.
+fn is_of_the_cell(op: &Op) -> bool {
+    !matches!(op, Op::Dropout { .. }) && op.padding().is_none()
+}
+
+/// Of each node, whether it or what it is made of is a linear layer.
+fn costs(program: &Program) -> Vec<bool> {
+    let mut costs: Vec<bool> = vec![];
+    for Node { op, .. } in &program.nodes {
+        costs.push(matches!(op, Op::Linear { .. }) || op.inputs().into_iter().any(|x| costs[x]));
+    }
+    costs
+}
+
+/// The nodes of `program`, in its order, that are computed once a rollout: what cells make of their input channels and of
+/// constants, where that costs a linear layer. None where they would take too much memory.
+pub(super) fn worth_fixing(program: &Program, lanes: usize) -> Vec<usize> {
     let nodes = &program.nodes;
+    let mut fixed: Vec<bool> = vec![];
+    // The first channel of a part of the cells.
+    let mut parts: Vec<Option<usize>> = vec![];
+    for Node { op, width } in nodes {
+        parts.push(match *op {
+            Op::Cells => Some(0),
+            Op::Slice { x, start } => parts[x].map(|first| first + start),
+            _ => None,
+        });
+        fixed.push(match parts.last() {
+            Some(Some(first)) => first + width <= program.layout.input,
+            _ => is_of_the_cell(op) && op.inputs().into_iter().all(|x| fixed[x]),
+        });
+    }
     let needed = needed(program, &[program.update], &[]);
-    let dense = dense(program, &needed, &[]);
-    let is_leaf = |n: usize| matches!(nodes[n].op, Op::Cells | Op::Constant(_));
-    // Of a slice, the whole is kept.
-    let whole = |mut n: usize| {
-        while let Op::Slice { x, .. } = nodes[n].op {
-            n = x;
-        }
-        n
-    };
-    let (mut stands, mut costs) = (vec![], vec![]);
-    for node in nodes {
-        let inputs = node.op.inputs();
-        let changes = matches!(node.op, Op::Dropout { .. }) || node.op.padding().is_some();
-        stands.push(!changes && inputs.iter().all(|&x| stands[x]));
-        costs.push(matches!(node.op, Op::Linear { .. }) || inputs.iter().any(|&x| costs[x]));
+    let mut read = vec![false; nodes.len()];
+    read[whole(program, program.update)] = true;
+    for n in (0..nodes.len()).filter(|&n| needed[n] && !fixed[n]) {
+        let inputs = nodes[n].op.inputs();
+        inputs.into_iter().for_each(|x| read[whole(program, x)] = true);
+    }
+    let costs = costs(program);
+    let kept: Vec<usize> = (0..nodes.len())
+        .filter(|&n| fixed[n] && costs[n] && read[n])
+        .collect();
+    match kept.iter().map(|&n| nodes[n].width).sum::<usize>() * lanes <= FLOATS {
+        true => kept,
+        false => vec![],
+    }
+}
+
+/// The nodes of `program` to be kept from step to step, in its order: values that hang on a cell alone, and that
+/// neighbours look at or that cost a linear layer; what is `fixed` is at hand. None where that would not save a linear
+/// layer, or take too much memory.
+pub(super) fn worth_keeping(program: &Program, lanes: usize, fixed: &[usize]) -> Vec<usize> {
+    let nodes = &program.nodes;
+    let needed = needed(program, &[program.update], fixed);
+    let dense = dense(program, &needed, fixed);
+    let is_leaf = |n: usize| matches!(nodes[n].op, Op::Cells | Op::Constant(_)) || fixed.contains(&n);
+    let whole = |n: usize| whole(program, n);
+    let costs = costs(program);
+    let mut stands: Vec<bool> = vec![];
+    for Node { op, .. } in nodes {
+        stands.push(is_of_the_cell(op) && op.inputs().into_iter().all(|x| stands[x]));
     }
     // Whether a value is read by one that does not itself stand on all lanes, and whether it is needed on all lanes there.
     let (mut read, mut on_all) = (vec![false; nodes.len()], vec![false; nodes.len()]);
@@ -70,12 +123,12 @@ pub(super) fn worth_keeping(program: &Program, lanes: usize) -> Vec<usize> {
     }
 }
 
-/// The border of the grid for a standing value that serves as keys and values of attention alone: such a value
+/// The border of the grid for one of the `given` values that serves as keys and values of attention alone: such a value
 /// is kept spread out, as attention reads it.
-pub(super) fn border(program: &Program, standing: &[usize], n: usize) -> Option<Padding> {
-    let needed = needed(program, &[program.update], standing);
+pub(super) fn border(program: &Program, given: &[usize], n: usize) -> Option<Padding> {
+    let needed = needed(program, &[program.update], given);
     let (mut parts, mut border) = (vec![n], None);
-    for m in (n + 1..needed.len()).filter(|&m| needed[m] && !standing.contains(&m)) {
+    for m in (n + 1..needed.len()).filter(|&m| needed[m] && !given.contains(&m)) {
         let op = &program.nodes[m].op;
         let reads = |x: &usize| parts.contains(x);
         if !op.inputs().iter().any(reads) {
@@ -92,7 +145,7 @@ pub(super) fn border(program: &Program, standing: &[usize], n: usize) -> Option<
     border
 }
 
-/// A standing value on all lanes of the grid.
+/// A fixed or a standing value on all lanes of the grid.
 pub(super) enum Kept {
     /// Channel by channel.
     Plain(Buffer),
@@ -147,7 +200,7 @@ fn keep(
     }
 }
 
-/// The standing values of a group of images.
+/// The standing values of a group of images, or its fixed ones, whose cells do not change.
 pub(super) struct Standing {
     pub values: Vec<Kept>,
     /// Lanes whose cells may have changed since.
@@ -180,6 +233,9 @@ impl Standing {
     pub fn refresh(&mut self, of: &StepOf<'_>, scratch: &mut [Scratch], state: &[f32]) {
         let plan = of.plan;
         let Self { values, stale } = self;
+        if !stale.contains(&true) {
+            return;
+        }
         let compute = |rows: &Range<usize>, scratch: &mut Scratch| {
             let band = of.band(rows, Some(stale));
             if !band.fires() {
@@ -217,24 +273,20 @@ impl Standing {
         stale.fill(false);
     }
 
-    /// Passes on to the gradient of `state`, and to those of constants, what is owed to the cells of these lanes, before
-    /// they change; to all if none are given.
+    /// Passes on to the gradient of `state`, and to those of what these values are made of, the gradients `due` to the cells
+    /// of these lanes, before they change; to all if none are given.
     pub fn settle(
         &self,
         of: &StepOf<'_>,
         scratch: &mut [Scratch],
         (state, lanes): (&[f32], Option<&[bool]>),
         grads: &mut Grads<'_>,
-        owed: &mut Owed,
+        (due, owed): (&mut [Buffer], &mut Owed),
     ) {
         let plan = of.plan;
         if scratch.len() == 1 || plan.strips.len() == 1 {
-            scratch[0].owed = Some(Owed {
-                tables: std::mem::take(&mut owed.tables),
-                standing: vec![],
-            });
+            scratch[0].owed = Some(std::mem::take(owed));
         }
-        let standing = &owed.standing;
         let all = vec![true; self.stale.len()];
         let lanes = lanes.unwrap_or(&all);
         let parts = plan
@@ -253,12 +305,12 @@ impl Standing {
                         continue;
                     };
                     of.evaluate(scratch, state, &band, true);
-                    for (&output, owed) in plan.outputs.iter().zip(standing) {
+                    for (&output, due) in plan.outputs.iter().zip(&*due) {
                         let (width, root) = (plan.nodes[output].width, plan.nodes[output].root);
                         let stride = plan.stride(root);
                         let mut seed = scratch.take(width * stride + LANES);
                         let from = View {
-                            data: &owed[rows.start * plan.row()..],
+                            data: &due[rows.start * plan.row()..],
                             stride: plan.grid_stride(),
                         };
                         let to = ViewMut {
@@ -274,7 +326,7 @@ impl Standing {
             },
         );
         if let Some(lent) = scratch[0].owed.take() {
-            owed.tables = lent.tables;
+            *owed = lent;
         }
         let count = scratch.len();
         for (n, debts) in debts.into_iter().enumerate() {
@@ -285,12 +337,12 @@ impl Standing {
         }
         let paid = Picked::new(lanes);
         let zeros = vec![0f32; lanes.len() + LANES];
-        for (&output, owed) in plan.outputs.iter().zip(&mut owed.standing) {
+        for (&output, due) in plan.outputs.iter().zip(due) {
             let zeros = View {
                 data: &zeros,
                 stride: 0,
             };
-            moves::put(zeros, &paid, plan.on_grid(owed, 0), plan.nodes[output].width);
+            moves::put(zeros, &paid, plan.on_grid(due, 0), plan.nodes[output].width);
         }
     }
 }

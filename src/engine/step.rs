@@ -59,30 +59,37 @@ pub(super) struct StepOf<'a> {
     pub given: Given<'a>,
 }
 
-/// What nodes are given, by their numbers: constants and standing values.
+/// What nodes are given, by their numbers: constants, fixed values and standing values.
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
     pub tables: &'a [Vec<f32>],
+    pub fixed: &'a [Kept],
     pub standing: &'a [Kept],
 }
 
 impl<'a> Given<'a> {
     /// A value whose channels lie one after the other.
     fn plain(&self, slot: usize) -> Option<&'a [f32]> {
-        match self.tables.get(slot) {
-            Some(table) => Some(table),
-            None => match &self.standing[slot - self.tables.len()] {
-                Kept::Plain(value) => Some(value),
-                Kept::Spread(..) => None,
-            },
+        match (self.tables.get(slot), self.kept(slot)) {
+            (Some(table), _) => Some(table),
+            (None, Some(Kept::Plain(value))) => Some(value),
+            _ => None,
         }
     }
 
     /// A value that is spread out.
     pub fn spread(&self, slot: usize) -> Option<&'a Spread> {
-        match self.standing.get(slot.checked_sub(self.tables.len())?)? {
+        match self.kept(slot)? {
             Kept::Spread(value, _) => Some(value),
             Kept::Plain(_) => None,
+        }
+    }
+
+    fn kept(&self, slot: usize) -> Option<&'a Kept> {
+        let slot = slot.checked_sub(self.tables.len())?;
+        match slot.checked_sub(self.fixed.len()) {
+            None => self.fixed.get(slot),
+            Some(slot) => self.standing.get(slot),
         }
     }
 }
@@ -436,14 +443,10 @@ impl StepOf<'_> {
                 };
                 kernels::norm(norm, y, lanes);
             }
-            Op::InverseRms { x, eps } => {
-                let input = plan.nodes[*x].width;
-                kernels::inverse_rms(
-                    self.view(scratch, *x, start(*x)),
-                    *eps as f32,
-                    y.data,
-                    (input, lanes),
-                );
+            Op::InverseRms { x, eps, centred } => {
+                let size = (plan.nodes[*x].width, lanes);
+                let x = self.view(scratch, *x, start(*x));
+                kernels::inverse_rms(x, *eps as f32, *centred, y.data, size);
             }
             Op::Map { x, function } => {
                 kernels::map(*function, self.view(scratch, *x, start(*x)), y, size);

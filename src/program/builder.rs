@@ -223,8 +223,21 @@ impl ProgramBuilder {
     /// # Errors
     /// [`Error::Config`] if `x` is not of this program.
     pub fn inverse_rms(&mut self, x: Value, eps: f64) -> Result<Value> {
+        self.inverse(x, eps, false)
+    }
+
+    /// `1 / sqrt(variance of x + eps)` over the channels of each cell, a single channel: what layer norm multiplies by.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `x` is not of this program.
+    pub fn inverse_std(&mut self, x: Value, eps: f64) -> Result<Value> {
+        self.inverse(x, eps, true)
+    }
+
+    fn inverse(&mut self, x: Value, eps: f64, centred: bool) -> Result<Value> {
         self.check(&[x])?;
-        Ok(self.push(Op::InverseRms { x: x.node, eps }, 1))
+        let x = x.node;
+        Ok(self.push(Op::InverseRms { x, eps, centred }, 1))
     }
 
     /// `function` of every channel.

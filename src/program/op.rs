@@ -41,10 +41,11 @@ pub(crate) enum Op {
         bias: usize,
         eps: f64,
     },
-    /// One channel, `1 / sqrt(mean of squares + eps)`.
+    /// One channel, `1 / sqrt(mean of squares + eps)`, the squares of `x` or of `x` less its mean.
     InverseRms {
         x: usize,
         eps: f64,
+        centred: bool,
     },
     Map {
         x: usize,

@@ -66,8 +66,12 @@ impl Program {
                 LayerNorm::from_weights(param(weight).clone(), param(bias).clone(), *eps)
                     .forward(&values[*x])?
             }
-            Op::InverseRms { x, eps } => {
-                let square = values[*x].sqr()?.mean_keepdim(D::Minus1)?;
+            Op::InverseRms { x, eps, centred } => {
+                let x = match centred {
+                    true => values[*x].broadcast_sub(&values[*x].mean_keepdim(D::Minus1)?)?,
+                    false => values[*x].clone(),
+                };
+                let square = x.sqr()?.mean_keepdim(D::Minus1)?;
                 (square + *eps)?.sqrt()?.recip()?
             }
             Op::Map { x, function } => map(&values[*x], *function)?,

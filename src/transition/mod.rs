@@ -3,6 +3,7 @@
 mod filters;
 mod growing;
 mod nafca;
+mod parts;
 mod texture;
 mod vitca;
 

@@ -5,6 +5,7 @@ use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
+use super::parts::Parts;
 use crate::layers::{LayerNorm, Linear};
 use crate::program::{Program, ProgramBuilder, Value};
 use crate::stencil::Padding;
@@ -143,13 +144,35 @@ impl Nafca {
     }
 
     /// What the perception block reads: the normalised cells, and the products that its gate is made of.
-    fn perceive(&self, p: &mut ProgramBuilder, normal: Value) -> Result<Perceived<'_>> {
-        let wide = p.layer(normal, &self.conv1)?;
+    fn perceive(&self, p: &mut ProgramBuilder) -> Result<Perceived<'_>> {
+        let cells = Parts::new(p, self.config.layout)?;
+        let scale = p.inverse_std(p.cells(), self.config.eps)?;
+        let scaled = cells.scaled(p, scale)?;
+        let wide = self.of_normal(p, &scaled, self.conv1.weight(), self.conv1.bias())?;
         Ok(Perceived {
             nafca: self,
-            normal,
+            scaled,
             product: p.gate(wide)?,
         })
+    }
+
+    /// A linear layer of the cells as `norm1` gives them. That is one of the cells over their deviation: the mean over
+    /// their channels is taken out of its weights.
+    fn of_normal(
+        &self,
+        p: &mut ProgramBuilder,
+        scaled: &Parts,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Value> {
+        let shift = weight.matmul(&self.norm1.bias().unsqueeze(1)?)?.squeeze(1)?;
+        let shift = match bias {
+            Some(bias) => (shift + bias)?,
+            None => shift,
+        };
+        let weight = weight.broadcast_mul(self.norm1.weight())?;
+        let weight = weight.broadcast_sub(&weight.mean_keepdim(1)?)?;
+        scaled.linear(p, &weight, Some(&shift), None)
     }
 }
 
@@ -160,8 +183,8 @@ impl Nafca {
 /// the E / 2 products y y', and one of what y and y' are themselves linear in.
 struct Perceived<'a> {
     nafca: &'a Nafca,
-    /// What `conv1` reads.
-    normal: Value,
+    /// The cells over their deviation.
+    scaled: Parts,
     /// The first half of what it gives times the second.
     product: Value,
 }
@@ -193,7 +216,9 @@ impl Perceived<'_> {
             shift = (shift + of_wide.matmul(&bias.unsqueeze(1)?)?)?;
         }
         let of_normal = of_wide.matmul(conv1.weight())?;
-        let linear = p.linear(self.normal, &of_normal, Some(&shift.squeeze(1)?))?;
+        let linear = self
+            .nafca
+            .of_normal(p, &self.scaled, &of_normal, Some(&shift.squeeze(1)?))?;
         let quadratic = p.linear(self.product, &of_product, None)?;
         p.add(linear, quadratic)
     }
@@ -215,8 +240,7 @@ impl TransitionFn for Nafca {
         let NafcaConfig { dropout, padding, .. } = self.config;
         let mut p = ProgramBuilder::new(self.config.layout);
         let cells = p.cells();
-        let normal = p.norm(cells, &self.norm1)?;
-        let gated = self.perceive(&mut p, normal)?;
+        let gated = self.perceive(&mut p)?;
         let taps = gated.map(&mut p, &self.attention_weight.flatten_from(2)?.squeeze(0)?.t()?)?;
         let attention = p.sum_taps(taps, padding)?;
         let attention = p.affine(attention, None, Some(&self.attention_bias))?;

@@ -7,6 +7,7 @@ use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
+use super::parts::Parts;
 use crate::layers::{LayerNorm, Linear};
 use crate::program::{Function, Program, ProgramBuilder, Value};
 use crate::stencil::Padding;
@@ -187,10 +188,8 @@ fn centred(layer: &Linear) -> Result<Linear> {
 struct Embedding {
     /// Before the norm.
     value: Value,
-    /// 1 over the root of the mean square.
-    inverse: Value,
-    /// The cells times that.
-    cells: Value,
+    /// The cells over the root of its mean square.
+    cells: Parts,
     /// What of `value` is linear in the cells, `[E, K]`, and the rest, `[h w, E]`.
     weight: Tensor,
     rest: Tensor,
@@ -198,17 +197,16 @@ struct Embedding {
 }
 
 impl Embedding {
-    fn new(p: &mut ProgramBuilder, embed: &Linear, positions: &Tensor, eps: f64) -> Result<Self> {
+    fn new(p: &mut ProgramBuilder, config: &VitcaConfig, embed: &Linear, positions: &Tensor) -> Result<Self> {
         let (h, w, e) = positions.dims3()?;
-        let value = p.layer(p.cells(), embed)?;
+        let cells = Parts::new(p, config.layout)?;
         let table = p.constant(positions)?;
-        let value = p.add(value, table)?;
-        let inverse = p.inverse_rms(value, eps)?;
+        let value = cells.linear(p, embed.weight(), embed.bias(), Some(table))?;
+        let inverse = p.inverse_rms(value, config.eps)?;
         let rest = positions.reshape((h * w, e))?;
         Ok(Self {
             value,
-            inverse,
-            cells: p.mul(p.cells(), inverse)?,
+            cells: cells.scaled(p, inverse)?,
             weight: embed.weight().clone(),
             rest: match embed.bias() {
                 Some(bias) => rest.broadcast_add(bias)?,
@@ -222,11 +220,10 @@ impl Embedding {
     fn map(&self, p: &mut ProgramBuilder, norm: &LayerNorm, weight: &Tensor) -> Result<Value> {
         let scaled = weight.broadcast_mul(norm.weight())?;
         let shift = weight.matmul(&norm.bias().unsqueeze(1)?)?.squeeze(1)?;
-        let own = p.linear(self.cells, &scaled.matmul(&self.weight)?, Some(&shift))?;
         let rest = self.rest.matmul(&scaled.t()?)?;
         let rest = p.constant(&rest.reshape((self.grid.0, self.grid.1, ()))?)?;
-        let rest = p.mul(rest, self.inverse)?;
-        p.add(own, rest)
+        self.cells
+            .linear(p, &scaled.matmul(&self.weight)?, Some(&shift), Some(rest))
     }
 }
 
@@ -267,7 +264,7 @@ impl TransitionFn for Vitca {
         let mut p = ProgramBuilder::new(self.config.layout);
         // All that reads the residual stream normalises it: the mean over its channels may be left out.
         let (embed, positions) = (centred(&self.embed)?, self.positions((h, w), cells)?);
-        let embedding = Embedding::new(&mut p, &embed, &positions, self.config.eps)?;
+        let embedding = Embedding::new(&mut p, &self.config, &embed, &positions)?;
         let mut x = embedding.value;
         for (n, block) in self.blocks.iter().enumerate() {
             let normal = match n {

@@ -55,6 +55,11 @@ impl Draw {
         let circular = self.rng.random_bool(0.5);
         let mut p = ProgramBuilder::new(layout);
         let mut values: Vec<Value> = vec![p.cells()];
+        if layout.input > 0 && self.rng.random_bool(0.5) {
+            // What never changes in a rollout.
+            let inputs = p.slice(p.cells(), 0, layout.input)?;
+            values.push(self.linear(&mut p, inputs)?);
+        }
         for _ in 0..operations {
             // Recent values more often, so that programs grow deep.
             let at = self
@@ -81,6 +86,7 @@ impl Draw {
                     p.convolution(x, &kernel, Some(&bias), padding)?
                 }
                 6 if self.rng.random_bool(0.3) => p.inverse_rms(x, 0.1)?,
+                6 if self.rng.random_bool(0.3) => p.inverse_std(x, 0.1)?,
                 6 => {
                     let weights = [self.weight(&[x.width()]), self.weight(&[x.width()])];
                     p.layer_norm(x, &weights[0], &weights[1], 0.1)?
@@ -222,6 +228,48 @@ fn keys_and_values_are_needed_on_different_rows() {
         let program = p.finish(update).unwrap();
         let rollout = Rollout::new(2).fire_rate(rate).key(Key::new(3));
         agree(&program, &draw.vars, (1, 300, 60), &rollout);
+    }
+}
+
+/// What cells make of their input channels alone: read by itself, as a part, in sums, by attention, and by values that stand
+/// until a cell fires.
+#[test]
+fn values_of_inputs_run_alike() {
+    let layout = CellLayout {
+        input: 2,
+        output: 3,
+        hidden: 1,
+    };
+    for (case, (size, rate)) in [((3, 8, 8), 1.0), ((3, 8, 8), 0.5), ((1, 300, 60), 0.6)]
+        .into_iter()
+        .enumerate()
+    {
+        let mut draw = Draw {
+            rng: Key::new(case as u64).rng(),
+            vars: vec![],
+        };
+        let mut p = ProgramBuilder::new(layout);
+        let inputs = p.slice(p.cells(), 0, 2).unwrap();
+        let others = p.slice(p.cells(), 2, 4).unwrap();
+        let table = p.constant(&draw.weight(&[size.1, size.2, 32])).unwrap();
+        let seen = p.linear(inputs, &draw.weight(&[32, 2]), None).unwrap();
+        let seen = p.add(seen, table).unwrap();
+        let seen = p.map(seen, Function::Gelu).unwrap();
+        let (k, v) = (p.slice(seen, 0, 16).unwrap(), p.slice(seen, 16, 16).unwrap());
+        let own = p.linear(others, &draw.weight(&[16, 4]), None).unwrap();
+        let own = p.add(own, k).unwrap();
+        // Keys that are fixed, values that stand.
+        let first = p.attention(own, k, own, 2, Padding::Zero).unwrap();
+        let second = p.attention(first, own, v, 2, Padding::Zero).unwrap();
+        let kernel = draw.weight(&[1, 3, 3]);
+        let near = p.stencil(v, &kernel, Padding::Zero).unwrap();
+        let all = p.concat(&[second, near, seen]).unwrap();
+        let update = p.linear(all, &draw.weight(&[4, 64]), None).unwrap();
+        let program = p.finish(update).unwrap();
+        for every in [1, 2] {
+            let rollout = Rollout::new(3).fire_rate(rate).key(Key::new(5));
+            agree(&program, &draw.vars, size, &rollout.memory(Memory::Every(every)));
+        }
     }
 }
 
