@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use pulp::Arch;
 
 use super::LANES;
-use super::gemm::{End, Gemm};
+use super::gemm::{End, Gemm, Plus};
 
 /// `x` rounded to the nearest bf16, ties to even, as the upper half of its bits. What is no number stays none.
 #[inline(always)]
@@ -94,12 +94,12 @@ fn by_rounding(gemm: Gemm, arch: Arch) {
 #[cfg(target_arch = "x86_64")]
 mod native {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
-        _mm512_loadu_si512, _mm512_max_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_storeu_ps, _mm512_storeu_si512,
+        __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32,
+        _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_storeu_si512,
     };
 
-    use super::{End, Gemm, LANES, pack};
+    use super::{End, Gemm, LANES, Plus, pack};
 
     /// Packs the first operand of `gemm`, anew for this product.
     pub fn pack_rows(gemm: &Gemm, packed: &mut Vec<u32>) {
@@ -243,8 +243,8 @@ mod native {
                 *sums = [_mm512_set1_ps(bias); N];
             }
         }
-        // SAFETY: `run` has checked that `m` rows of `a`, `pairs` rows of `b` and `m` rows of `c` and of `plus` lie
-        // within their slices, those of `b`, `c` and `plus` whole vectors wide; `row + M` and `vector + N` are at most
+        // SAFETY: `run` has checked that `m` rows of `a`, `pairs` rows of `b` and `m` rows of `c` and of `plus` and its factors
+        // lie within their slices, those of `b`, `c` and `plus` whole vectors wide; `row + M` and `vector + N` are at most
         // their numbers. `c` is borrowed mutably, so it overlaps none of them. Vectors are read and written unaligned,
         // and those of 32 integers of 16 bits are any 512 bits.
         unsafe {
@@ -273,9 +273,16 @@ mod native {
                     match gemm.end {
                         End::Add => sum = _mm512_add_ps(_mm512_loadu_ps(to), sum),
                         End::Store { plus, relu, .. } => {
-                            if let Some(plus) = plus {
-                                let plus = plus.data.as_ptr().add((row + i) * plus.stride + at);
-                                sum = _mm512_add_ps(sum, _mm512_loadu_ps(plus.add(j * LANES)));
+                            if let Some(Plus { rows, times }) = plus {
+                                let at = at + j * LANES;
+                                let plus = rows.data.as_ptr().add((row + i) * rows.stride + at);
+                                let plus = _mm512_loadu_ps(plus);
+                                sum = match times {
+                                    None => _mm512_add_ps(sum, plus),
+                                    Some(times) => {
+                                        _mm512_fmadd_ps(plus, _mm512_loadu_ps(times.as_ptr().add(at)), sum)
+                                    }
+                                };
                             }
                             if relu {
                                 sum = _mm512_max_ps(sum, _mm512_setzero_ps());
@@ -328,6 +335,7 @@ mod tests {
             let b: Vec<f32> = (0..k * b_row).map(|_| next()).collect();
             let bias: Vec<f32> = (0..m).map(|_| next()).collect();
             let rows: Vec<f32> = (0..m * c_row).map(|_| next()).collect();
+            let factors: Vec<f32> = (0..c_row).map(|_| next()).collect();
             for transposed in [false, true] {
                 for (arch, relu) in [(Arch::Scalar, false), (Arch::new(), false), (Arch::new(), true)] {
                     let (a_row, a_column) = if transposed { (1, m) } else { (k, 1) };
@@ -337,9 +345,12 @@ mod tests {
                             true => End::Add,
                             false => End::Store {
                                 bias: Some(&bias),
-                                plus: Some(View {
-                                    data: &rows,
-                                    stride: c_row,
+                                plus: Some(Plus {
+                                    rows: View {
+                                        data: &rows,
+                                        stride: c_row,
+                                    },
+                                    times: relu.then_some(&factors),
                                 }),
                                 relu,
                             },
@@ -363,7 +374,8 @@ mod tests {
                             let products =
                                 (0..k).map(|p| value(a[i * a_row + p * a_column]) * value(b[p * b_row + j]));
                             let sum = products.sum::<f32>();
-                            let shifted = sum + bias[i] + rows[i * c_row + j];
+                            let times = if relu { factors[j] } else { 1.0 };
+                            let shifted = sum + bias[i] + rows[i * c_row + j] * times;
                             let expected = match (add, relu) {
                                 (true, _) => 0.5 + sum,
                                 (false, true) => shifted.max(0.0),

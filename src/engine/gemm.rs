@@ -29,12 +29,31 @@ pub(super) struct Gemm<'a> {
 pub(super) enum End<'a> {
     /// They are added to what is there.
     Add,
-    /// They replace what is there, with a shift for each row and the rows of `plus` added, and cut off at 0 if `relu`.
+    /// They replace what is there, with a shift for each row and `plus` added, and cut off at 0 if `relu`.
     Store {
         bias: Option<&'a [f32]>,
-        plus: Option<View<'a>>,
+        plus: Option<Plus<'a>>,
         relu: bool,
     },
+}
+
+/// What is added to sums: rows, or rows times a factor for each column.
+#[derive(Clone, Copy)]
+pub(super) struct Plus<'a> {
+    pub rows: View<'a>,
+    pub times: Option<&'a [f32]>,
+}
+
+impl Plus<'_> {
+    /// Panics unless there are `m` rows of `wide` columns.
+    pub fn check(&self, m: usize, wide: usize) {
+        let rows = (m - 1) * self.rows.stride + wide <= self.rows.data.len();
+        assert!(rows, "plus is too short");
+        assert!(
+            self.times.is_none_or(|times| wide <= times.len()),
+            "its factors are too few"
+        );
+    }
 }
 
 impl End<'_> {
@@ -55,10 +74,7 @@ impl Gemm<'_> {
         // These hold for every caller; the kernels below rest on them.
         assert!((m - 1) * self.c_row + wide <= self.c.len(), "c is too short");
         if let End::Store { plus: Some(plus), .. } = self.end {
-            assert!(
-                (m - 1) * plus.stride + wide <= plus.data.len(),
-                "plus is too short"
-            );
+            plus.check(m, wide);
         }
         if k > 0 {
             assert!((k - 1) * self.b_row + wide <= self.b.len(), "b is too short");
@@ -132,7 +148,7 @@ impl Gemm<'_> {
                 *sums = [simd.splat_f32s(bias); N];
             }
         }
-        // SAFETY: `run` has checked that all rows of the matrices, whole vectors wide, lie within
+        // SAFETY: `run` has checked that all rows of the matrices and the factors of `plus`, whole vectors wide, lie within
         // their slices; `row + M` and `vector + N` are at most their numbers. `c` is borrowed mutably, so it
         // overlaps none of the others. Vectors are read and written unaligned.
         unsafe {
@@ -168,10 +184,17 @@ impl Gemm<'_> {
                     match self.end {
                         End::Add => sum = simd.add_f32s(to.read_unaligned(), sum),
                         End::Store { plus, relu, .. } => {
-                            if let Some(plus) = plus {
-                                let plus = plus.data.as_ptr().add((row + i) * plus.stride + at);
-                                let plus = plus.add(j * S::F32_LANES).cast::<S::f32s>();
-                                sum = simd.add_f32s(sum, plus.read_unaligned());
+                            if let Some(Plus { rows, times }) = plus {
+                                let at = at + j * S::F32_LANES;
+                                let plus = rows.data.as_ptr().add((row + i) * rows.stride + at);
+                                let plus = plus.cast::<S::f32s>().read_unaligned();
+                                sum = match times {
+                                    None => simd.add_f32s(sum, plus),
+                                    Some(times) => {
+                                        let times = times.as_ptr().add(at).cast::<S::f32s>();
+                                        simd.mul_add_e_f32s(plus, times.read_unaligned(), sum)
+                                    }
+                                };
                             }
                             if relu {
                                 sum = simd.max_f32s(sum, simd.splat_f32s(0.0));
@@ -210,16 +233,20 @@ mod tests {
             let a: Vec<f32> = (0..m * k).map(|_| next()).collect();
             let b: Vec<f32> = (0..k * b_row).map(|_| next()).collect();
             let rows: Vec<f32> = (0..m * c_row).map(|_| next()).collect();
-            let plus = View {
-                data: &rows,
-                stride: c_row,
-            };
-            let store = End::Store {
+            let factors: Vec<f32> = (0..c_row).map(|_| next()).collect();
+            let store = |times| End::Store {
                 bias: None,
-                plus: Some(plus),
+                plus: Some(Plus {
+                    rows: View {
+                        data: &rows,
+                        stride: c_row,
+                    },
+                    times,
+                }),
                 relu: true,
             };
-            for (transposed, end) in [(false, End::Add), (true, End::Add), (false, store), (true, store)] {
+            let ends = [End::Add, store(None), store(Some(&factors[..]))];
+            for (transposed, end) in ends.into_iter().flat_map(|end| [(false, end), (true, end)]) {
                 for arch in [Arch::Scalar, Arch::new()] {
                     let (a_row, a_column) = if transposed { (1, m) } else { (k, 1) };
                     let mut c = vec![0.5; m * c_row];
@@ -241,7 +268,10 @@ mod tests {
                         let sum = products.sum::<f32>();
                         let expected = match end {
                             End::Add => 0.5 + sum,
-                            End::Store { .. } => (sum + rows[i * c_row + j]).max(0.0),
+                            End::Store { plus, .. } => {
+                                let times = plus.and_then(|plus| plus.times).map_or(1.0, |times| times[j]);
+                                (sum + rows[i * c_row + j] * times).max(0.0)
+                            }
                         };
                         assert!(
                             (c[i * c_row + j] - expected).abs() < 1e-4,

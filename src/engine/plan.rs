@@ -45,6 +45,9 @@ pub(super) struct Planned {
     pub relu: bool,
     /// For a linear layer: what is added to its values, the sum that comes after it.
     pub plus: Option<usize>,
+    /// Whether it is a product that is made where it is added, by the linear layer that it is the `plus` of. Its own values
+    /// are never made, and not needed on the way back.
+    pub folded: bool,
     /// Whether the backward pass does without its values: those of a last linear layer.
     pub dispensable: bool,
     /// Of a given value: whether bands may add to its gradient where that lies on the grid, one after the other, to
@@ -308,7 +311,13 @@ impl Plan {
                 }
             };
             op.renumber(&mut renumber);
+            let added = plus;
             let plus = plus.map(&mut renumber);
+            if let (Some(x), Some(plus)) = (added, plus) {
+                let wanted = given.contains(&x) || outputs.contains(&x) || x == program.update;
+                self.nodes[plus].folded =
+                    !wanted && numbers[x] == plus && program.only_reader(x) == Some(n) && self.scales(plus);
+            }
             let (root, channel) = match &op {
                 Op::Slice { x, start } => (self.nodes[*x].root, self.nodes[*x].channel + start),
                 Op::Map { x, function } if self.merges(program, node, *function, *x) => {
@@ -332,6 +341,14 @@ impl Plan {
                 output = self.compress(output);
             }
             self.outputs.push(output);
+        }
+    }
+
+    /// Whether a node multiplies all channels of a value by one number.
+    fn scales(&self, n: usize) -> bool {
+        match self.nodes[n].work {
+            Work::Op(Op::Mul { b, .. }) => self.nodes[b].width == 1 && self.nodes[n].width > 1,
+            _ => false,
         }
     }
 
@@ -374,6 +391,7 @@ impl Plan {
             differentiable,
             relu: false,
             plus: None,
+            folded: false,
             dispensable: false,
             lends: false,
             last_use_of: vec![],
@@ -408,6 +426,11 @@ impl Plan {
         for n in 0..self.nodes.len() {
             for x in self.nodes[n].inputs() {
                 last[self.nodes[x].root] = n;
+                // What a product is made of where it is added is read there.
+                if self.nodes[x].folded {
+                    let factors = self.nodes[x].inputs().into_iter();
+                    factors.for_each(|x| last[self.nodes[x].root] = n);
+                }
             }
         }
         // The update is added to the cells when all is done.
@@ -502,13 +525,21 @@ impl Plan {
         let node = &self.nodes[n];
         match node.work {
             Work::Given { .. } => 0,
-            _ if node.root != n => 0,
+            _ if node.root != n || node.folded => 0,
             _ => node.width,
         }
     }
 }
 
 impl Planned {
+    /// What a product that is made where it is added multiplies: a value, and one number for all its channels.
+    pub fn folded(&self) -> Option<(usize, usize)> {
+        match self.work {
+            Work::Op(Op::Mul { a, b }) if self.folded => Some((a, b)),
+            _ => None,
+        }
+    }
+
     pub fn inputs(&self) -> Vec<usize> {
         match &self.work {
             Work::Op(op) => op.inputs().into_iter().chain(self.plus).collect(),

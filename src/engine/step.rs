@@ -8,7 +8,7 @@ use crate::transition::AliveMask;
 use super::attend::Attending;
 use super::buffer::{Buffer, Scratch};
 use super::draws::{dropout, fired};
-use super::gemm::{End, Gemm};
+use super::gemm::{End, Gemm, Plus};
 use super::kernels::{self, Norm, View, ViewMut, arch};
 use super::moves::{self, Picked};
 use super::near::{self, Hop, Spread};
@@ -334,7 +334,7 @@ impl StepOf<'_> {
                     continue;
                 }
             }
-            let needless = keep && node.dispensable;
+            let needless = keep && node.dispensable || node.folded;
             if node.root == n && !needless {
                 let mut out = scratch.take(node.width * plan.stride(n) + LANES);
                 let stride = plan.stride(n);
@@ -422,7 +422,16 @@ impl StepOf<'_> {
                     size: [width, input, lanes],
                     end: End::Store {
                         bias: bias.map(|bias| shared.param(bias)),
-                        plus: plan.nodes[n].plus.map(|x| self.view(scratch, x, start(x))),
+                        plus: plan.nodes[n].plus.map(|x| match plan.nodes[x].folded() {
+                            None => Plus {
+                                rows: self.view(scratch, x, start(x)),
+                                times: None,
+                            },
+                            Some((a, b)) => Plus {
+                                rows: self.view(scratch, a, start(a)),
+                                times: Some(self.view(scratch, b, start(b)).data),
+                            },
+                        }),
                         relu: plan.nodes[n].relu,
                     },
                 };

@@ -5,11 +5,14 @@ use candle_core::Tensor;
 use crate::program::{ProgramBuilder, Value};
 use crate::{CellLayout, Result};
 
+/// Input channels from which on it pays to keep what is made of them: to multiply with a few is as fast as to read a table.
+const WORTH_KEEPING: usize = 8;
+
 /// The cells, or the cells times one number each, to take linear maps of: what a map makes of input channels is a value
 /// of its own, so that it is computed once a rollout.
 pub(super) struct Parts {
     inputs: Option<Value>,
-    /// The other channels times the number.
+    /// The other channels times the number, or all of them.
     rest: Value,
     scale: Option<Value>,
 }
@@ -18,10 +21,16 @@ impl Parts {
     /// The cells of `p`, whose layout is given.
     pub fn new(p: &mut ProgramBuilder, layout: CellLayout) -> Result<Self> {
         let cells = p.cells();
-        let inputs = (layout.input > 0).then(|| p.slice(cells, 0, layout.input));
+        let (inputs, rest) = match layout.input {
+            0..WORTH_KEEPING => (None, cells),
+            input => (
+                Some(p.slice(cells, 0, input)?),
+                p.slice(cells, input, layout.update_channels())?,
+            ),
+        };
         Ok(Self {
-            inputs: inputs.transpose()?,
-            rest: p.slice(cells, layout.input, layout.update_channels())?,
+            inputs,
+            rest,
             scale: None,
         })
     }
