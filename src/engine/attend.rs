@@ -49,14 +49,14 @@ impl StepOf<'_> {
         let ((lanes, reach), stride) = (self.lanes(n, band), self.plan.stride(n));
         let (hop, shape) = (self.hop(n, band, of.padding), self.shape_of(n, heads));
         self.spread_values(scratch, [k, v], reach, &hop, band);
-        let mut shares = std::mem::take(&mut scratch.shares[n]);
-        let data = shares.at_least(9 * heads * stride + LANES);
+        let mut shares = scratch.take(9 * heads * stride + LANES);
+        let data = &mut shares[..];
         let q = self.view(scratch, q, self.start(q, reach, band));
         let [keys, values] = self.values_around(scratch, [k, v], &hop);
         attention::correlate(q, &keys, ViewMut { data, stride }, shape);
         attention::softmax(ViewMut { data, stride }, heads, lanes);
         attention::mix(&Weights::Own(View { data, stride }), &values, (y, false), shape);
-        scratch.shares[n] = shares;
+        scratch.shares[n] = Some(shares);
     }
 
     /// Gives the gradients of queries, keys and values, where that of node `n` is `dy`.
@@ -66,7 +66,7 @@ impl StepOf<'_> {
         let (_, reach) = self.lanes(n, band);
         let (hop, shape) = (self.hop(n, band, of.padding), self.shape_of(n, heads));
         self.spread_values(scratch, [k, v], reach, &hop, band);
-        let shares = std::mem::take(&mut scratch.shares[n]);
+        let shares = scratch.shares[n].take().unwrap_or_default();
         let mut scores = std::mem::take(&mut scratch.wide);
         let weights = |data| View { data, stride };
         let (start, lanes) = (self.start(q, reach, band), hop.to.1 * row);
@@ -96,7 +96,7 @@ impl StepOf<'_> {
             });
         }
         (scratch.near, scratch.far, scratch.wide) = (near, far, scores);
-        scratch.shares[n] = shares;
+        scratch.give_back(shares);
     }
 
     fn shape_of(&self, n: usize, heads: usize) -> Shape {

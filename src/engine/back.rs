@@ -6,7 +6,7 @@ use crate::program::Op;
 
 use super::LANES;
 use super::attend::Attending;
-use super::buffer::{Buffer, Scratch};
+use super::buffer::{Buffer, Scratch, Trace};
 use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, View, ViewMut, arch};
 use super::moves;
@@ -31,18 +31,19 @@ impl StepOf<'_> {
         &self,
         scratch: &mut Scratch,
         before: Before<'_>,
-        bands: &'b [Range<usize>],
+        (bands, traces): (&'b [Range<usize>], Vec<Trace>),
         grad: &[f32],
         (flow, first): (&mut [f32], isize),
         weights: &mut [f32],
     ) -> Vec<Debt<'b>> {
-        let mut debts = vec![];
+        let (mut debts, mut traces) = (vec![], traces.into_iter());
         for rows in bands {
+            let trace = traces.next().unwrap_or_default();
             let band = self.band(rows, before.firing.fires.as_deref());
             if !band.fires() {
                 continue;
             }
-            self.evaluate(scratch, before.state, &band, true);
+            self.evaluate_again(scratch, before.state, &band, trace);
             self.seed(scratch, grad, &band);
             debts.extend(self.pass_on(scratch, &band, (&mut *flow, first), weights));
         }

@@ -1,6 +1,7 @@
 //! Memory that values are computed in.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
 
 use aligned_vec::AVec;
 
@@ -61,7 +62,45 @@ impl Owed {
     }
 }
 
-/// Working memory of a thread, allocated once a rollout.
+/// Buffers in no use, for the next rollout: to get memory from the system is as slow as to fill it.
+static SPARE: Mutex<Vec<Buffer>> = Mutex::new(vec![]);
+
+/// Most floats that are spared.
+const SPARE_FLOATS: usize = 1 << 24;
+
+/// Buffers that may be spared.
+fn spare(buffers: impl Iterator<Item = Buffer>) {
+    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut floats: usize = spare.iter().map(|buffer| buffer.len()).sum();
+    for buffer in buffers {
+        floats += buffer.len();
+        if floats > SPARE_FLOATS {
+            break;
+        }
+        spare.push(buffer);
+    }
+}
+
+/// Takes out the last of the buffers that is at least `len` floats long, and at most `most`.
+fn take_from(buffers: &mut Vec<Buffer>, len: usize, most: usize) -> Option<Buffer> {
+    let fits = |buffer: &Buffer| (len..=most).contains(&buffer.len());
+    Some(buffers.remove(buffers.iter().rposition(fits)?))
+}
+
+/// Values of a band that are kept for the way back: of its nodes, and the shares of its attentions.
+#[derive(Default)]
+pub(super) struct Trace {
+    values: Vec<Option<Buffer>>,
+    shares: Vec<Option<Buffer>>,
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        spare(self.values.drain(..).chain(self.shares.drain(..)).flatten());
+    }
+}
+
+/// Working memory of a thread.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub values: Vec<Option<Buffer>>,
@@ -73,7 +112,7 @@ pub(super) struct Scratch {
     /// Which gradients are such, at the place on the grid that `origins` tells.
     pub lent: Vec<bool>,
     /// Nine shares a head of each attention, for the way back.
-    pub shares: Vec<Buffer>,
+    pub shares: Vec<Option<Buffer>>,
     free: Vec<Buffer>,
     pub near: Spread,
     pub far: Spread,
@@ -96,28 +135,62 @@ impl Scratch {
 
     /// A buffer of at least `len` floats of any value: the last one given back that is about as long.
     pub fn take(&mut self, len: usize) -> Buffer {
-        let fits = |buffer: &Buffer| (len..=2 * len).contains(&buffer.len());
-        match self.free.iter().rposition(fits) {
-            Some(at) => self.free.remove(at),
-            None => {
-                let mut buffer = Buffer::default();
-                buffer.at_least(len);
-                buffer
-            }
-        }
+        let spared = || {
+            let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+            take_from(&mut spare, len, len + len / 8)
+        };
+        let new = || {
+            let mut buffer = Buffer::default();
+            buffer.at_least(len);
+            buffer
+        };
+        take_from(&mut self.free, len, 2 * len)
+            .or_else(spared)
+            .unwrap_or_else(new)
     }
 
     /// Gives all buffers of the last band back.
     pub fn clear(&mut self, nodes: usize) {
         let used = self.values.drain(..).chain(self.grads.drain(..));
-        self.free.extend(used.flatten());
+        self.free.extend(used.chain(self.shares.drain(..)).flatten());
         self.values.resize_with(nodes, || None);
         self.grads.resize_with(nodes, || None);
-        // Two plans take turns here.
-        let nodes = nodes.max(self.shares.len());
-        self.shares.resize_with(nodes, Buffer::default);
+        self.shares.resize_with(nodes, || None);
         self.origins.resize(nodes, 0);
         self.lent.clear();
         self.lent.resize(nodes, false);
+    }
+
+    /// What is kept of the last band, and what is not.
+    pub fn into_trace(&mut self, traced: impl Fn(usize) -> bool) -> Trace {
+        let keep = |all: &mut Vec<Option<Buffer>>| {
+            let kept = all.iter_mut().enumerate();
+            let kept = kept.map(|(n, buffer)| if traced(n) { buffer.take() } else { None });
+            kept.collect()
+        };
+        Trace {
+            values: keep(&mut self.values),
+            shares: keep(&mut self.shares),
+        }
+    }
+
+    /// Takes back what was kept of a band, after [`Self::clear`].
+    pub fn restore(&mut self, mut trace: Trace) {
+        let pairs = [
+            (&mut self.values, &mut trace.values),
+            (&mut self.shares, &mut trace.shares),
+        ];
+        for (to, from) in pairs {
+            to.iter_mut()
+                .zip(from.drain(..))
+                .for_each(|(to, from)| *to = from);
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.clear(0);
+        spare(self.free.drain(..));
     }
 }

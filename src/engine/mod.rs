@@ -41,13 +41,13 @@ use crate::rollout::Precision;
 use crate::rollout::mask::FireRate;
 use crate::stencil::Padding;
 
-use buffer::Buffer;
+use buffer::{Buffer, Trace};
 use kernels::{View, ViewMut, arch};
 use plan::{Plan, Setting};
 use prepared::{Prepared, of_table, on_all_lanes};
 use runner::{Grads, Runner};
 use standing::{border, worth_fixing, worth_keeping};
-use step::{Given, Shared, StepOf};
+use step::{Given, Keep, Shared, StepOf};
 
 /// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
 const LANES: usize = 16;
@@ -66,7 +66,12 @@ pub(crate) struct Task {
     pub precision: Precision,
     /// A state is kept for the backward pass before every so many steps.
     pub every: usize,
+    /// Whether values of the last steps may be kept as well.
+    pub traces: bool,
 }
+
+/// Most bytes of values that a rollout keeps for its way back.
+const TRACES: usize = 32 << 20;
 
 /// Elements that a thread takes at once.
 const PIECE: usize = 1 << 14;
@@ -159,6 +164,8 @@ struct Saved {
     states: Vec<Vec<f32>>,
     /// Which lanes stayed alive in each step, where the program has such a rule.
     alive: Vec<Vec<bool>>,
+    /// What was kept of each of the last steps, until it is used.
+    traces: Mutex<Vec<Vec<Trace>>>,
 }
 
 struct FusedRollout {
@@ -204,8 +211,9 @@ struct Group<'a> {
     standing: Option<&'a Stage>,
     tables: &'a [Vec<f32>],
     images: Range<usize>,
-    /// Its place among the groups.
+    /// Its place among the groups, and how many there are.
     number: usize,
+    count: usize,
     /// Whether strips of the grid run on threads of their own.
     parallel: bool,
 }
@@ -253,8 +261,7 @@ impl FusedRollout {
             .div_ceil(width)
             .max((8 * LANES).div_ceil(width * height));
         let size = wanted.min(batch.div_ceil(2)).max(1);
-        let sparse =
-            !self.task.fire_rate.is_full() || self.task.masks.is_some() || self.program.alive.is_some();
+        let sparse = self.is_sparse();
         let flow = self.flow();
         let plans = |images: usize| {
             let setting = Setting {
@@ -302,7 +309,8 @@ impl FusedRollout {
             .step_by(size)
             .map(|start| start..batch.min(start + size))
             .collect();
-        let parallel = ranges.len() < rayon::current_num_threads();
+        let count = ranges.len();
+        let parallel = count < rayon::current_num_threads();
         // One after the other, so that what groups have summed up need not wait long for those before them.
         let ranges = ranges.into_iter().enumerate().par_bridge();
         let mut done: Vec<(usize, R)> = ranges
@@ -324,6 +332,7 @@ impl FusedRollout {
                     tables,
                     images,
                     number,
+                    count,
                     parallel,
                 };
                 (number, f(&group))
@@ -331,6 +340,11 @@ impl FusedRollout {
             .collect();
         done.sort_by_key(|(number, _)| *number);
         done.into_iter().map(|(_, result)| result).collect()
+    }
+
+    /// Whether some cells may be left alone in a step.
+    fn is_sparse(&self) -> bool {
+        !self.task.fire_rate.is_full() || self.task.masks.is_some() || self.program.alive.is_some()
     }
 
     /// Through which nodes of the program gradients flow.
@@ -358,22 +372,39 @@ impl FusedRollout {
             let mut runner = Runner::new(group, false);
             let mut state = group.gather(cells);
             let mut saved = Saved::default();
-            let mut next = vec![];
+            let (mut next, mut traces) = (vec![], vec![]);
+            let last = self.task.steps.end - self.traced_steps(group);
             for step in self.task.steps.clone() {
-                let alive = runner.step(step, &state, &mut next);
+                let keep = if step < last { Keep::Nothing } else { Keep::Trace };
+                let (alive, trace) = runner.step(step, &state, &mut next, keep);
                 if self.differentiable {
                     saved.alive.extend(alive);
+                    if keep == Keep::Trace {
+                        traces.push(trace);
+                    }
                     if (step - self.task.steps.start).is_multiple_of(self.task.every) {
                         saved.states.push(std::mem::take(&mut state));
                     }
                 }
                 std::mem::swap(&mut state, &mut next);
             }
+            saved.traces = Mutex::new(traces);
             (group.scatter(&state), saved)
         });
         let (outs, saved): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
         *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = saved;
         joined(outs)
+    }
+
+    /// Of how many of the last steps values are kept: only where that is half of them or more. Of cells that fire half of
+    /// the time they are computed again as fast.
+    fn traced_steps(&self, group: &Group<'_>) -> usize {
+        if !self.differentiable || !self.task.traces || self.is_sparse() {
+            return 0;
+        }
+        let bytes = group.step.plan.trace() * size_of::<f32>() * group.count;
+        let (steps, fit) = (self.task.steps.len(), TRACES / bytes.max(1));
+        if 2 * fit < steps { 0 } else { fit.min(steps) }
     }
 
     /// The gradients of the first cells and of the weights.
@@ -403,14 +434,18 @@ impl FusedRollout {
                 }
                 for step in from + 1..steps.end {
                     let mut next = vec![];
-                    runner.step(step - 1, between.last().unwrap_or(first), &mut next);
+                    let state = between.last().unwrap_or(first);
+                    runner.step(step - 1, state, &mut next, Keep::Nothing);
                     between.push(next);
                 }
                 let states = std::iter::once(first).chain(&between).collect::<Vec<_>>();
                 let mut later = after;
                 for (step, &state) in steps.zip(&states).rev() {
                     let alive = saved.alive.get(step - start);
-                    runner.step_back(step, (state, later.map(Vec::as_slice)), alive, &mut grads);
+                    let mut traces = saved.traces.lock().unwrap_or_else(PoisonError::into_inner);
+                    let traces = traces.pop().unwrap_or_default();
+                    let states = (&state[..], later.map(Vec::as_slice));
+                    runner.step_back(step, states, (alive, traces), &mut grads);
                     later = Some(state);
                 }
                 after = Some(first);

@@ -520,6 +520,20 @@ impl Plan {
         most
     }
 
+    /// Floats that are kept of a step, where values are.
+    pub fn trace(&self) -> usize {
+        let of_node = |(n, node): (usize, &Planned)| {
+            let shares = match node.work {
+                Work::Op(Op::Attention { heads, .. }) => 9 * heads,
+                _ => 0,
+            };
+            (node.width + shares) * self.stride(n)
+        };
+        let nodes = self.nodes.iter().enumerate();
+        let band: usize = nodes.filter(|(_, node)| node.traced()).map(of_node).sum();
+        band * self.bands.len()
+    }
+
     /// Channels of a node that take memory of a band: none of what is part of another, or lies on the grid.
     fn own_channels(&self, n: usize) -> usize {
         let node = &self.nodes[n];
@@ -532,6 +546,13 @@ impl Plan {
 }
 
 impl Planned {
+    /// Whether its values may be kept for the way back: they cost more to compute again than to write and read. The last
+    /// ones are not needed there.
+    pub fn traced(&self) -> bool {
+        let costs = matches!(self.work, Work::Op(Op::Linear { .. } | Op::Attention { .. }));
+        costs && !self.dispensable
+    }
+
     /// What a product that is made where it is added multiplies: a value, and one number for all its channels.
     pub fn folded(&self) -> Option<(usize, usize)> {
         match self.work {

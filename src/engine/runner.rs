@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::buffer::{Buffer, Owed, Scratch};
+use super::buffer::{Buffer, Owed, Scratch, Trace};
 use super::standing::{Standing, on_grid};
-use super::step::{Before, StepOf};
+use super::step::{Before, Keep, StepOf};
 use super::{Group, Stage};
 
 /// A group with its working memory: one for each strip that runs at the same time.
@@ -66,8 +66,14 @@ impl<'a> Runner<'a> {
     }
 
     /// One step from `state`, which is the one that the last step led to, to `next`; which lanes stayed alive, where the
-    /// program has such a rule.
-    pub fn step(&mut self, step: usize, state: &[f32], next: &mut Vec<f32>) -> Option<Vec<bool>> {
+    /// program has such a rule, and what is kept of each band.
+    pub fn step(
+        &mut self,
+        step: usize,
+        state: &[f32],
+        next: &mut Vec<f32>,
+        keep: Keep,
+    ) -> (Option<Vec<bool>>, Vec<Trace>) {
         let group = self.group;
         let plan = &group.step.plan;
         let firing = group.at(step).firing(state);
@@ -76,25 +82,26 @@ impl<'a> Runner<'a> {
             firing: &firing,
         };
         next.resize(state.len(), 0.0);
-        self.with_standing(step, state, |of, scratch| {
+        let traces = self.with_standing(step, state, |of, scratch| {
             let parts = plan.strips.iter().zip(plan.parts(next)).collect();
             each_strip(scratch, parts, |(strip, part), scratch| {
-                of.forward(scratch, before, &plan.bands[strip.clone()], part);
-            });
+                of.forward(scratch, before, &plan.bands[strip.clone()], part, keep)
+            })
         });
         if let Some(standing) = &mut self.standing {
             standing.change(firing.fires.as_deref());
         }
-        group.at(step).bury(&firing, next)
+        let alive = group.at(step).bury(&firing, next);
+        (alive, traces.into_iter().flatten().collect())
     }
 
     /// Turns the gradient of the state after a step, which is `after` unless it is the last, into that of `state`, the
-    /// one before it.
+    /// one before it; `traces` is what was kept of its bands, if anything.
     pub fn step_back(
         &mut self,
         step: usize,
         (state, after): (&[f32], Option<&[f32]>),
-        alive: Option<&Vec<bool>>,
+        (alive, traces): (Option<&Vec<bool>>, Vec<Trace>),
         grads: &mut Grads<'_>,
     ) {
         let group = self.group;
@@ -117,19 +124,30 @@ impl<'a> Runner<'a> {
         };
         // Each strip adds up what flows to its rows and those around it, apart from the others.
         let parts = self.with_standing(step, state, |of, scratch| {
-            let strips = plan.strips.iter().zip(&mut *grads.weights).collect();
-            each_strip(scratch, strips, |(strip, weights), scratch| {
-                let bands = &plan.bands[strip.clone()];
-                let (first, last) = (
-                    plan.span(plan.reach, &bands[0]),
-                    plan.span(plan.reach, &bands[bands.len() - 1]),
-                );
-                let rows = (last.0 + last.1 as isize - first.0) as usize;
-                let mut flow = scratch.zeros(rows * line);
-                let to = (&mut flow[..], first.0);
-                let debts = of.backward(scratch, before, bands, grads.state, to, weights);
-                (first.0, rows, flow, debts)
-            })
+            let mut traces = traces.into_iter();
+            let traces = plan
+                .strips
+                .iter()
+                .map(|strip| traces.by_ref().take(strip.len()).collect());
+            let traces: Vec<Vec<Trace>> = traces.collect();
+            let strips = plan.strips.iter().zip(traces).zip(&mut *grads.weights);
+            each_strip(
+                scratch,
+                strips.collect(),
+                |((strip, traces), weights), scratch| {
+                    let bands = &plan.bands[strip.clone()];
+                    let (first, last) = (
+                        plan.span(plan.reach, &bands[0]),
+                        plan.span(plan.reach, &bands[bands.len() - 1]),
+                    );
+                    let rows = (last.0 + last.1 as isize - first.0) as usize;
+                    let mut flow = scratch.zeros(rows * line);
+                    let to = (&mut flow[..], first.0);
+                    let bands = (bands, traces);
+                    let debts = of.backward(scratch, before, bands, grads.state, to, weights);
+                    (first.0, rows, flow, debts)
+                },
+            )
         });
         let count = self.scratch.len();
         for (n, (start, rows, flow, debts)) in parts.into_iter().enumerate() {

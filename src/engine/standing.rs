@@ -21,7 +21,7 @@ use super::moves::{self, Picked};
 use super::near::Spread;
 use super::plan::{Plan, dense, needed};
 use super::runner::{Grads, each_strip};
-use super::step::StepOf;
+use super::step::{Keep, StepOf};
 
 /// Floats that the standing values of a group may take; on the way back as many again for their gradients.
 const FLOATS: usize = 1 << 22;
@@ -241,7 +241,7 @@ impl Standing {
             if !band.fires() {
                 return None;
             }
-            of.evaluate(scratch, state, &band, false);
+            of.evaluate(scratch, state, &band, Keep::Nothing);
             let roots = plan.outputs.iter().map(|&n| plan.nodes[n].root);
             let new: Vec<_> = roots.map(|root| scratch.values[root].take()).collect();
             Some((band.picked?, new))
@@ -304,7 +304,7 @@ impl Standing {
                     let Some(picked) = band.picked.as_ref().filter(|_| band.fires()) else {
                         continue;
                     };
-                    of.evaluate(scratch, state, &band, true);
+                    of.evaluate(scratch, state, &band, Keep::All);
                     for (&output, due) in plan.outputs.iter().zip(&*due) {
                         let (width, root) = (plan.nodes[output].width, plan.nodes[output].root);
                         let stride = plan.stride(root);

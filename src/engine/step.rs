@@ -6,7 +6,7 @@ use crate::program::{Op, Program};
 use crate::transition::AliveMask;
 
 use super::attend::Attending;
-use super::buffer::{Buffer, Scratch};
+use super::buffer::{Buffer, Scratch, Trace};
 use super::draws::{dropout, fired};
 use super::gemm::{End, Gemm, Plus};
 use super::kernels::{self, Norm, View, ViewMut, arch};
@@ -107,6 +107,16 @@ pub(super) struct Before<'a> {
     pub firing: &'a Firing,
 }
 
+/// Which values of a band are still there after all are computed, beside the last ones.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    Nothing,
+    /// Those that are worth keeping for the way back.
+    Trace,
+    /// All that the way back needs.
+    All,
+}
+
 /// A band and its lanes that fire, counted from the band's first.
 pub(super) struct Band<'a> {
     pub rows: &'a Range<usize>,
@@ -178,14 +188,17 @@ impl StepOf<'_> {
         alive.into_iter().map(|a| a != 0).collect()
     }
 
-    /// Writes bands of the next state to `next`, whose rows begin with `first` of the grid.
+    /// Writes bands of the next state to `next`, whose rows begin with `first` of the grid; what is kept of each band, if
+    /// anything.
     pub fn forward(
         &self,
         scratch: &mut Scratch,
         before: Before<'_>,
         bands: &[Range<usize>],
         (next, first): (&mut [f32], usize),
-    ) {
+        keep: Keep,
+    ) -> Vec<Trace> {
+        let mut traces = vec![];
         let plan = self.plan;
         let (row, line, layout) = (plan.row(), plan.line(), self.shared.program.layout);
         for rows in bands {
@@ -193,9 +206,10 @@ impl StepOf<'_> {
             let next = &mut next[(rows.start - first) * line..][..rows.len() * line];
             if !band.fires() {
                 next.copy_from_slice(&before.state[rows.start * line..][..rows.len() * line]);
+                traces.extend((keep == Keep::Trace).then(Trace::default));
                 continue;
             }
-            self.evaluate(scratch, before.state, &band, false);
+            self.evaluate(scratch, before.state, &band, keep);
             let mut cells = scratch.values[0].take().unwrap_or_default();
             let (start, stride) = (self.start(0, 0, &band), plan.stride(0));
             let to = ViewMut {
@@ -213,8 +227,12 @@ impl StepOf<'_> {
                 }
             }
             scratch.give_back(cells);
+            if keep == Keep::Trace {
+                traces.push(scratch.into_trace(|n| plan.nodes[n].traced()));
+            }
             self.release(scratch);
         }
+        traces
     }
 
     /// Which lanes stay alive after the step, given the cells with their updates; dead cells become 0.
@@ -321,10 +339,22 @@ impl StepOf<'_> {
         }
     }
 
-    /// All values of a band.
-    pub fn evaluate(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, keep: bool) {
+    /// The values of a band.
+    pub fn evaluate(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, keep: Keep) {
+        scratch.clear(self.plan.nodes.len());
+        self.complete(scratch, state, band, keep);
+    }
+
+    /// The same values as before, of which some were kept.
+    pub fn evaluate_again(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, trace: Trace) {
+        scratch.clear(self.plan.nodes.len());
+        scratch.restore(trace);
+        self.complete(scratch, state, band, Keep::All);
+    }
+
+    /// The values of a band that are not there yet.
+    fn complete(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, keep: Keep) {
         let plan = self.plan;
-        scratch.clear(plan.nodes.len());
         for (n, node) in plan.nodes.iter().enumerate() {
             if let Work::Given { slot } = node.work {
                 let runs = plan.runs(n, band.rows);
@@ -334,8 +364,8 @@ impl StepOf<'_> {
                     continue;
                 }
             }
-            let needless = keep && node.dispensable || node.folded;
-            if node.root == n && !needless {
+            let needless = keep == Keep::All && node.dispensable || node.folded;
+            if node.root == n && !needless && scratch.values[n].is_none() {
                 let mut out = scratch.take(node.width * plan.stride(n) + LANES);
                 let stride = plan.stride(n);
                 let y = ViewMut {
@@ -345,11 +375,10 @@ impl StepOf<'_> {
                 self.compute(scratch, state, n, band, y);
                 scratch.values[n] = Some(out);
             }
-            if !keep {
-                for &root in &node.last_use_of {
-                    if let Some(done) = scratch.values[root].take() {
-                        scratch.give_back(done);
-                    }
+            for &root in &node.last_use_of {
+                let wanted = keep == Keep::All || keep == Keep::Trace && plan.nodes[root].traced();
+                if let Some(done) = scratch.values[root].take_if(|_| !wanted) {
+                    scratch.give_back(done);
                 }
             }
         }

@@ -22,7 +22,9 @@ pub enum Memory {
     /// Every intermediate of every step: no recomputation, and a graph as deep as the rollout, which
     /// long rollouts can make too deep for the stack of a thread.
     Everything,
-    /// The state before every n-th step; each stretch is computed again in the backward pass.
+    /// The state before every n-th step; each stretch is computed again in the backward pass. With n = 1, and
+    /// where every cell fires, the engine also keeps values of the last steps, if those of half of the steps take no more
+    /// than 32 MiB.
     Every(usize),
     /// As many states, evenly spread over the steps, as fit in so many bytes together with those of the
     /// stretch that is being computed again; where too few fit, the fewest that will do, about twice the
@@ -295,6 +297,7 @@ impl Rollout {
             training: self.training,
             precision: self.precision,
             every: self.stretch(cells),
+            traces: self.memory == Memory::Every(1),
         };
         let cells = match self.memory {
             Memory::Nothing => engine::run(program.detached(), task, &cells.detach())?,

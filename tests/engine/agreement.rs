@@ -266,6 +266,37 @@ fn what_is_kept_changes_no_bit() {
     }
 }
 
+/// Where every cell fires, values of the last steps are kept for the way back: of all steps on small grids, of some on larger
+/// ones, until they have been used.
+#[test]
+fn values_kept_for_the_way_back_change_no_bit() {
+    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let vb = weights.builder();
+    let nafca = Nafca::new(NafcaConfig::default(), vb.pp("nafca")).unwrap();
+    let vitca = Vitca::new(VitcaConfig::latent(), vb.pp("vitca")).unwrap();
+    let vars = shaken(&weights, 0.05);
+    for (size, steps) in [((3, 8, 8), 5), ((4, 24, 24), 8)] {
+        let cells = noise(&[size.0, size.1, size.2, 64], 5);
+        let rollout = Rollout::new(steps).key(Key::new(8)).training(true);
+        let again = rollout.clone().memory(Memory::Every(2));
+        let pairs = [
+            [&rollout, &again].map(|r| everything(&nafca, &vars, &cells, r).unwrap()),
+            [&rollout, &again].map(|r| everything(&vitca, &vars, &cells, r).unwrap()),
+        ];
+        for [kept, again] in pairs {
+            for (a, b) in kept.iter().zip(&again) {
+                assert_eq!(bits(a), bits(b), "{size:?}");
+            }
+        }
+        let last = rollout.run(&nafca, &cells).unwrap();
+        let [first, second] = [(); 2].map(|()| last.sum_all().unwrap().backward().unwrap());
+        for var in vars.iter().filter(|var| first.get(var).is_some()) {
+            let [a, b] = [&first, &second].map(|grads| bits(grads.get(var).unwrap()));
+            assert_eq!(a, b, "{size:?}, twice");
+        }
+    }
+}
+
 /// The values of cells that did not fire are kept from step to step, and their gradients for as long: on grids of one band and
 /// of several, whatever states are kept, on a torus too.
 #[test]
