@@ -219,6 +219,15 @@ pub fn glorot_uniform(fan_in: usize, fan_out: usize) -> Init {
     }
 }
 
+/// Uniform within `1 / sqrt(fan_in)`: PyTorch's default, for weights and biases alike.
+pub fn uniform(fan_in: usize) -> Init {
+    let limit = 1.0 / (fan_in as f64).sqrt();
+    Init::Uniform {
+        lo: -limit,
+        up: limit,
+    }
+}
+
 fn initial_values(init: Init, shape: &Shape, key: Key) -> Vec<f64> {
     let mut rng = key.rng();
     let mut draw = |normal: bool, centre: f64, spread: f64| -> Vec<f64> {

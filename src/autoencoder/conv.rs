@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use candle_nn::{BatchNorm, Init, ModuleT, VarBuilder};
 
 use crate::layers::activate;
+use crate::layers::convolution::{Window, convolve, convolve_transposed};
 use crate::program::Function;
-use crate::stencil::gather;
 use crate::weights::glorot_uniform;
 use crate::{Error, Result};
 
@@ -102,9 +102,11 @@ impl AdjustedConv {
             let expected = format!("[B, H, W, {input}] with no empty axis");
             return Err(Error::shape("x", expected, x.dims()));
         }
+        let (h, w, stride) = (x.dim(1)?, x.dim(2)?, self.stride);
+        let windows = |h: usize, w: usize| (Window::same(h, 3, stride), Window::same(w, 3, stride));
         let y = match self.direction {
-            Direction::Down => self.convolve(x)?,
-            Direction::Up => self.convolve_transposed(x)?,
+            Direction::Down => convolve(x, &self.kernel, windows(h, w))?,
+            Direction::Up => convolve_transposed(x, &self.kernel, windows(h * stride, w * stride))?,
         };
         let y = match &self.bias {
             // Batch statistics take the bias out again: its gradient is exactly zero, and the rounding
@@ -130,53 +132,6 @@ impl AdjustedConv {
         })
     }
 
-    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, h, w, c) = x.dims4()?;
-        let (rows, columns) = (Same::new(h, self.stride), Same::new(w, self.stride));
-        let mut index = Vec::with_capacity(9 * rows.out * columns.out);
-        for (row, column) in rows.positions(columns.out) {
-            for (a, b) in taps() {
-                let near = (rows.source(row, a), columns.source(column, b));
-                index.push(near.0.zip(near.1).map(|(row, column)| row * w + column));
-            }
-        }
-        let patches = gather(&x.reshape((b, h * w, c))?, index)?;
-        let patches = patches.reshape((b * rows.out * columns.out, 9 * c))?;
-        let kernel = self.kernel.permute((2, 3, 1, 0))?.reshape((9 * c, ()))?;
-        Ok(patches.matmul(&kernel)?.reshape((b, rows.out, columns.out, ()))?)
-    }
-
-    /// Each cell sends its nine products to an output twice the size; each output pixel gathers those
-    /// that reach it.
-    fn convolve_transposed(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, h, w, c) = x.dims4()?;
-        let out = self.kernel.dim(1)?;
-        let kernel = self.kernel.permute((0, 2, 3, 1))?.reshape((c, 9 * out))?;
-        let sent = x
-            .reshape((b * h * w, c))?
-            .matmul(&kernel)?
-            .reshape((b, h * w * 9, out))?;
-        let (rows, columns) = (senders(h, self.stride), senders(w, self.stride));
-        let reach = 3usize.div_ceil(self.stride);
-        let mut index = Vec::with_capacity(rows.len() * columns.len() * reach * reach);
-        for (row, column) in rows
-            .iter()
-            .flat_map(|row| columns.iter().map(move |column| (row, column)))
-        {
-            for slot in 0..reach * reach {
-                let from = (row.get(slot / reach), column.get(slot % reach));
-                index.push(
-                    from.0
-                        .zip(from.1)
-                        .map(|((i, a), (j, b))| (i * w + j) * 9 + a * 3 + b),
-                );
-            }
-        }
-        let received = gather(&sent, index)?;
-        let received = received.reshape((b, rows.len(), columns.len(), reach * reach, out))?;
-        Ok(received.sum(3)?)
-    }
-
     /// The same layer with weights that get no gradient; it shares their storage.
     pub fn frozen(&self) -> Result<Self> {
         let Some((weight, bias)) = self.norm.weight_and_bias() else {
@@ -197,52 +152,4 @@ impl AdjustedConv {
             ..*self
         })
     }
-}
-
-fn taps() -> impl Iterator<Item = (usize, usize)> {
-    (0..3).flat_map(|a| (0..3).map(move |b| (a, b)))
-}
-
-/// TensorFlow's "same" padding of one axis for a kernel of 3: an odd total puts its larger half after.
-struct Same {
-    len: usize,
-    out: usize,
-    stride: usize,
-    before: usize,
-}
-
-impl Same {
-    fn new(len: usize, stride: usize) -> Self {
-        let out = len.div_ceil(stride);
-        let total = ((out - 1) * stride + 3).saturating_sub(len);
-        Self {
-            len,
-            out,
-            stride,
-            before: total / 2,
-        }
-    }
-
-    fn source(&self, at: usize, tap: usize) -> Option<usize> {
-        (at * self.stride + tap)
-            .checked_sub(self.before)
-            .filter(|&source| source < self.len)
-    }
-
-    fn positions(&self, columns: usize) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.out).flat_map(move |row| (0..columns).map(move |column| (row, column)))
-    }
-}
-
-/// For each of the `len * stride` outputs of a transposed axis, the (input, tap) pairs that reach it.
-fn senders(len: usize, stride: usize) -> Vec<Vec<(usize, usize)>> {
-    let before = 3usize.saturating_sub(stride) / 2;
-    let reach = |output: usize| {
-        let sender = move |tap: usize| {
-            let from = (output + before).checked_sub(tap)?;
-            (from.is_multiple_of(stride) && from / stride < len).then_some((from / stride, tap))
-        };
-        (0..3).filter_map(sender).collect()
-    };
-    (0..len * stride).map(reach).collect()
 }

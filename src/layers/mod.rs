@@ -1,6 +1,7 @@
 //! Layers over cell vectors that Candle lacks, or whose gradients it drops or computes slowly.
 
 mod activation;
+pub(crate) mod convolution;
 mod depthwise;
 pub(crate) mod rows;
 
@@ -8,7 +9,7 @@ use candle_core::{D, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::stencil::{self, Padding};
-use crate::weights::glorot_uniform;
+use crate::weights::{glorot_uniform, uniform};
 use crate::{Error, Result};
 pub(crate) use activation::activate;
 
@@ -98,6 +99,25 @@ impl Linear {
         let weight = vb.get_with_hints((output, input), "weight", init)?;
         let bias = vb.get_with_hints(output, "bias", Init::Const(0.0))?;
         Ok(Self::new(weight, Some(bias)))
+    }
+
+    /// Kernel and, if there is one, shift uniform within `1 / sqrt(input)`: PyTorch's default.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it has no input or no output.
+    pub fn uniform(input: usize, output: usize, bias: bool, vb: VarBuilder) -> Result<Self> {
+        if input == 0 || output == 0 {
+            let found = format!("{input} in, {output} out at `{}`", vb.prefix());
+            return Err(Error::config("channels", "at least 1 in and 1 out", found));
+        }
+        let init = uniform(input);
+        let bias = bias
+            .then(|| vb.get_with_hints(output, "bias", init))
+            .transpose()?;
+        Ok(Self::new(
+            vb.get_with_hints((output, input), "weight", init)?,
+            bias,
+        ))
     }
 
     /// The kernel, `[output, input]`.

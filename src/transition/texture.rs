@@ -117,18 +117,8 @@ impl Texture {
             let found = format!("{channels} channels, {update} of them updated, {hidden} hidden");
             return Err(Error::config("channels", "at least 1 each", found));
         }
-        // Uniform within 1 / sqrt(fan in), bias included: PyTorch's default, with which V3 was published.
-        let limit = 1.0 / (input as f64).sqrt();
-        let uniform = Init::Uniform {
-            lo: -limit,
-            up: limit,
-        };
-        let layer = vb.pp("hidden");
-        let bias = layer.get_with_hints(hidden, "bias", uniform)?;
-        let hidden_layer = Linear::new(
-            layer.get_with_hints((hidden, input), "weight", uniform)?,
-            Some(bias),
-        );
+        // PyTorch's default, bias included, with which V3 was published.
+        let hidden_layer = Linear::uniform(input, hidden, true, vb.pp("hidden"))?;
         let layer = vb.pp("output");
         let bias = match config.output_bias {
             true => Some(layer.get_with_hints(update, "bias", Init::Const(0.0))?),
