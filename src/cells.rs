@@ -125,3 +125,16 @@ impl CellLayout {
         }
     }
 }
+
+/// Every cell of `x` (`[B, H, W, C]`) divided into four copies of itself: `[B, 2 H, 2 W, C]`.
+///
+/// # Errors
+/// [`Error::Shape`] for another rank.
+pub fn doubled(x: &Tensor) -> Result<Tensor> {
+    let &[b, h, w, c] = x.dims() else {
+        return Err(Error::shape("x", "[B, H, W, C]", x.dims()));
+    };
+    // Candle's own upsampling loses the gradient of what else reads its input.
+    let x = x.reshape((b, h, 1, w, 1, c))?.broadcast_as((b, h, 2, w, 2, c))?;
+    Ok(x.reshape((b, 2 * h, 2 * w, c))?)
+}

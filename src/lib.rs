@@ -83,6 +83,7 @@ pub mod stencil;
 pub mod store;
 pub mod train;
 pub mod transition;
+pub mod vae;
 pub mod weights;
 
 pub use autoencoder::{Autoencoder, AutoencoderConfig};
@@ -100,8 +101,9 @@ pub use stencil::{Padding, neighbourhood};
 pub use train::{AutoencoderTrainer, Fit, PoolTrainer, TrainingData};
 pub use transition::{
     AliveMask, Growing, GrowingConfig, Nafca, NafcaConfig, Texture, TextureConfig, TransitionFn, Vitca,
-    VitcaConfig,
+    VitcaConfig, Vnca, VncaConfig,
 };
+pub use vae::{DecoderConfig, Vae, VaeCard, VaeConfig};
 pub use weights::Weights;
 
 /// What most programs need, Candle's tensors and devices included.

@@ -2,6 +2,7 @@
 //!
 //! A [`Dataset`] holds square 8-bit images in memory. They come from a folder ([`Dataset::open`]), from
 //! a generator that needs no file ([`Dataset::dead_leaves`]) or from your own code ([`Dataset::new`]).
+//! [`BinaryImages`] are MNIST and its like, for variational autoencoders.
 //! A [`Corruption`] damages clean images; real photographs come with their damage. Every draw is a
 //! function of a [`Key`](crate::random::Key), so any batch of any epoch can be had again.
 //!
@@ -25,16 +26,19 @@
 //! # }
 //! ```
 
+mod binary;
 mod blur;
 mod cifar;
 mod corrupt;
 mod curriculum;
 mod dataset;
 mod dead_leaves;
+mod digits;
 mod emblem;
 mod folder;
 #[cfg(feature = "datasets")]
 mod hub;
+mod idx;
 mod open;
 mod pairs;
 mod picture;
@@ -43,6 +47,7 @@ mod sampling;
 mod swatch;
 mod tiles;
 
+pub use binary::{BinaryImages, BinaryParts};
 pub use blur::{MotionKernel, Rotation, motion_blur, motion_kernel};
 pub use corrupt::{Corruption, masked_noise};
 pub use curriculum::Curriculum;

@@ -1,9 +1,10 @@
 //! Losses of the latent NCA paper and of the restoration networks it compares with, of growing patterns and
-//! of textures.
+//! of textures, and bounds of likelihoods.
 //!
-//! Each returns a scalar; `MSE` is the mean of squared differences over all elements, the batch
-//! included. Names in capitals are those of the paper's formulas.
+//! Each returns a scalar, but for the bounds, which are a number for each image; `MSE` is the mean of squared
+//! differences over all elements, the batch included. Names in capitals are those of the paper's formulas.
 
+mod bound;
 mod pattern;
 mod style;
 mod transport;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::metric::ssim;
 use crate::{CellLayout, Error, Result};
 
+pub use bound::{Posterior, elbo, elbo_of_mean, iwelbo, log_bernoulli, log_mean_exp, log_prior, softplus};
 pub use pattern::{ImageLoss, PatternLoss, TextureLoss};
 pub use style::{PatchTransport, StyleLoss, compress, gram, gram_distance};
 pub use transport::{directions, sliced_transport, unit_columns};

@@ -35,6 +35,10 @@ pub struct AdamConfig {
     /// Whether each gradient tensor is divided by its Euclidean norm (plus 1e-8) first: yes. The
     /// learning rates of the published models depend on it.
     pub normalise: bool,
+    /// Gradients that are not normalised are multiplied by `min(1, clip / (norm + 1e-6))`, where the norm is that of all
+    /// of them together: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
 }
 
 impl Default for AdamConfig {
@@ -48,6 +52,7 @@ impl Default for AdamConfig {
             eps: 1e-7,
             eps_after_correction: false,
             normalise: true,
+            clip: None,
         }
     }
 }
@@ -125,16 +130,17 @@ impl Adam {
                     at: format!("update {}", self.updates),
                 });
             }
-            let scale = match self.config.normalise {
-                true => 1.0 / (size + 1e-8),
-                false => 1.0,
-            };
-            used.push((name, var, grad.contiguous()?, scale));
+            used.push((name, var, grad.contiguous()?, size));
         }
         if used.is_empty() && !self.vars.is_empty() {
             let expected = "one that depends on a weight";
             return Err(Error::config("loss", expected, "independent of all of them"));
         }
+        let norm = used.iter().map(|(.., size)| size * size).sum::<f64>().sqrt();
+        let clipped = self
+            .config
+            .clip
+            .map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
         let AdamConfig { beta1, beta2, .. } = self.config;
         let t = self.updates as i32 + 1;
         let correction = (1.0 - beta2.powi(t)).sqrt();
@@ -143,7 +149,11 @@ impl Adam {
             true => self.config.eps * correction,
             false => self.config.eps,
         };
-        for (name, var, grad, scale) in used {
+        for (name, var, grad, size) in used {
+            let scale = match self.config.normalise {
+                true => 1.0 / (size + 1e-8),
+                false => clipped,
+            };
             let (m, v) = match self.moments.entry(name.clone()) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => {

@@ -10,6 +10,7 @@ mod network;
 mod pattern;
 mod pool;
 mod pool_trainer;
+mod vae;
 
 use candle_core::Tensor;
 
@@ -23,6 +24,7 @@ pub use network::{NetworkLoss, NetworkTrainer, NetworkTrainerConfig};
 pub use pattern::{PatternTrainer, PatternTrainerConfig, Reseed};
 pub use pool::{Pool, PoolEntry};
 pub use pool_trainer::{PoolOrder, PoolTrainer, PoolTrainerConfig};
+pub use vae::{Evolving, VaeTrainer, VaeTrainerConfig};
 
 use crate::data::Batch;
 use crate::random::Key;

@@ -10,9 +10,9 @@ use crate::{Error, Result};
 /// One state in the pool and the images it belongs to, none with a batch axis.
 #[derive(Clone, Debug)]
 pub struct PoolEntry {
-    /// What it should become: `[H, W, 3]`.
+    /// What it should become: `[H, W, channels]`.
     pub clean: Tensor,
-    /// What it came from: `[H, W, 3]`.
+    /// What it came from: `[H, W, channels]`.
     pub corrupted: Tensor,
     /// The cells after the last rollout, without a gradient: `[h, w, C]`.
     pub cells: Tensor,
@@ -49,7 +49,7 @@ impl Pool {
         self.entries.is_empty()
     }
 
-    /// Appends a batch (`[B, H, W, 3]` twice, `[B, h, w, C]`), whatever the capacity.
+    /// Appends a batch (`[B, H, W, channels]` twice, `[B, h, w, C]`), whatever the capacity.
     pub fn append(&mut self, clean: &Tensor, corrupted: &Tensor, cells: &Tensor) -> Result<()> {
         for image in 0..cells.dim(0)? {
             let (clean, corrupted) = (one(clean, image)?, one(corrupted, image)?);
@@ -91,6 +91,11 @@ impl Pool {
             entry.cells = one(cells, image)?;
         }
         Ok(())
+    }
+
+    /// Drops the first `n` states, or all there are.
+    pub fn drop_first(&mut self, n: usize) {
+        self.entries.drain(..n.min(self.entries.len()));
     }
 
     /// Shuffles, then drops what exceeds the capacity.

@@ -6,6 +6,7 @@ mod nafca;
 mod parts;
 mod texture;
 mod vitca;
+mod vnca;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ pub use growing::{Growing, GrowingConfig};
 pub use nafca::{Nafca, NafcaConfig, Perception};
 pub use texture::{Quantisation, Texture, TextureConfig, bipolar_directions, polar_directions};
 pub use vitca::{PositionalOrder, Vitca, VitcaConfig, positional_table};
+pub use vnca::{Vnca, VncaConfig};
 
 /// A rule that computes every cell's update from its 3x3 neighbourhood.
 ///

@@ -11,6 +11,7 @@ mod losses;
 mod metrics;
 mod texture;
 mod train;
+mod vnca;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -31,8 +32,6 @@ type Checker = fn(&mut Check) -> Result<()>;
 pub enum Plan {
     /// Check it in each of these precisions.
     Check(Checker, &'static [DType]),
-    /// The library does not have it yet.
-    Pending,
     /// Nothing is known of such a case.
     Unknown,
 }
@@ -87,8 +86,14 @@ pub fn plan(name: &str) -> Plan {
         _ if name.starts_with("texture_step") => (texture::rollout, BOTH),
         _ if name.starts_with("texture_rollout") => (texture::rollout, BOTH),
         _ if name.starts_with("texture_trained_") => (texture::trained, BOTH),
-        // A family of automata that the library does not have yet.
-        _ if name.starts_with("vnca_") => return Plan::Pending,
+        "vnca_elbo" => (vnca::bounds, BOTH),
+        "vnca_train" => (vnca::train, BOTH),
+        _ if name.starts_with("vnca_step") => (vnca::step, BOTH),
+        _ if name.starts_with("vnca_doubling") => (vnca::doubling, BOTH),
+        _ if name.starts_with("vnca_nondoubling") => (vnca::broadcast, BOTH),
+        _ if name.starts_with("vnca_encoder") => (vnca::encoder, BOTH),
+        _ if name.starts_with("vnca_baseline") => (vnca::baseline, BOTH),
+        _ if name.starts_with("vnca_full") => (vnca::full, BOTH),
         _ => return Plan::Unknown,
     };
     Plan::Check(checker, dtypes)

@@ -1,0 +1,216 @@
+//! Binary images in memory: what variational autoencoders learn from.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::digits::{SIDE, digit};
+use super::idx;
+use crate::random::Key;
+use crate::{Error, Result};
+
+/// Square images of zeros and ones, and what they show, if that is known. Cloning shares the pixels.
+#[derive(Clone, Debug)]
+pub struct BinaryImages {
+    side: usize,
+    pixels: Arc<Vec<u8>>,
+    labels: Option<Arc<Vec<u8>>>,
+}
+
+/// Images to train on and images to test with.
+#[derive(Clone, Debug)]
+pub struct BinaryParts {
+    /// Those to train on, validation images included.
+    pub train: BinaryImages,
+    /// Those to test with.
+    pub test: BinaryImages,
+    /// Where they come from, such as `binarised MNIST`.
+    pub name: &'static str,
+}
+
+impl BinaryImages {
+    /// Images you have in memory, `side` pixels a side: `pixels` are `[N, side, side]` of zeros and ones, `labels`, if
+    /// given, one for each.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the numbers of values do not agree, [`Error::Config`] for a value other than 0 and 1.
+    pub fn new(side: usize, pixels: Vec<u8>, labels: Option<Vec<u8>>) -> Result<Self> {
+        let each = side * side;
+        if each == 0 || !pixels.len().is_multiple_of(each) {
+            let expected = format!("[N, {side}, {side}] with no axis empty");
+            return Err(Error::shape("pixels", expected, &[pixels.len()]));
+        }
+        let count = pixels.len() / each;
+        if let Some(labels) = labels.as_ref().filter(|labels| labels.len() != count) {
+            return Err(Error::shape(
+                "labels",
+                format!("[{count}], one an image"),
+                &[labels.len()],
+            ));
+        }
+        if let Some(value) = pixels.iter().find(|value| **value > 1) {
+            return Err(Error::config("pixels", "zeros and ones", value));
+        }
+        Ok(Self {
+            side,
+            pixels: Arc::new(pixels),
+            labels: labels.map(Arc::new),
+        })
+    }
+
+    /// `count` digits of 28 pixels a side, drawn as strokes bent at random, with labels: data that need no file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `count` is 0.
+    pub fn digits(count: usize, seed: u64) -> Result<Self> {
+        if count == 0 {
+            return Err(Error::config("count", "at least 1 image", 0));
+        }
+        let key = Key::new(seed).fold_in_name("digits");
+        let drawn: Vec<(u8, Vec<u8>)> = (0..count as u64)
+            .into_par_iter()
+            .map(|image| digit(key.fold_in(image)))
+            .collect();
+        let (labels, images): (Vec<u8>, Vec<Vec<u8>>) = drawn.into_iter().unzip();
+        Self::new(SIDE, images.concat(), Some(labels))
+    }
+
+    /// Reads MNIST from a folder, in any of its forms, each file plain or gzipped:
+    ///
+    /// - statically binarised, as text: `binarized_mnist_train.amat`, `..._valid.amat`, `..._test.amat`;
+    /// - the same as idx files whose names hold `train`, `valid` or `test`, and `images`;
+    /// - with grey levels: `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte`. Of these one sample of a pixel that is
+    ///   white with the probability of its grey level is drawn by `seed`, once for all.
+    ///
+    /// Labels are read where there are such files (`labels` in their names).
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read, [`Error::File`] if one is damaged, or no images to train on or to test
+    /// with are there.
+    pub fn open(dir: impl AsRef<Path>, seed: u64) -> Result<BinaryParts> {
+        idx::open(dir.as_ref(), seed)
+    }
+
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        self.pixels.len() / (self.side * self.side)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pixels.is_empty()
+    }
+
+    /// Pixels along a side.
+    pub fn side(&self) -> usize {
+        self.side
+    }
+
+    /// Image `index`, `[side, side]`, row by row; none past the end.
+    pub fn image(&self, index: usize) -> Option<&[u8]> {
+        let each = self.side * self.side;
+        self.pixels.get(index.checked_mul(each)?..)?.get(..each)
+    }
+
+    /// What image `index` shows, if that is known.
+    pub fn label(&self, index: usize) -> Option<u8> {
+        self.labels.as_ref()?.get(index).copied()
+    }
+
+    /// The first `n` images, or all where there are fewer.
+    pub fn take(&self, n: usize) -> Self {
+        let n = n.min(self.len());
+        Self {
+            side: self.side,
+            pixels: Arc::new(self.pixels[..n * self.side * self.side].to_vec()),
+            labels: self.labels.as_ref().map(|labels| Arc::new(labels[..n].to_vec())),
+        }
+    }
+
+    /// The same images with `border` black pixels more on every side.
+    pub fn padded(&self, border: usize) -> Self {
+        let side = self.side + 2 * border;
+        let mut pixels = vec![0; self.len() * side * side];
+        for (row, line) in self.pixels.chunks_exact(self.side).enumerate() {
+            let (image, row) = (row / self.side, row % self.side);
+            let start = (image * side + row + border) * side + border;
+            pixels[start..start + self.side].copy_from_slice(line);
+        }
+        Self {
+            side,
+            pixels: Arc::new(pixels),
+            labels: self.labels.clone(),
+        }
+    }
+
+    /// Some images as a tensor, `[B, side, side, 1]` of zeros and ones in f32.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is no such image, or none is asked for.
+    pub fn batch(&self, indices: &[usize], device: &Device) -> Result<Tensor> {
+        if indices.is_empty() {
+            return Err(Error::config("indices", "at least one image", 0));
+        }
+        let mut values = Vec::with_capacity(indices.len() * self.side * self.side);
+        for &index in indices {
+            let Some(image) = self.image(index) else {
+                let expected = format!("below the number of images, {}", self.len());
+                return Err(Error::config("index", expected, index));
+            };
+            values.extend(image.iter().map(|&value| f32::from(value)));
+        }
+        let shape = (indices.len(), self.side, self.side, 1);
+        Ok(Tensor::from_vec(values, shape, device)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_moves_images_and_keeps_them() -> Result<()> {
+        let images = BinaryImages::new(2, vec![1, 0, 0, 1, 1, 1, 0, 0], Some(vec![3, 4]))?;
+        let padded = images.padded(1);
+        assert_eq!((padded.len(), padded.side(), padded.label(1)), (2, 4, Some(4)));
+        assert_eq!(
+            padded.image(1),
+            Some(&[0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0][..])
+        );
+        assert_eq!(padded.batch(&[1, 0], &Device::Cpu)?.dims(), [2, 4, 4, 1]);
+        assert_eq!(images.take(1).len(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() -> Result<()> {
+        assert!(matches!(
+            BinaryImages::new(2, vec![0; 5], None),
+            Err(Error::Shape { .. })
+        ));
+        assert!(matches!(
+            BinaryImages::new(0, vec![], None),
+            Err(Error::Shape { .. })
+        ));
+        assert!(matches!(
+            BinaryImages::new(2, vec![2; 4], None),
+            Err(Error::Config { .. })
+        ));
+        let labels = Some(vec![1, 2]);
+        assert!(matches!(
+            BinaryImages::new(2, vec![0; 4], labels),
+            Err(Error::Shape { .. })
+        ));
+        let images = BinaryImages::digits(3, 1)?;
+        for wrong in [&[3][..], &[usize::MAX], &[]] {
+            assert!(matches!(
+                images.batch(wrong, &Device::Cpu),
+                Err(Error::Config { .. })
+            ));
+        }
+        assert!(BinaryImages::digits(0, 1).is_err());
+        Ok(())
+    }
+}
