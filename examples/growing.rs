@@ -17,7 +17,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use common::Result;
 use common::args::positive;
 use common::film::{Filming, Look, damage};
-use common::pattern_training::PatternTraining;
+use common::pattern_learner::PatternLearner;
+use common::training::Training;
 use lnca::data::{Emblem, read_target};
 use lnca::loss::{ImageLoss, PatternLoss};
 use lnca::random::Key;
@@ -179,7 +180,7 @@ struct Train {
     learning_rate: f64,
 
     #[command(flatten)]
-    training: PatternTraining,
+    training: Training,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -254,11 +255,12 @@ fn train(args: &Train) -> Result<()> {
         made_by: common::command_line(),
         ..PatternCard::new(PatternConfig::Growing(GrowingConfig::default()), size)
     };
-    let pattern = args.training.pattern(card)?;
+    let pattern = PatternLearner::pattern(&args.training, card)?;
     let seed = pattern.seed(1, size)?;
     let loss = ImageLoss::new(target)?;
-    let mut trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
-    args.training.run(&mut trainer, &pattern, args.updates, "growing")
+    let trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
+    let mut learner = PatternLearner { trainer, pattern };
+    args.training.run(&mut learner, args.updates, "growing")
 }
 
 fn run(args: &Run) -> Result<()> {

@@ -16,7 +16,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use common::Result;
 use common::args::positive;
 use common::film::{Filming, Look};
-use common::pattern_training::PatternTraining;
+use common::pattern_learner::PatternLearner;
+use common::training::Training;
 use lnca::data::{self, Swatch, read_swatch};
 use lnca::loss::{OverflowNorm, PatchTransport, TextureLoss, Vgg16, VggComparison, VggStyle};
 use lnca::metric::FilterBank;
@@ -212,7 +213,7 @@ struct Train {
     learning_rate: f64,
 
     #[command(flatten)]
-    training: PatternTraining,
+    training: Training,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -281,10 +282,11 @@ fn train(args: &Train) -> Result<()> {
         made_by: common::command_line(),
         ..PatternCard::new(PatternConfig::Texture(TextureConfig::default()), size)
     };
-    let pattern = args.training.pattern(card)?;
+    let pattern = PatternLearner::pattern(&args.training, card)?;
     let seed = pattern.seed(1, size)?;
-    let mut trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
-    args.training.run(&mut trainer, &pattern, args.updates, "texture")
+    let trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
+    let mut learner = PatternLearner { trainer, pattern };
+    args.training.run(&mut learner, args.updates, "texture")
 }
 
 fn run(args: &Run) -> Result<()> {

@@ -8,11 +8,12 @@ pub mod evaluation;
 pub mod film;
 pub mod log;
 pub mod memory;
-pub mod pattern_training;
+pub mod pattern_learner;
 pub mod pipeline;
 pub mod progress;
 pub mod run_folder;
 pub mod sheet;
+pub mod training;
 
 use std::error::Error;
 use std::path::Path;

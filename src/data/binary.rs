@@ -1,5 +1,6 @@
 //! Binary images in memory: what variational autoencoders learn from.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -121,11 +122,21 @@ impl BinaryImages {
 
     /// The first `n` images, or all where there are fewer.
     pub fn take(&self, n: usize) -> Self {
-        let n = n.min(self.len());
+        self.range(0..n.min(self.len()))
+    }
+
+    /// All but the first `n` images.
+    pub fn skip(&self, n: usize) -> Self {
+        self.range(n.min(self.len())..self.len())
+    }
+
+    fn range(&self, range: Range<usize>) -> Self {
+        let each = self.side * self.side;
+        let labels = |labels: &Arc<Vec<u8>>| Arc::new(labels[range.clone()].to_vec());
         Self {
             side: self.side,
-            pixels: Arc::new(self.pixels[..n * self.side * self.side].to_vec()),
-            labels: self.labels.as_ref().map(|labels| Arc::new(labels[..n].to_vec())),
+            pixels: Arc::new(self.pixels[range.start * each..range.end * each].to_vec()),
+            labels: self.labels.as_ref().map(labels),
         }
     }
 
@@ -180,7 +191,13 @@ mod tests {
             Some(&[0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0][..])
         );
         assert_eq!(padded.batch(&[1, 0], &Device::Cpu)?.dims(), [2, 4, 4, 1]);
-        assert_eq!(images.take(1).len(), 1);
+        assert_eq!((images.take(1).len(), images.take(9).len()), (1, 2));
+        let last = images.skip(1);
+        assert_eq!(
+            (last.len(), last.label(0), last.image(0)),
+            (1, Some(4), images.image(1))
+        );
+        assert!(images.skip(2).is_empty());
         Ok(())
     }
 

@@ -119,15 +119,22 @@ pub(super) fn digit(key: Key) -> (u8, Vec<u8>) {
         .iter()
         .map(|stroke| curve(&stroke.iter().map(&mut place).collect::<Vec<_>>()))
         .collect();
-    let near = |at: Point| {
-        let lines = curves.iter().flat_map(|curve| curve.windows(2));
-        lines.clone().any(|ends| distance(at, ends[0], ends[1]) < pen)
-    };
-    let pixels = (0..SIDE * SIDE).map(|n| {
-        let at = ((n % SIDE) as f64 + 0.5, (n / SIDE) as f64 + 0.5);
-        u8::from(near(at))
-    });
-    (label, pixels.collect())
+    let mut pixels = vec![0; SIDE * SIDE];
+    for ends in curves.iter().flat_map(|curve| curve.windows(2)) {
+        let span = |a: f64, b: f64| {
+            let cell = |at: f64| (at.max(0.0) as usize).min(SIDE);
+            cell(a.min(b) - pen)..cell(a.max(b) + pen + 1.0)
+        };
+        for row in span(ends[0].1, ends[1].1) {
+            for column in span(ends[0].0, ends[1].0) {
+                let at = (column as f64 + 0.5, row as f64 + 0.5);
+                if distance(at, ends[0], ends[1]) < pen {
+                    pixels[row * SIDE + column] = 1;
+                }
+            }
+        }
+    }
+    (label, pixels)
 }
 
 fn normal(rng: &mut Philox) -> f64 {

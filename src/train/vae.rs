@@ -264,12 +264,14 @@ impl VaeTrainer {
     }
 
     fn rollout(&self, key: Key) -> Result<Rollout> {
-        match self.vae.card().config.decoder {
-            DecoderConfig::Broadcast { fire_rate, .. } => {
-                Ok(Rollout::sampled(self.config.steps.clone(), key)?.fire_rate(fire_rate))
+        let decoder = &self.vae.card().config.decoder;
+        let steps = match decoder {
+            DecoderConfig::Broadcast { .. } => {
+                Rollout::sampled(self.config.steps.clone(), key.fold_in_name("rollout"))?.steps()
             }
-            _ => Ok(self.vae.rollout(key)),
-        }
+            _ => decoder.steps(),
+        };
+        Ok(self.vae.rollout(steps, key.fold_in_name("masks")))
     }
 
     /// Fills the pool with the first images and the grids that their latents begin as.

@@ -149,6 +149,14 @@ impl DecoderConfig {
         Self::Baseline { width: 512 }
     }
 
+    /// Steps where nothing is learned: after each doubling, or in all; 0 without an automaton.
+    pub fn steps(&self) -> usize {
+        match *self {
+            Self::Doubling { steps, .. } | Self::Broadcast { steps, .. } => steps,
+            Self::Baseline { .. } => 0,
+        }
+    }
+
     /// Its name: `doubling`, `broadcast` or `baseline`.
     pub fn name(&self) -> &'static str {
         match self {
@@ -354,13 +362,11 @@ impl Vae {
         &self.weights
     }
 
-    /// The rollout of its decoder where nothing is learned: steps and fire rate of the card, masks drawn from `key`, no
-    /// gradient. After each doubling, if it doubles.
-    pub fn rollout(&self, key: Key) -> Rollout {
-        let (steps, fire_rate) = match self.card.config.decoder {
-            DecoderConfig::Doubling { steps, .. } => (steps, 1.0),
-            DecoderConfig::Broadcast { steps, fire_rate, .. } => (steps, fire_rate),
-            DecoderConfig::Baseline { .. } => (0, 1.0),
+    /// A rollout of its decoder of `steps` steps at its fire rate, masks drawn from `key`, without a gradient.
+    pub fn rollout(&self, steps: usize, key: Key) -> Rollout {
+        let fire_rate = match self.card.config.decoder {
+            DecoderConfig::Broadcast { fire_rate, .. } => fire_rate,
+            _ => 1.0,
         };
         let rollout = Rollout::new(steps).fire_rate(fire_rate).key(key);
         rollout.memory(Memory::Nothing)
@@ -379,7 +385,8 @@ impl Vae {
     /// # Errors
     /// [`Error::Shape`] if the latents do not fit.
     pub fn decode(&self, z: &Tensor, key: Key) -> Result<Tensor> {
-        Ok(self.decoder.decode(&z.detach(), &self.rollout(key))?.detach())
+        let rollout = self.rollout(self.card.config.decoder.steps(), key);
+        Ok(self.decoder.decode(&z.detach(), &rollout)?.detach())
     }
 
     /// `count` latents drawn from the prior: `[count, Z]`.

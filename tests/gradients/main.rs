@@ -8,6 +8,7 @@ mod losses;
 mod memory;
 mod networks;
 mod transitions;
+mod variational;
 
 use candle_core::{Tensor, Var};
 use common::values;

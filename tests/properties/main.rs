@@ -10,4 +10,5 @@ mod restoring;
 mod rollouts;
 mod symmetry;
 mod threads;
+mod variational;
 mod weights;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
-use lnca::data::{Corruption, Dataset};
+use lnca::data::{BinaryImages, Corruption, Dataset};
 use lnca::random::Key;
-use lnca::train::{AutoencoderTrainerConfig, PoolTrainerConfig, Trainer};
+use lnca::train::{AutoencoderTrainerConfig, PoolTrainerConfig, Trainer, VaeTrainer, VaeTrainerConfig};
 use lnca::{
-    AutoencoderTrainer, Model, ModelConfig, NafcaConfig, PoolTrainer, Precision, Result, Rollout,
-    TransitionFn, Weights,
+    AutoencoderTrainer, DecoderConfig, Model, ModelConfig, NafcaConfig, PoolTrainer, Precision, Result,
+    Rollout, TransitionFn, Vae, VaeCard, VaeConfig, Weights,
 };
 
 use crate::common::normal;
@@ -96,12 +96,49 @@ fn training() -> Result<[u64; 4]> {
     Ok(hashes.try_into().expect("four hashes"))
 }
 
+/// Updates of variational autoencoders with every decoder.
+fn variational() -> Result<Vec<u64>> {
+    let images = BinaryImages::digits(40, 5)?.padded(2);
+    let decoders = [
+        DecoderConfig::Doubling { steps: 2, blocks: 1 },
+        DecoderConfig::Broadcast {
+            steps: 3,
+            fire_rate: 0.5,
+            output_bias: true,
+        },
+        DecoderConfig::Baseline { width: 32 },
+    ];
+    let hashes = decoders.into_iter().map(|decoder| {
+        let config = VaeConfig {
+            latent: 16,
+            encoder: 4,
+            decoder,
+            ..VaeConfig::default()
+        };
+        let vae = Vae::new(VaeCard::new(config), 2, &Device::Cpu)?;
+        let config = VaeTrainerConfig {
+            batch: 8,
+            steps: 2..=4,
+            pool: 16,
+            ..VaeTrainerConfig::default()
+        };
+        let mut trainer = VaeTrainer::new(&vae, images.clone(), config)?;
+        for _ in 0..3 {
+            trainer.update()?;
+        }
+        let pool = trainer.pool().entries().iter().map(|entry| &entry.cells);
+        Ok(hash(vae.weights().snapshot()?.values().chain(pool)))
+    });
+    hashes.collect()
+}
+
 fn work() -> Result<String> {
     let rollouts = [rollout(Precision::F32)?, rollout(Precision::Bf16)?];
     Ok(format!(
-        "{rollouts:016x?} {:016x?} {:016x?}",
+        "{rollouts:016x?} {:016x?} {:016x?} {:016x?}",
         strips()?,
-        training()?
+        training()?,
+        variational()?
     ))
 }
 

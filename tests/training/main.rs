@@ -12,3 +12,4 @@ mod recipes;
 mod resume;
 mod setup;
 mod shipped;
+mod variational;
