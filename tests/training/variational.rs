@@ -67,11 +67,8 @@ fn images_become_likelier() -> Result<()> {
         fire_rate: 1.0,
         output_bias: true,
     };
-    for (decoder, updates, gain) in [
-        (doubling(), 100, 70.0),
-        (longer, 250, 30.0),
-        (baseline(), 100, 70.0),
-    ] {
+    // An automaton that does not double takes much longer; first it learns where the border is.
+    for (decoder, gain) in [(doubling(), 70.0), (longer, 5.0), (baseline(), 70.0)] {
         let vae = model(decoder)?;
         let bound = |vae: &Vae| -> Result<f64> {
             Ok(Estimate::mean(&vae.estimate(&test, 2, Key::new(1), 0)?).iwelbo)
