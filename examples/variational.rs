@@ -193,7 +193,7 @@ struct Evaluate {
     #[command(flatten)]
     source: Source,
 
-    /// Test images [default: all]
+    /// Test images, drawn once for all [default: all]
     #[arg(long, value_name = "N", value_parser = positive)]
     images: Option<usize>,
 
@@ -301,7 +301,7 @@ fn train(args: &Train) -> Result<()> {
     };
     let mut learner = VaeLearner {
         trainer: VaeTrainer::new(&vae, images.train, config)?,
-        test: images.test,
+        test: images.test.sample(8, Key::new(0).fold_in_name("test")),
     };
     args.training.run(&mut learner, args.updates, "variational")
 }
@@ -356,7 +356,9 @@ impl Source {
                 card.data, images.name
             );
         }
-        Ok((vae, images.test, images.name))
+        // Files of MNIST may be sorted by digit.
+        let test = images.test.sample(usize::MAX, Key::new(0).fold_in_name("test"));
+        Ok((vae, test, images.name))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Binary images in memory: what variational autoencoders learn from.
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use rayon::prelude::*;
 
 use super::digits::{SIDE, digit};
 use super::idx;
+use super::sampling::shuffled;
 use crate::random::Key;
 use crate::{Error, Result};
 
@@ -122,20 +122,27 @@ impl BinaryImages {
 
     /// The first `n` images, or all where there are fewer.
     pub fn take(&self, n: usize) -> Self {
-        self.range(0..n.min(self.len()))
+        self.select(0..n.min(self.len()))
     }
 
     /// All but the first `n` images.
     pub fn skip(&self, n: usize) -> Self {
-        self.range(n.min(self.len())..self.len())
+        self.select(n..self.len())
     }
 
-    fn range(&self, range: Range<usize>) -> Self {
-        let each = self.side * self.side;
-        let labels = |labels: &Arc<Vec<u8>>| Arc::new(labels[range.clone()].to_vec());
+    /// `n` different images drawn from `key`, or all where there are fewer, in the order drawn: files may be sorted by
+    /// what they show.
+    pub fn sample(&self, n: usize, key: Key) -> Self {
+        self.select(shuffled(self.len(), key).into_iter().take(n))
+    }
+
+    fn select(&self, indices: impl Iterator<Item = usize>) -> Self {
+        let indices: Vec<usize> = indices.collect();
+        let images = indices.iter().filter_map(|&index| self.image(index));
+        let labels = |labels: &Arc<Vec<u8>>| Arc::new(indices.iter().map(|&index| labels[index]).collect());
         Self {
             side: self.side,
-            pixels: Arc::new(self.pixels[range.start * each..range.end * each].to_vec()),
+            pixels: Arc::new(images.flatten().copied().collect()),
             labels: self.labels.as_ref().map(labels),
         }
     }
@@ -197,7 +204,13 @@ mod tests {
             (last.len(), last.label(0), last.image(0)),
             (1, Some(4), images.image(1))
         );
-        assert!(images.skip(2).is_empty());
+        assert!(images.skip(2).is_empty() && images.skip(3).is_empty());
+        let both = images.sample(5, Key::new(1));
+        let mut labels = [both.label(0), both.label(1)];
+        labels.sort();
+        assert_eq!((both.len(), labels), (2, [Some(3), Some(4)]));
+        let which = usize::from(both.label(0) == Some(4));
+        assert_eq!(both.image(0), images.image(which));
         Ok(())
     }
 
