@@ -7,12 +7,14 @@
 //! | what | where |
 //! | --- | --- |
 //! | cells: which channels are input, output, hidden | [`cells`] |
-//! | transitions: [`Vitca`], [`Nafca`], [`Growing`], your own | [`transition`] |
+//! | transitions: [`Vitca`], [`Nafca`], [`Growing`], [`Texture`], [`Vnca`], your own | [`transition`] |
 //! | rollouts: steps, update masks, memory | [`rollout`] |
 //! | the autoencoder around a latent NCA | [`autoencoder`] |
 //! | systems that restore images: [`LatentNca`], [`PlainNca`] | [`restorer`] |
 //! | losses, SSIM and PSNR | [`loss`], [`metric`], [`mod@evaluate`] |
 //! | images, corruptions, splits | [`data`] |
+//! | patterns that grow, textures | [`pattern`] |
+//! | variational autoencoders: [`Vae`] | [`vae`] |
 //! | training with a pool, checkpoints, resuming | [`train`] |
 //! | the published models, to save and load | [`model`] |
 //! | how they are trained, as published or as tuned here | [`recipe`] |

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -210,8 +210,10 @@ impl VaeTrainer {
         let (readings, cells) = self.update_from(&images, &noise, evolving.as_ref(), &rollout)?;
         if let Some(cells) = cells {
             self.pool.drop_first(old);
-            // An image is both what its grid came from and what it should become.
-            self.pool.append(&images, &images, &cells)?;
+            if let Some((images, cells)) = sound(&images, &cells)? {
+                // An image is both what its grid came from and what it should become.
+                self.pool.append(&images, &images, &cells)?;
+            }
             self.pool.shuffle(key.fold_in_name("pool"))?;
         }
         Ok(readings)
@@ -335,6 +337,29 @@ impl VaeTrainer {
         let kept: checkpoint::Memory<()> = checkpoint::restore(path, &identity, learned, weights.device())?;
         self.pool.restore(kept.memory)
     }
+}
+
+/// Those of the images whose grids hold nothing but numbers; a pool would never lose the others again.
+fn sound(images: &Tensor, cells: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
+    // A sum, unlike a maximum, shows what is no number.
+    let sums = cells
+        .flatten_from(1)?
+        .sum(1)?
+        .to_dtype(DType::F64)?
+        .to_vec1::<f64>()?;
+    let finite = (0..).zip(&sums).filter(|(_, sum)| sum.is_finite());
+    let finite: Vec<u32> = finite.map(|(n, _)| n).collect();
+    if finite.len() == sums.len() {
+        return Ok(Some((images.clone(), cells.clone())));
+    }
+    if finite.is_empty() {
+        return Ok(None);
+    }
+    let finite = Tensor::new(finite, cells.device())?;
+    Ok(Some((
+        images.index_select(&finite, 0)?,
+        cells.index_select(&finite, 0)?,
+    )))
 }
 
 /// How many of the images of an update begin with their latents.

@@ -150,11 +150,11 @@ impl Deconvolution {
     /// and 512 in the article.
     ///
     /// # Errors
-    /// [`Error::Config`] if size or width is no such number, or there is no latent.
+    /// [`Error::Config`] if size or width is no such number or above 65536, or there is no latent.
     pub fn new(size: usize, latent: usize, width: usize, vb: VarBuilder) -> Result<Self> {
         for (name, value) in [("size", size), ("width", width)] {
-            if value == 0 || !value.is_multiple_of(16) {
-                return Err(Error::config(name, "a multiple of 16", value));
+            if value == 0 || value > 1 << 16 || !value.is_multiple_of(16) {
+                return Err(Error::config(name, "a multiple of 16 up to 65536", value));
             }
         }
         let side = size / 16;

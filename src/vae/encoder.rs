@@ -30,11 +30,11 @@ impl Encoder {
     /// 32, 256 and 32 in the article.
     ///
     /// # Errors
-    /// [`Error::Config`] if one of them is 0.
+    /// [`Error::Config`] if one of them is not 1 to 65536.
     pub fn new(size: usize, latent: usize, width: usize, vb: VarBuilder) -> Result<Self> {
-        if size * latent * width == 0 {
+        if ![size, latent, width].iter().all(|n| (1..=1 << 16).contains(n)) {
             let found = format!("size {size}, latent {latent}, width {width}");
-            return Err(Error::config("encoder", "at least 1 each", found));
+            return Err(Error::config("encoder", "1 to 65536 each", found));
         }
         let (mut side, mut channels) = (size, 1);
         let mut convolutions = vec![];

@@ -111,7 +111,7 @@ impl VaeConfig {
     }
 
     fn check(&self) -> Result<()> {
-        if 2 * self.border >= self.size {
+        if self.border >= self.size.div_ceil(2) {
             let expected = format!("below half of the size, {}", self.size);
             return Err(Error::config("border", expected, self.border));
         }

@@ -98,7 +98,7 @@ fn a_file_is_the_model() -> Result<()> {
         assert_eq!(values(&vae.decode(&z, key)?), values(&loaded.decode(&z, key)?));
 
         // A card that asks for more than there is, and more than there is memory for.
-        vae.card_mut().config.latent = 1 << 30;
+        vae.card_mut().config.latent = 1 << 16;
         vae.save(&path)?;
         match Vae::load(&path, &Device::Cpu) {
             Err(Error::File { .. }) => {}
@@ -181,6 +181,8 @@ fn what_does_not_fit_is_an_error_with_a_name() -> Result<()> {
     assert_eq!(with(&|config| config.border = 16), "border");
     assert_eq!(with(&|config| config.latent = 0), "encoder");
     assert_eq!(with(&|config| config.encoder = 0), "encoder");
+    assert_eq!(with(&|config| config.encoder = usize::MAX), "encoder");
+    assert_eq!(with(&|config| config.border = usize::MAX), "border");
     let blocks = DecoderConfig::Doubling { steps: 1, blocks: 0 };
     assert_eq!(with(&|config| config.decoder = blocks.clone()), "blocks");
     let rate = DecoderConfig::Broadcast {
@@ -195,6 +197,10 @@ fn what_does_not_fit_is_an_error_with_a_name() -> Result<()> {
     assert_eq!(named(Encoder::new(0, 1, 1, builder())), "encoder");
     assert_eq!(named(Deconvolution::new(20, 1, 16, builder())), "size");
     assert_eq!(named(Deconvolution::new(16, 0, 16, builder())), "channels");
+    assert_eq!(
+        named(Deconvolution::new(usize::MAX - 15, 1, 16, builder())),
+        "size"
+    );
     let nothing = VncaConfig {
         layout: lnca::CellLayout {
             input: 3,
