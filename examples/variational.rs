@@ -153,7 +153,7 @@ struct Train {
     updates: usize,
 
     /// Learning rate of the first update, which falls to 0 along a cosine; published: 1e-4, constant [default: 3e-3,
-    /// and 1.5e-3 for the automaton that does not double]
+    /// and 1e-3 for the automaton that does not double]
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
 
@@ -290,7 +290,7 @@ fn train(args: &Train) -> Result<()> {
     let config = VaeTrainerConfig {
         adam: AdamConfig {
             learning_rate: args.learning_rate.unwrap_or(match args.decoder {
-                DecoderName::Broadcast => 1.5e-3,
+                DecoderName::Broadcast => 1e-3,
                 _ => 3e-3,
             }),
             cosine_updates: (!args.constant).then_some(args.updates),
