@@ -56,7 +56,7 @@ impl StepOf<'_> {
         attention::correlate(q, &keys, ViewMut { data, stride }, shape);
         attention::softmax(ViewMut { data, stride }, heads, lanes);
         attention::mix(&Weights::Own(View { data, stride }), &values, (y, false), shape);
-        scratch.shares[n] = Some(shares);
+        scratch.left[n] = Some(shares);
     }
 
     /// Gives the gradients of queries, keys and values, where that of node `n` is `dy`.
@@ -66,7 +66,7 @@ impl StepOf<'_> {
         let (_, reach) = self.lanes(n, band);
         let (hop, shape) = (self.hop(n, band, of.padding), self.shape_of(n, heads));
         self.spread_values(scratch, [k, v], reach, &hop, band);
-        let shares = scratch.shares[n].take().unwrap_or_default();
+        let shares = scratch.left[n].take().unwrap_or_default();
         let mut scores = std::mem::take(&mut scratch.wide);
         let weights = |data| View { data, stride };
         let (start, lanes) = (self.start(q, reach, band), hop.to.1 * row);

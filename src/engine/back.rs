@@ -396,21 +396,18 @@ impl StepOf<'_> {
                     self.attend_back(scratch, n, of, band, dy);
                 }
             }
-            Op::Dropout { x, rate, site } => {
+            Op::Dropout { x, rate, .. } => {
                 if !shared.task.training || *rate == 0.0 {
                     return self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
                         kernels::pass(dy, dx, size, add);
                     });
                 }
-                let mut mask = std::mem::take(&mut scratch.wide);
-                let stride = dy.stride;
-                mask.at_least(width * stride + LANES);
-                self.draw_dropout(&mut mask, stride, n, band, (*rate, *site));
+                let factors = scratch.left[n].take().unwrap_or_default();
                 self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
-                    let mask = View { data: &mask, stride };
-                    kernels::product(dy, mask, dx, size, add);
+                    let (data, stride) = (&factors[..], dy.stride);
+                    kernels::product(dy, View { data, stride }, dx, size, add);
                 });
-                scratch.wide = mask;
+                scratch.give_back(factors);
             }
         }
     }

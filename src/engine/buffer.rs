@@ -87,16 +87,16 @@ fn take_from(buffers: &mut Vec<Buffer>, len: usize, most: usize) -> Option<Buffe
     Some(buffers.remove(buffers.iter().rposition(fits)?))
 }
 
-/// Values of a band that are kept for the way back: of its nodes, and the shares of its attentions.
+/// What is kept of a band for the way back: values of its nodes, and what else they left.
 #[derive(Default)]
 pub(super) struct Trace {
     values: Vec<Option<Buffer>>,
-    shares: Vec<Option<Buffer>>,
+    left: Vec<Option<Buffer>>,
 }
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        spare(self.values.drain(..).chain(self.shares.drain(..)).flatten());
+        spare(self.values.drain(..).chain(self.left.drain(..)).flatten());
     }
 }
 
@@ -111,8 +111,8 @@ pub(super) struct Scratch {
     pub owed: Option<Owed>,
     /// Which gradients are such, at the place on the grid that `origins` tells.
     pub lent: Vec<bool>,
-    /// Nine shares a head of each attention, for the way back.
-    pub shares: Vec<Option<Buffer>>,
+    /// What nodes leave for the way back beside their values: nine shares a head of an attention, the factors of a dropout.
+    pub left: Vec<Option<Buffer>>,
     free: Vec<Buffer>,
     pub near: Spread,
     pub far: Spread,
@@ -152,10 +152,10 @@ impl Scratch {
     /// Gives all buffers of the last band back.
     pub fn clear(&mut self, nodes: usize) {
         let used = self.values.drain(..).chain(self.grads.drain(..));
-        self.free.extend(used.chain(self.shares.drain(..)).flatten());
+        self.free.extend(used.chain(self.left.drain(..)).flatten());
         self.values.resize_with(nodes, || None);
         self.grads.resize_with(nodes, || None);
-        self.shares.resize_with(nodes, || None);
+        self.left.resize_with(nodes, || None);
         self.origins.resize(nodes, 0);
         self.lent.clear();
         self.lent.resize(nodes, false);
@@ -170,7 +170,7 @@ impl Scratch {
         };
         Trace {
             values: keep(&mut self.values),
-            shares: keep(&mut self.shares),
+            left: keep(&mut self.left),
         }
     }
 
@@ -178,7 +178,7 @@ impl Scratch {
     pub fn restore(&mut self, mut trace: Trace) {
         let pairs = [
             (&mut self.values, &mut trace.values),
-            (&mut self.shares, &mut trace.shares),
+            (&mut self.left, &mut trace.left),
         ];
         for (to, from) in pairs {
             to.iter_mut()

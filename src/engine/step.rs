@@ -7,7 +7,7 @@ use crate::transition::AliveMask;
 
 use super::attend::Attending;
 use super::buffer::{Buffer, Scratch, Trace};
-use super::draws::{dropout, fired};
+use super::draws::{Dropout, dropout, fired};
 use super::gemm::{End, Gemm, Plus};
 use super::kernels::{self, Norm, View, ViewMut, arch};
 use super::moves::{self, Picked};
@@ -507,16 +507,16 @@ impl StepOf<'_> {
                 }
             }
             Op::Dropout { x, rate, site } => {
-                let x = self.view(scratch, *x, start(*x));
                 if !shared.task.training || *rate == 0.0 {
-                    return kernels::copy(x, y, size);
+                    return kernels::copy(self.view(scratch, *x, start(*x)), y, size);
                 }
-                let (stride, mut y) = (y.stride, y);
-                self.draw_dropout(y.data, stride, n, band, (*rate, *site));
-                for c in 0..width {
-                    let x = x.row(c, lanes);
-                    y.row(c, lanes).iter_mut().zip(x).for_each(|(y, x)| *y *= x);
-                }
+                let stride = y.stride;
+                let mut factors = scratch.take(width * stride + LANES);
+                self.draw_dropout(&mut factors, stride, n, band, (*rate, *site));
+                let data = &factors[..];
+                let x = self.view(scratch, *x, start(*x));
+                kernels::product(x, View { data, stride }, y, size, false);
+                scratch.left[n] = Some(factors);
             }
         }
     }
@@ -576,15 +576,20 @@ impl StepOf<'_> {
                 y * row + lane % row
             }
         };
-        let channels = plan.nodes[n].width;
-        for lane in 0..lanes {
-            let place = place(lane);
-            let (cell, image) = (place / plan.images, self.first + place % plan.images);
-            let draw = (self.step, image, cell);
-            dropout(self.shared.task, draw, (rate, site), channels, |c, factor| {
-                mask[c * stride + lane] = factor;
-            });
-        }
+        let task = self.shared.task;
+        let first = task.first_image + self.first;
+        let (cells, images): (Vec<u32>, Vec<u32>) = (0..lanes)
+            .map(place)
+            .map(|place| ((place / plan.images) as u32, (first + place % plan.images) as u32))
+            .unzip();
+        let draws = Dropout {
+            key: task.key,
+            step: self.step,
+            rate,
+            site,
+        };
+        let y = ViewMut { data: mask, stride };
+        dropout(draws, (&cells, &images), y, plan.nodes[n].width);
     }
 }
 
