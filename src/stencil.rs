@@ -3,6 +3,8 @@
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::layers::picks::{Picks, sum_rows};
+use crate::layers::rows::supported;
 use crate::{Error, Result};
 
 /// What lies outside the grid.
@@ -96,12 +98,26 @@ pub(crate) fn sum_taps(taps: &Tensor, padding: Padding) -> Result<Tensor> {
     let c = channels / 9;
     let near = neighbours((h, w), padding).into_iter().enumerate();
     let index = near.map(|(n, cell)| cell.map(|cell| cell * 9 + n % 9)).collect();
-    let near = gather(&taps.reshape((b, h * w * 9, c))?, index)?;
-    Ok(near.reshape((b, h, w, 9, c))?.sum(3)?)
+    let sums = gather_sums(&taps.reshape((b, h * w * 9, c))?, index, 9)?;
+    Ok(sums.reshape((b, h, w, c))?)
+}
+
+/// Sums of `each` rows of `x` (`[B, N, C]`) that follow each other in `index`, where it is `Some`:
+/// `[B, index.len() / each, C]`.
+pub(crate) fn gather_sums(x: &Tensor, index: Vec<Option<usize>>, each: usize) -> Result<Tensor> {
+    if supported(x) {
+        return Ok(sum_rows(x, Picks::new(&index, each))?);
+    }
+    let (b, _, c) = x.dims3()?;
+    let results = index.len() / each;
+    Ok(gather(x, index)?.reshape((b, results, each, c))?.sum(2)?)
 }
 
 /// Rows of `x` (`[B, N, C]`) picked by `index`, zeros where it is `None`: `[B, index.len(), C]`.
 pub(crate) fn gather(x: &Tensor, index: Vec<Option<usize>>) -> Result<Tensor> {
+    if supported(x) {
+        return Ok(sum_rows(x, Picks::new(&index, 1))?);
+    }
     let (_, n, _) = x.dims3()?;
     let outside = u32::try_from(n).map_err(|_| Error::shape("x", "fewer than 2^32 cells", x.dims()))?;
     let needs_zero = index.iter().any(Option::is_none);

@@ -5,7 +5,7 @@
 use candle_core::Tensor;
 
 use crate::Result;
-use crate::stencil::gather;
+use crate::stencil::{gather, gather_sums};
 
 /// How a kernel moves along one axis: from `len` values to `out` of them. The transposed convolution goes back, from
 /// `out` to `len`.
@@ -110,9 +110,8 @@ pub(crate) fn convolve_transposed(
             }));
         }
     }
-    let received = gather(&sent, index)?;
-    let received = received.reshape((b, rows.len, columns.len, reach.0 * reach.1, out))?;
-    Ok(received.sum(3)?)
+    let received = gather_sums(&sent, index, reach.0 * reach.1)?;
+    Ok(received.reshape((b, rows.len, columns.len, out))?)
 }
 
 fn grid(rows: usize, columns: usize) -> impl Iterator<Item = (usize, usize)> {

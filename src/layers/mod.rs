@@ -3,6 +3,7 @@
 mod activation;
 pub(crate) mod convolution;
 mod depthwise;
+pub(crate) mod picks;
 pub(crate) mod rows;
 
 use candle_core::{D, Tensor};

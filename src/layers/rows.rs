@@ -14,7 +14,7 @@ use rayon::prelude::*;
 const PIECE: usize = 256;
 
 /// Whether the operations of this module can work on `x`.
-pub(super) fn supported(x: &Tensor) -> bool {
+pub(crate) fn supported(x: &Tensor) -> bool {
     x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
 }
 
