@@ -162,7 +162,7 @@ impl Scratch {
     }
 
     /// What is kept of the last band, and what is not.
-    pub fn into_trace(&mut self, traced: impl Fn(usize) -> bool) -> Trace {
+    pub fn take_trace(&mut self, traced: impl Fn(usize) -> bool) -> Trace {
         let keep = |all: &mut Vec<Option<Buffer>>| {
             let kept = all.iter_mut().enumerate();
             let kept = kept.map(|(n, buffer)| if traced(n) { buffer.take() } else { None });

@@ -228,7 +228,7 @@ impl StepOf<'_> {
             }
             scratch.give_back(cells);
             if keep == Keep::Trace {
-                traces.push(scratch.into_trace(|n| plan.nodes[n].traced()));
+                traces.push(scratch.take_trace(|n| plan.nodes[n].traced()));
             }
             self.release(scratch);
         }
