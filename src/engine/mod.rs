@@ -18,6 +18,7 @@ mod bf16;
 mod buffer;
 mod draws;
 mod gemm;
+mod group;
 mod kernels;
 mod moves;
 mod near;
@@ -39,15 +40,15 @@ use crate::program::{Function, Op, Program};
 use crate::random::Key;
 use crate::rollout::Precision;
 use crate::rollout::mask::FireRate;
-use crate::stencil::Padding;
 
-use buffer::{Buffer, Trace};
+use buffer::Trace;
+use group::{Group, Plans, Ready, Stage};
 use kernels::{View, ViewMut, arch};
 use plan::{Plan, Setting};
 use prepared::{Prepared, of_table, on_all_lanes};
 use runner::{Grads, Runner};
 use standing::{border, worth_fixing, worth_keeping};
-use step::{Given, Keep, Shared, StepOf};
+use step::{Keep, Shared};
 
 /// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
 const LANES: usize = 16;
@@ -177,45 +178,6 @@ struct FusedRollout {
     trained: Vec<bool>,
     differentiable: bool,
     saved: Mutex<Vec<Saved>>,
-}
-
-/// A plan and what its nodes need.
-struct Ready {
-    plan: Plan,
-    prepared: Vec<Prepared>,
-}
-
-/// Values of a program that are kept from step to step.
-struct Stage {
-    ready: Ready,
-    /// Of each, the border if it is kept spread out.
-    borders: Vec<Option<Padding>>,
-}
-
-/// How a program runs on groups of one size: a step, and the values that it is given, as far as there are any.
-struct Plans {
-    step: Ready,
-    /// Those that never change.
-    fixed: Option<Stage>,
-    /// Those that change where a cell does, given the fixed ones.
-    standing: Option<Stage>,
-    /// The constants of the program on all lanes of the grid.
-    tables: Vec<Vec<f32>>,
-}
-
-/// A group of images and how the program runs on it.
-struct Group<'a> {
-    shared: &'a Shared<'a>,
-    step: &'a Ready,
-    fixed: Option<&'a Stage>,
-    standing: Option<&'a Stage>,
-    tables: &'a [Vec<f32>],
-    images: Range<usize>,
-    /// Its place among the groups, and how many there are.
-    number: usize,
-    count: usize,
-    /// Whether strips of the grid run on threads of their own.
-    parallel: bool,
 }
 
 impl FusedRollout {
@@ -468,92 +430,6 @@ impl FusedRollout {
         });
         let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
         (joined(outs), sum.total)
-    }
-}
-
-impl<'a> Group<'a> {
-    /// A step of the whole program, given its standing values.
-    fn at(&self, step: usize) -> StepOf<'a> {
-        self.of(self.step, step)
-    }
-
-    /// Some of its values at a step.
-    fn of(&self, ready: &'a Ready, step: usize) -> StepOf<'a> {
-        StepOf {
-            shared: self.shared,
-            plan: &ready.plan,
-            prepared: &ready.prepared,
-            first: self.images.start,
-            step,
-            given: Given {
-                tables: self.tables,
-                fixed: &[],
-                standing: &[],
-            },
-        }
-    }
-
-    /// Room for the gradients of constants on all lanes; of those that have none, nothing.
-    fn table_grads(&self) -> Vec<Buffer> {
-        let grad = |((_, param), table): ((usize, usize), &Vec<f32>)| {
-            let mut grad = Buffer::default();
-            if self.shared.trained[param] {
-                grad.at_least(table.len());
-            }
-            grad
-        };
-        self.shared
-            .program
-            .constants()
-            .zip(self.tables)
-            .map(grad)
-            .collect()
-    }
-
-    /// Most strips that run at the same time.
-    fn strips(&self) -> usize {
-        let strips = |of: &Stage| of.ready.plan.strips.len();
-        let (fixed, standing) = (self.fixed.map_or(0, strips), self.standing.map_or(0, strips));
-        self.step.plan.strips.len().max(standing).max(fixed)
-    }
-
-    /// The group's cells, of `[B, H, W, C]`, as `[H, C, W, images]`: rows lie together, and lanes in them.
-    fn gather(&self, cells: &[f32]) -> Vec<f32> {
-        let plan = &self.step.plan;
-        let channels = self.shared.program.layout.channels();
-        let (line, width) = (plan.line(), plan.columns * channels);
-        let mut lanes = vec![0f32; plan.height * line];
-        let rows = lanes.par_chunks_exact_mut(line).enumerate();
-        rows.with_min_len(PIECE.div_ceil(line)).for_each(|(y, lanes)| {
-            for (i, image) in self.images.clone().enumerate() {
-                let cells = cells[(image * plan.height + y) * width..][..width].chunks_exact(channels);
-                for (x, cell) in cells.enumerate() {
-                    for (c, &value) in cell.iter().enumerate() {
-                        lanes[c * plan.row() + x * plan.images + i] = value;
-                    }
-                }
-            }
-        });
-        lanes
-    }
-
-    /// The way back, to this group's images alone.
-    fn scatter(&self, lanes: &[f32]) -> Vec<f32> {
-        let plan = &self.step.plan;
-        let channels = self.shared.program.layout.channels();
-        let (line, width) = (plan.line(), plan.columns * channels);
-        let mut cells = vec![0f32; lanes.len()];
-        let rows = cells.par_chunks_exact_mut(width).enumerate();
-        rows.with_min_len(PIECE.div_ceil(width)).for_each(|(at, cells)| {
-            let (i, y) = (at / plan.height, at % plan.height);
-            let lanes = &lanes[y * line..][..line];
-            for (x, cell) in cells.chunks_exact_mut(channels).enumerate() {
-                for (c, value) in cell.iter_mut().enumerate() {
-                    *value = lanes[c * plan.row() + x * plan.images + i];
-                }
-            }
-        });
-        cells
     }
 }
 

@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::buffer::{Buffer, Owed, Scratch, Trace};
+use super::group::{Group, Stage};
 use super::standing::{Standing, on_grid};
 use super::step::{Before, Keep, StepOf};
-use super::{Group, Stage};
 
 /// A group with its working memory: one for each strip that runs at the same time.
 pub(super) struct Runner<'a> {
