@@ -1,7 +1,6 @@
 //! Local attention as a node of a plan, forwards and backwards.
 
-use crate::program::Op;
-use crate::stencil::Padding;
+use crate::program::Attention;
 
 use super::LANES;
 use super::attention::{self, Shape, Weights};
@@ -11,41 +10,10 @@ use super::near::{Around, Hop, Spread};
 use super::plan::Work;
 use super::step::{Band, StepOf};
 
-/// What attention reads, as its operation says.
-#[derive(Clone, Copy)]
-pub(super) struct Attending {
-    pub q: usize,
-    pub k: usize,
-    pub v: usize,
-    pub heads: usize,
-    pub padding: Padding,
-}
-
-impl Attending {
-    pub fn of(op: &Op) -> Option<Self> {
-        match *op {
-            Op::Attention {
-                q,
-                k,
-                v,
-                heads,
-                padding,
-            } => Some(Self {
-                q,
-                k,
-                v,
-                heads,
-                padding,
-            }),
-            _ => None,
-        }
-    }
-}
-
 impl StepOf<'_> {
     /// The values of node `n`; its shares are kept for the way back.
-    pub fn attend(&self, scratch: &mut Scratch, n: usize, of: Attending, band: &Band<'_>, y: ViewMut<'_>) {
-        let Attending { q, k, v, heads, .. } = of;
+    pub fn attend(&self, scratch: &mut Scratch, n: usize, of: Attention, band: &Band<'_>, y: ViewMut<'_>) {
+        let Attention { q, k, v, heads, .. } = of;
         let ((lanes, reach), stride) = (self.lanes(n, band), self.plan.stride(n));
         let (hop, shape) = (self.hop(n, band, of.padding), self.shape_of(n, heads));
         self.spread_values(scratch, [k, v], reach, &hop, band);
@@ -60,8 +28,8 @@ impl StepOf<'_> {
     }
 
     /// Gives the gradients of queries, keys and values, where that of node `n` is `dy`.
-    pub fn attend_back(&self, scratch: &mut Scratch, n: usize, of: Attending, band: &Band<'_>, dy: View<'_>) {
-        let Attending { q, k, v, heads, .. } = of;
+    pub fn attend_back(&self, scratch: &mut Scratch, n: usize, of: Attention, band: &Band<'_>, dy: View<'_>) {
+        let Attention { q, k, v, heads, .. } = of;
         let (width, stride, row) = (self.plan.nodes[n].width, self.plan.stride(n), self.plan.row());
         let (_, reach) = self.lanes(n, band);
         let (hop, shape) = (self.hop(n, band, of.padding), self.shape_of(n, heads));

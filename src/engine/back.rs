@@ -5,7 +5,6 @@ use std::ops::Range;
 use crate::program::Op;
 
 use super::LANES;
-use super::attend::Attending;
 use super::buffer::{Buffer, Scratch, Trace};
 use super::gemm::{End, Gemm};
 use super::kernels::{self, Norm, View, ViewMut, arch};
@@ -391,11 +390,7 @@ impl StepOf<'_> {
                     kernels::affine(dy, scale, None, dx, size, add);
                 });
             }
-            Op::Attention { .. } => {
-                if let Some(of) = Attending::of(op) {
-                    self.attend_back(scratch, n, of, band, dy);
-                }
-            }
+            Op::Attention(of) => self.attend_back(scratch, n, *of, band, dy),
             Op::Dropout { x, rate, .. } => {
                 if !shared.task.training || *rate == 0.0 {
                     return self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {

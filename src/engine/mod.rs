@@ -314,15 +314,7 @@ impl FusedRollout {
         let mut flow: Vec<bool> = vec![];
         for node in &self.program.nodes {
             let trains = |param: &usize| self.trained[*param];
-            let own = match &node.op {
-                Op::Cells => true,
-                Op::Constant(table) => trains(table),
-                Op::Linear { weight, bias, .. } => trains(weight) || bias.as_ref().is_some_and(trains),
-                Op::Depthwise { kernel, .. } => trains(kernel),
-                Op::LayerNorm { weight, bias, .. } => trains(weight) || trains(bias),
-                Op::Affine { scale, shift, .. } => [scale, shift].into_iter().flatten().any(trains),
-                _ => false,
-            };
+            let own = matches!(node.op, Op::Cells) || node.op.params().iter().any(trains);
             let inherited = node.op.inputs().into_iter().any(|x| flow[x]);
             flow.push(own || inherited);
         }

@@ -404,7 +404,7 @@ impl Plan {
             let own = self.reach_of(n);
             for x in self.nodes[n].inputs() {
                 let hop = match &self.nodes[n].work {
-                    Work::Op(op) => usize::from(op.looks_around(x)),
+                    Work::Op(op) => op.halo(x),
                     Work::Compress { .. } | Work::Expand { .. } | Work::Given { .. } => 0,
                 };
                 for x in [x, self.nodes[x].root] {
@@ -465,7 +465,7 @@ impl Plan {
     fn adds_once(&self, given: usize) -> bool {
         let mut taken = vec![false; self.nodes[given].width];
         for node in &self.nodes {
-            let once = matches!(node.work, Work::Compress { .. } | Work::Op(Op::Attention { .. }));
+            let once = matches!(node.work, Work::Compress { .. } | Work::Op(Op::Attention(_)));
             for x in node.inputs().into_iter().filter(|&x| self.nodes[x].root == given) {
                 if matches!(node.work, Work::Op(Op::Slice { .. })) {
                     continue;
@@ -524,7 +524,7 @@ impl Plan {
     pub fn trace(&self) -> usize {
         let of_node = |(n, node): (usize, &Planned)| {
             let shares = match node.work {
-                Work::Op(Op::Attention { heads, .. }) => 9 * heads,
+                Work::Op(Op::Attention(of)) => 9 * of.heads,
                 _ => 0,
             };
             (node.width + shares) * self.stride(n)
@@ -549,7 +549,7 @@ impl Planned {
     /// Whether its values may be kept for the way back: they cost more to compute again than to write and read. The last
     /// ones are not needed there.
     pub fn traced(&self) -> bool {
-        let costs = matches!(self.work, Work::Op(Op::Linear { .. } | Op::Attention { .. }));
+        let costs = matches!(self.work, Work::Op(Op::Linear { .. } | Op::Attention(_)));
         costs && !self.dispensable
     }
 
@@ -596,7 +596,7 @@ pub(super) fn dense(program: &Program, needed: &[bool], given: &[usize]) -> Vec<
         let all = dense[n] || node.op.padding().is_some();
         for x in node.op.inputs() {
             // Of queries that serve one attention, only those that fire matter.
-            let query = matches!(node.op, Op::Attention { q, k, v, .. } if q == x && k != x && v != x);
+            let query = matches!(node.op, Op::Attention(of) if of.q == x && of.k != x && of.v != x);
             let linear = |x: usize| matches!(program.nodes[x].op, Op::Linear { .. });
             let sum = matches!(program.nodes[x].op, Op::Add { a, b } if linear(a) || linear(b));
             let own = query && (linear(x) || sum) && !dense[n] && program.only_reader(x).is_some();

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use crate::program::{Node, Op, Program};
+use crate::program::{Attention, Node, Op, Program};
 use crate::stencil::Padding;
 
 use super::LANES;
@@ -32,11 +32,6 @@ fn whole(program: &Program, mut n: usize) -> usize {
         n = x;
     }
     n
-}
-
-/// Whether a value hangs on the cell alone, given its inputs.
-fn is_of_the_cell(op: &Op) -> bool {
-    !matches!(op, Op::Dropout { .. }) && op.padding().is_none()
 }
 
 /// Of each node, whether it or what it is made of is a linear layer.
@@ -63,7 +58,7 @@ pub(super) fn worth_fixing(program: &Program, lanes: usize) -> Vec<usize> {
         });
         fixed.push(match parts.last() {
             Some(Some(first)) => first + width <= program.layout.input,
-            _ => is_of_the_cell(op) && op.inputs().into_iter().all(|x| fixed[x]),
+            _ => op.is_cellwise() && op.inputs().into_iter().all(|x| fixed[x]),
         });
     }
     let needed = needed(program, &[program.update], &[]);
@@ -95,7 +90,7 @@ pub(super) fn worth_keeping(program: &Program, lanes: usize, fixed: &[usize]) ->
     let costs = costs(program);
     let mut stands: Vec<bool> = vec![];
     for Node { op, .. } in nodes {
-        stands.push(is_of_the_cell(op) && op.inputs().into_iter().all(|x| stands[x]));
+        stands.push(op.is_cellwise() && op.inputs().into_iter().all(|x| stands[x]));
     }
     // Whether a value is read by one that does not itself stand on all lanes, and whether it is needed on all lanes there.
     let (mut read, mut on_all) = (vec![false; nodes.len()], vec![false; nodes.len()]);
@@ -136,7 +131,9 @@ pub(super) fn border(program: &Program, given: &[usize], n: usize) -> Option<Pad
         }
         match *op {
             Op::Slice { .. } => parts.push(m),
-            Op::Attention { q, padding, .. } if !reads(&q) && border.is_none_or(|b| b == padding) => {
+            Op::Attention(Attention { q, padding, .. })
+                if !reads(&q) && border.is_none_or(|b| b == padding) =>
+            {
                 border = Some(padding);
             }
             _ => return None,

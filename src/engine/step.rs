@@ -5,7 +5,6 @@ use std::ops::Range;
 use crate::program::{Op, Program};
 use crate::transition::AliveMask;
 
-use super::attend::Attending;
 use super::buffer::{Buffer, Scratch, Trace};
 use super::draws::{Dropout, dropout, fired};
 use super::gemm::{End, Gemm, Plus};
@@ -501,11 +500,7 @@ impl StepOf<'_> {
                 let [scale, shift] = [scale, shift].map(|p| p.map(|p| shared.param(p)));
                 kernels::affine(self.view(scratch, *x, start(*x)), scale, shift, y, size, false);
             }
-            Op::Attention { .. } => {
-                if let Some(of) = Attending::of(op) {
-                    self.attend(scratch, n, of, band, y);
-                }
-            }
+            Op::Attention(of) => self.attend(scratch, n, *of, band, y),
             Op::Dropout { x, rate, site } => {
                 if !shared.task.training || *rate == 0.0 {
                     return kernels::copy(self.view(scratch, *x, start(*x)), y, size);

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::op::{Node, Op};
+use super::op::{Attention, Node, Op};
 use super::{Function, Program};
 use crate::layers::{LayerNorm, Linear};
 use crate::stencil::Padding;
@@ -326,16 +326,14 @@ impl ProgramBuilder {
             return Err(Error::config("heads", expected, heads));
         }
         let (q, k, v, width) = (q.node, k.node, v.node, q.width);
-        Ok(self.push(
-            Op::Attention {
-                q,
-                k,
-                v,
-                heads,
-                padding,
-            },
-            width,
-        ))
+        let attention = Attention {
+            q,
+            k,
+            v,
+            heads,
+            padding,
+        };
+        Ok(self.push(Op::Attention(attention), width))
     }
 
     /// Inverted dropout, active in training rollouts.

@@ -17,7 +17,7 @@ use crate::{CellLayout, Error, Result};
 
 pub use builder::{ProgramBuilder, Value};
 pub use function::Function;
-pub(crate) use op::{Node, Op};
+pub(crate) use op::{Attention, Node, Op};
 
 /// A transition as a list of operations on cell vectors, with its weights.
 ///

@@ -65,18 +65,22 @@ pub(crate) enum Op {
         scale: Option<usize>,
         shift: Option<usize>,
     },
-    Attention {
-        q: usize,
-        k: usize,
-        v: usize,
-        heads: usize,
-        padding: Padding,
-    },
+    Attention(Attention),
     Dropout {
         x: usize,
         rate: f64,
         site: u32,
     },
+}
+
+/// Attention of each cell over the nine cells around it. `q`, `k` and `v` are of one width, which `heads` divides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attention {
+    pub q: usize,
+    pub k: usize,
+    pub v: usize,
+    pub heads: usize,
+    pub padding: Padding,
 }
 
 impl Op {
@@ -109,7 +113,7 @@ impl Op {
                 *a = number(*a);
                 *b = number(*b);
             }
-            Op::Attention { q, k, v, .. } => {
+            Op::Attention(Attention { q, k, v, .. }) => {
                 *q = number(*q);
                 *k = number(*k);
                 *v = number(*v);
@@ -117,22 +121,90 @@ impl Op {
         }
     }
 
-    /// The border of the grid, for the operations that look at neighbours.
+    /// The numbers of an operation's weights.
+    pub(crate) fn params(&self) -> Vec<usize> {
+        match *self {
+            Op::Constant(table) => vec![table],
+            Op::Linear { weight, bias, .. } => [weight].into_iter().chain(bias).collect(),
+            Op::Depthwise { kernel, .. } => vec![kernel],
+            Op::LayerNorm { weight, bias, .. } => vec![weight, bias],
+            Op::Affine { scale, shift, .. } => scale.into_iter().chain(shift).collect(),
+            Op::Cells
+            | Op::Slice { .. }
+            | Op::Concat(_)
+            | Op::Neighbourhood { .. }
+            | Op::SumTaps { .. }
+            | Op::InverseRms { .. }
+            | Op::Map { .. }
+            | Op::Add { .. }
+            | Op::Mul { .. }
+            | Op::Attention(_)
+            | Op::Dropout { .. } => vec![],
+        }
+    }
+
+    /// The padding of an operation that reads neighbours; `None` for one that reads the cell alone.
     pub(crate) fn padding(&self) -> Option<Padding> {
         match *self {
             Op::Neighbourhood { padding, .. }
             | Op::SumTaps { padding, .. }
             | Op::Depthwise { padding, .. }
-            | Op::Attention { padding, .. } => Some(padding),
-            _ => None,
+            | Op::Attention(Attention { padding, .. }) => Some(padding),
+            Op::Cells
+            | Op::Constant(_)
+            | Op::Slice { .. }
+            | Op::Concat(_)
+            | Op::Linear { .. }
+            | Op::LayerNorm { .. }
+            | Op::InverseRms { .. }
+            | Op::Map { .. }
+            | Op::Add { .. }
+            | Op::Mul { .. }
+            | Op::Affine { .. }
+            | Op::Dropout { .. } => None,
         }
     }
 
-    /// Whether the operation reads input `node` at neighbours.
-    pub(crate) fn looks_around(&self, node: usize) -> bool {
+    /// How many cells away input `node` is read: 0 or 1.
+    pub(crate) fn halo(&self, node: usize) -> usize {
         match *self {
-            Op::Attention { k, v, .. } => node == k || node == v,
-            _ => self.padding().is_some(),
+            // A query is read at the cell alone, unless it is a key or value as well.
+            Op::Attention(Attention { k, v, .. }) => usize::from(node == k || node == v),
+            Op::Neighbourhood { .. } | Op::SumTaps { .. } | Op::Depthwise { .. } => 1,
+            Op::Cells
+            | Op::Constant(_)
+            | Op::Slice { .. }
+            | Op::Concat(_)
+            | Op::Linear { .. }
+            | Op::LayerNorm { .. }
+            | Op::InverseRms { .. }
+            | Op::Map { .. }
+            | Op::Add { .. }
+            | Op::Mul { .. }
+            | Op::Affine { .. }
+            | Op::Dropout { .. } => 0,
+        }
+    }
+
+    /// Whether the value is a function of the cell's own inputs alone: of no neighbour, and of no draw of the step.
+    pub(crate) fn is_cellwise(&self) -> bool {
+        match self {
+            Op::Cells
+            | Op::Constant(_)
+            | Op::Slice { .. }
+            | Op::Concat(_)
+            | Op::Linear { .. }
+            | Op::LayerNorm { .. }
+            | Op::InverseRms { .. }
+            | Op::Map { .. }
+            | Op::Add { .. }
+            | Op::Mul { .. }
+            | Op::Affine { .. } => true,
+            Op::Neighbourhood { .. }
+            | Op::SumTaps { .. }
+            | Op::Depthwise { .. }
+            | Op::Attention(_)
+            | Op::Dropout { .. } => false,
         }
     }
 }

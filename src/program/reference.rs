@@ -87,13 +87,11 @@ impl Program {
                 }
                 y
             }
-            Op::Attention {
-                q,
-                k,
-                v,
-                heads,
-                padding,
-            } => attention([&values[*q], &values[*k], &values[*v]], *heads, *padding)?,
+            Op::Attention(of) => attention(
+                [&values[of.q], &values[of.k], &values[of.v]],
+                of.heads,
+                of.padding,
+            )?,
             Op::Dropout { x, rate, site } => step.dropout(&values[*x], *rate, *site)?,
         })
     }
