@@ -16,7 +16,7 @@ use common::progress::TrainingProgress;
 use common::sheet::{Label, Sheet};
 use common::{Result, at};
 use lnca::data::{Corruption, Dataset};
-use lnca::layers::Linear;
+use lnca::nn::Linear;
 use lnca::random::Key;
 use lnca::train::PoolTrainerConfig;
 use lnca::{

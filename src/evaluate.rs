@@ -3,8 +3,8 @@
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::data::Batches;
+use crate::error::Result;
 use crate::metric::{psnr, relative, ssim};
 
 /// Means over test images, of the restored images and of the corrupted ones as they came.
@@ -40,7 +40,7 @@ impl Scores {
 /// the restored ones, which are not clamped.
 ///
 /// # Errors
-/// Those of `restore`, and [`Error::Shape`](crate::Error::Shape) for images smaller than the SSIM window.
+/// Those of `restore`, and [`Error::Shape`](crate::error::Error::Shape) for images smaller than the SSIM window.
 pub fn evaluate(
     batches: &Batches,
     device: &Device,

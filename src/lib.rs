@@ -6,7 +6,7 @@
 //!
 //! | what | where |
 //! | --- | --- |
-//! | cells: which channels are input, output, hidden | [`cells`] |
+//! | cells: which channels are input, output, hidden | [`grid`] |
 //! | transitions: [`Vitca`], [`Nafca`], [`Growing`], [`Texture`], [`Vnca`], your own | [`transition`] |
 //! | rollouts: steps, update masks, memory | [`rollout`] |
 //! | the autoencoder around a latent NCA | [`autoencoder`] |
@@ -64,16 +64,16 @@
 
 pub mod autoencoder;
 pub mod baseline;
-pub mod cells;
-pub mod damage;
 pub mod data;
 mod engine;
 pub mod error;
 pub mod evaluate;
-pub mod layers;
+pub mod grid;
 pub mod loss;
 pub mod metric;
 pub mod model;
+pub mod nn;
+pub mod ops;
 pub mod pattern;
 pub mod program;
 pub mod random;
@@ -81,32 +81,30 @@ pub mod recipe;
 pub mod render;
 pub mod restorer;
 pub mod rollout;
-pub mod stencil;
 pub mod store;
 pub mod train;
 pub mod transition;
 pub mod vae;
-pub mod weights;
 
 pub use autoencoder::{Autoencoder, AutoencoderConfig};
-pub use cells::{CellLayout, OutputStart};
-pub use damage::Damage;
+pub use engine::Precision;
 pub use error::{Error, Result};
 pub use evaluate::{Scores, evaluate};
+pub use grid::{AliveMask, CellLayout, Damage, OutputStart, Padding, Step};
 pub use model::{Model, ModelCard, ModelConfig};
+pub use nn::Weights;
+pub use ops::{Function, neighbourhood};
 pub use pattern::{Pattern, PatternCard, PatternConfig};
-pub use program::{Function, Program, ProgramBuilder, Value};
+pub use program::{Program, ProgramBuilder, Value};
 pub use recipe::Recipe;
 pub use restorer::{LatentNca, Learning, PlainNca, Restorer};
-pub use rollout::{Memory, Precision, Rollout, Step};
-pub use stencil::{Padding, neighbourhood};
+pub use rollout::{Memory, Rollout};
 pub use train::{AutoencoderTrainer, Fit, PoolTrainer, TrainingData};
 pub use transition::{
-    AliveMask, Growing, GrowingConfig, Nafca, NafcaConfig, Texture, TextureConfig, TransitionFn, Vitca,
-    VitcaConfig, Vnca, VncaConfig,
+    Growing, GrowingConfig, Nafca, NafcaConfig, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig,
+    Vnca, VncaConfig,
 };
 pub use vae::{DecoderConfig, Vae, VaeCard, VaeConfig};
-pub use weights::Weights;
 
 /// What most programs need, Candle's tensors and devices included.
 pub mod prelude {

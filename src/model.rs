@@ -8,15 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::autoencoder::{Autoencoder, AutoencoderConfig};
 use crate::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
-use crate::cells::OutputStart;
+use crate::error::{Error, Result};
+use crate::grid::OutputStart;
+use crate::nn::Weights;
 use crate::random::Key;
 use crate::restorer::{LatentNca, Learning, PlainNca, Restorer};
 use crate::rollout::Rollout;
-use crate::store::{self, Tensors, add_prefixed, take_prefixed};
+use crate::store;
+use crate::store::{Tensors, add_prefixed, take_prefixed};
 use crate::train::PoolTrainerConfig;
-use crate::transition::{Nafca, NafcaConfig, Vitca, VitcaConfig};
-use crate::weights::Weights;
-use crate::{Error, Result, TransitionFn};
+use crate::transition::{Nafca, NafcaConfig, TransitionFn, Vitca, VitcaConfig};
 
 /// Which system, and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cells::OutputStart;
 use crate::data::{Corruption, Curriculum};
+use crate::error::{Error, Result};
+use crate::grid::OutputStart;
 use crate::model::{Model, ModelConfig};
 use crate::restorer::Learning;
 use crate::train::{
     AutoencoderTrainerConfig, NetworkTrainer, NetworkTrainerConfig, PoolTrainer, PoolTrainerConfig, Trainer,
 };
-use crate::{Error, Result};
 
 /// Everything about the training of a model but its length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, Frame, RgbaImage};
 
 use crate::data::Picture;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What is seen through transparent pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,9 +4,10 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::autoencoder::Autoencoder;
-use crate::cells::OutputStart;
+use crate::error::{Error, Result};
+use crate::grid::{CellLayout, OutputStart};
 use crate::rollout::{Memory, Rollout};
-use crate::{CellLayout, Error, Result, TransitionFn};
+use crate::transition::TransitionFn;
 
 /// A system that restores images with an NCA: [`LatentNca`] or [`PlainNca`], to be swapped in one line.
 ///

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The header entry that holds the description.
 const ENTRY: &str = "lnca";

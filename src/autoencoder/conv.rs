@@ -3,11 +3,10 @@
 use candle_core::Tensor;
 use candle_nn::{BatchNorm, Init, ModuleT, VarBuilder};
 
-use crate::layers::activate;
-use crate::layers::convolution::{Window, convolve, convolve_transposed};
-use crate::program::Function;
-use crate::weights::glorot_uniform;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::nn::glorot_uniform;
+use crate::ops::convolution::{Window, convolve, convolve_transposed};
+use crate::ops::{Function, activate};
 
 const BATCH_NORM_EPS: f64 = 1e-3;
 const BATCH_NORM_MOMENTUM: f64 = 0.01;

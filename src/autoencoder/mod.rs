@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use Activation::{Sigmoid, Swish};
 use Direction::{Down, Up};
 pub use conv::{Activation, AdjustedConv, Direction};

@@ -1,7 +1,7 @@
 //! Filters from before learning: what a restorer must beat to be worth its training.
 
 use crate::data::Corruption;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};

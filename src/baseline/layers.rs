@@ -3,9 +3,10 @@
 use candle_core::{D, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::layers::{Linear, add_channels, depthwise};
-use crate::stencil::{Padding, neighbourhood};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::grid::Padding;
+use crate::nn::Linear;
+use crate::ops::{add_channels, depthwise, neighbourhood};
 
 /// The first values of a kernel or shift in PyTorch: uniform within `1 / sqrt(fan_in)`.
 fn uniform(fan_in: usize) -> Init {

@@ -7,7 +7,7 @@ mod restormer;
 
 use candle_core::Tensor;
 
-use crate::Result;
+use crate::error::Result;
 
 pub use classical::ClassicalFilter;
 pub use nafnet::{NafNet, NafNetConfig};
@@ -18,7 +18,7 @@ pub trait Network: Send + Sync {
     /// Restores images, `[B, H, W, 3]` to the same shape, in `[0, 1]` but for overshoots.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) for another shape.
+    /// [`Error::Shape`](crate::error::Error::Shape) for another shape.
     fn forward(&self, images: &Tensor) -> Result<Tensor>;
 }
 

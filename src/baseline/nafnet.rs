@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Network;
 use super::layers::{Conv, halves, pixel_shuffle, size};
-use crate::layers::{LayerNorm, scale_channels, scale_parts};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::nn::LayerNorm;
+use crate::ops::{scale_channels, scale_parts};
 
 /// Sizes of a [`NafNet`]; the defaults are those of the latent NCA paper: 116 million weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

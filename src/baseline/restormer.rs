@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Network;
 use super::layers::{Conv, halves, pixel_shuffle, pixel_unshuffle, size};
-use crate::layers::{LayerNorm, activate};
-use crate::program::Function;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::nn::LayerNorm;
+use crate::ops::{Function, activate};
 
 /// Sizes of a [`Restormer`]; the defaults are the published ones: 26 million weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

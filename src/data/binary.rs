@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use super::digits::{SIDE, digit};
 use super::idx;
 use super::sampling::shuffled;
+use crate::error::{Error, Result};
 use crate::random::Key;
-use crate::{Error, Result};
 
 /// Square images of zeros and ones, and what they show, if that is known. Cloning shares the pixels.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Motion blur along a straight line at an angle.
 
 use super::corrupt::batch_dims;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor, WithDType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! CIFAR-10's binary batches: records of one label byte and 3,072 bytes of a 32x32 image, channel by
 //! channel.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use std::path::PathBuf;
 
 /// Side of an image in pixels.

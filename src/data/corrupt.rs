@@ -2,8 +2,8 @@
 
 use super::blur::{Rotation, motion_blur, motion_kernel};
 use super::curriculum::Curriculum;
+use crate::error::{Error, Result};
 use crate::random::Key;
-use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use rand::Rng;
 use rand_distr::StandardNormal;

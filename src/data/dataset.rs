@@ -3,8 +3,8 @@
 use super::corrupt::Corruption;
 use super::dead_leaves::dead_leaves;
 use super::sampling::{Split, shuffled, split};
+use crate::error::{Error, Result};
 use crate::random::Key;
-use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::picture::decode;
 use super::resize::lanczos_resize;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Samples along each side of a pixel.
 const SAMPLES: usize = 4;

@@ -1,6 +1,6 @@
 //! Which files a folder holds.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 

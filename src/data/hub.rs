@@ -1,7 +1,7 @@
 //! Data sets fetched from the Hugging Face hub, by Candle's own loaders.
 
 use super::Dataset;
-use crate::Result;
+use crate::error::Result;
 use candle_core::{DType, Tensor};
 
 impl Dataset {

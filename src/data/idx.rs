@@ -8,8 +8,8 @@ use flate2::read::MultiGzDecoder;
 use rand::Rng;
 
 use super::binary::{BinaryImages, BinaryParts};
+use crate::error::{Error, Result};
 use crate::random::Key;
-use crate::{Error, Result};
 
 /// Most bytes that a file may hold unpacked: a few thousand in a gzip may stand for as many millions.
 const MOST_BYTES: u64 = 1 << 30;

@@ -1,7 +1,7 @@
 //! Which clean image belongs to which damaged one.
 
 use super::folder::is_picture;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! One 8-bit RGB photograph, read from a file that may be broken or hostile.
 
 use super::resize::lanczos_resize;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use image::{DynamicImage, ImageFormat, ImageReader, Limits};
 use serde::{Deserialize, Serialize};
 use std::io::Cursor;

@@ -1,6 +1,6 @@
 //! Antialiased Lanczos resampling of 8-bit images, bit for bit what Pillow's `LANCZOS` filter gives.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Fractional bits of the fixed-point weights: 32 less 8 for the pixel, less 2 for sign and overshoot.
 const BITS: u32 = 22;

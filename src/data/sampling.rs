@@ -1,7 +1,7 @@
 //! Which images, in which order: shuffles, derangements and the train / validation / test split.
 
+use crate::error::{Error, Result};
 use crate::random::Key;
-use crate::{Error, Result};
 use rand::seq::SliceRandom;
 
 /// The numbers `0..n` in an order drawn from `key`, every order equally likely.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::picture::Picture;
 use super::resize::lanczos_resize;
+use crate::error::{Error, Result};
 use crate::random::Key;
-use crate::{Error, Result};
 
 /// A texture drawn by code, which tiles the plane: no file is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

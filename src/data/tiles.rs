@@ -1,7 +1,7 @@
 //! Tile-shrink-clean: how real photographs become small training pairs.
 
 use super::picture::{Picture, ResizeMode};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;
 

@@ -5,8 +5,8 @@
 
 use candle_core::{D, Tensor};
 
-use crate::program::Function;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::ops::Function;
 
 /// `ln(1 + exp(x))`, element by element, at any size of `x`; its gradient is the sigmoid of `x`, at 0 as elsewhere.
 pub fn softplus(x: &Tensor) -> Result<Tensor> {

@@ -13,8 +13,9 @@ mod vgg;
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+use crate::grid::CellLayout;
 use crate::metric::ssim;
-use crate::{CellLayout, Error, Result};
 
 pub use bound::{Posterior, elbo, elbo_of_mean, iwelbo, log_bernoulli, log_mean_exp, log_prior, softplus};
 pub use pattern::{ImageLoss, PatternLoss, TextureLoss};

@@ -4,8 +4,8 @@ use candle_core::{D, DType, Tensor};
 
 use super::style::StyleLoss;
 use super::{OverflowNorm, Term, overflow};
+use crate::error::{Error, Result};
 use crate::random::Key;
-use crate::{Error, Result};
 
 /// How far states are from what they should look like.
 pub trait PatternLoss: Send + Sync {

@@ -3,9 +3,9 @@
 use candle_core::{D, Tensor};
 
 use super::transport::{directions, sliced_transport};
+use crate::error::{Error, Result};
+use crate::ops::gather;
 use crate::random::Key;
-use crate::stencil::gather;
-use crate::{Error, Result};
 
 /// A distance between the textures of images.
 pub trait StyleLoss: Send + Sync {

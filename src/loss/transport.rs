@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Tensor, WithDType};
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
+use crate::error::{Error, Result};
 use crate::random::Key;
-use crate::{Error, Result};
 
 /// `count` random unit vectors, the columns of `[channels, count]`.
 ///

@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::style::{StyleLoss, as_sets, compress, gram, gram_distance};
 use super::transport::{directions, sliced_transport};
+use crate::error::{Error, Result};
 use crate::random::Key;
-use crate::{Error, Result};
 
 /// Convolutions by their number in torchvision's list of layers, with their output channels, and whether a
 /// style looks at them; `None` is a max-pool.

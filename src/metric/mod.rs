@@ -4,7 +4,7 @@ mod texture;
 
 use candle_core::{D, DType, Tensor};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 pub use texture::FilterBank;
 

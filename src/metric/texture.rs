@@ -4,9 +4,9 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
+use crate::error::{Error, Result};
 use crate::loss::gram;
 use crate::random::Key;
-use crate::{Error, Result};
 
 /// Pixels along a filter.
 const SIDE: usize = 7;

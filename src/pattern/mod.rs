@@ -7,12 +7,13 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+use crate::grid::CellLayout;
+use crate::nn::Weights;
 use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
 use crate::store;
-use crate::transition::{Growing, GrowingConfig, Texture, TextureConfig};
-use crate::weights::Weights;
-use crate::{CellLayout, Error, Result, TransitionFn};
+use crate::transition::{Growing, GrowingConfig, Texture, TextureConfig, TransitionFn};
 
 /// Which automaton, and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,11 +98,11 @@ impl TransitionFn for Rule {
         self.transition().layout()
     }
 
-    fn program(&self, cells: &Tensor) -> Result<Option<crate::Program>> {
+    fn program(&self, cells: &Tensor) -> Result<Option<crate::program::Program>> {
         self.transition().program(cells)
     }
 
-    fn alive_mask(&self) -> Option<crate::AliveMask> {
+    fn alive_mask(&self) -> Option<crate::grid::AliveMask> {
         self.transition().alive_mask()
     }
 }

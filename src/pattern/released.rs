@@ -8,8 +8,10 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use super::{Pattern, PatternCard, PatternConfig};
+use crate::error::{Error, Result};
+use crate::grid::CellLayout;
 use crate::store::Tensors;
-use crate::{CellLayout, Error, GrowingConfig, Result, TextureConfig};
+use crate::transition::{GrowingConfig, TextureConfig};
 
 /// A layer of a Growing NCA: bytes `[in_ch + 1, out_ch]`, the bias last.
 #[derive(Deserialize)]

@@ -4,9 +4,10 @@ use candle_core::Tensor;
 
 use super::op::{Attention, Node, Op};
 use super::{Function, Program};
-use crate::layers::{LayerNorm, Linear};
-use crate::stencil::Padding;
-use crate::{CellLayout, Error, Result};
+use crate::error::{Error, Result};
+use crate::grid::draws::check_dropout;
+use crate::grid::{CellLayout, Padding};
+use crate::nn::{LayerNorm, Linear};
 
 /// A value of every cell: a vector of [`Value::width`] channels. Made by a [`ProgramBuilder`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,9 +343,7 @@ impl ProgramBuilder {
     /// [`Error::Config`] if `rate` is not in `[0, 1)`.
     pub fn dropout(&mut self, x: Value, rate: f64) -> Result<Value> {
         self.check(&[x])?;
-        if !(0.0..1.0).contains(&rate) {
-            return Err(Error::config("rate", "in [0, 1)", rate));
-        }
+        check_dropout(rate)?;
         let site = self.sites;
         self.sites += 1;
         let (x, width) = (x.node, x.width);

@@ -1,22 +1,21 @@
 //! Cell programs: a transition described once, as a short list of operations on cell vectors.
 //!
-//! A [`Program`] runs as plain Candle operations ([`TransitionFn::update`](crate::TransitionFn::update),
+//! A [`Program`] runs as plain Candle operations ([`TransitionFn::update`](crate::transition::TransitionFn::update),
 //! on any device and number type)
-//! and, inside a [`Rollout`](crate::Rollout) of f32 cells on a CPU, fused: whole steps stay in the
+//! and, inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU, fused: whole steps stay in the
 //! cache, forwards and backwards.
 
 mod builder;
-mod function;
 mod op;
 mod reference;
 
 use candle_core::Tensor;
 
-use crate::transition::AliveMask;
-use crate::{CellLayout, Error, Result};
+use crate::error::Result;
+use crate::grid::{AliveMask, CellLayout};
 
+pub use crate::ops::Function;
 pub use builder::{ProgramBuilder, Value};
-pub use function::Function;
 pub(crate) use op::{Attention, Node, Op};
 
 /// A transition as a list of operations on cell vectors, with its weights.
@@ -61,12 +60,14 @@ impl Program {
     /// [`Error::Config`] if the rule looks at a channel that the cells do not have.
     pub fn with_alive_mask(mut self, rule: Option<AliveMask>) -> Result<Self> {
         let channels = self.layout.channels();
-        if let Some(rule) = rule.filter(|rule| rule.channel >= channels) {
-            let expected = format!("below {channels}");
-            return Err(Error::config("alive.channel", expected, rule.channel));
-        }
+        rule.iter().try_for_each(|rule| rule.check(channels))?;
         self.alive = rule;
         Ok(self)
+    }
+
+    /// The channels of the cells that it works on.
+    pub(crate) fn layout(&self) -> CellLayout {
+        self.layout
     }
 
     /// The nodes of constants, and their parameters.

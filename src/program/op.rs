@@ -1,7 +1,7 @@
 //! The operations that a program is a list of.
 
 use super::Function;
-use crate::stencil::Padding;
+use crate::grid::Padding;
 
 /// One operation; inputs are numbers of earlier nodes, weights numbers of parameters.
 #[derive(Clone, Debug)]

@@ -2,39 +2,25 @@
 
 use candle_core::{D, Tensor};
 
-use super::{Function, Op, Program};
-use crate::layers::{LayerNorm, Linear, add_channels, gelu, scale_channels};
-use crate::rollout::Step;
-use crate::stencil::{Padding, depthwise, gather, neighbourhood, neighbours, sum_taps};
-use crate::transition::{AliveMask, TransitionFn};
-use crate::{CellLayout, Error, Result};
+use super::{Op, Program};
+use crate::error::{Error, Result};
+use crate::grid::{Padding, Step};
+use crate::nn::{LayerNorm, Linear};
+use crate::ops::{add_channels, gather, neighbourhood, neighbours, scale_channels, stencil, sum_taps};
 
-impl TransitionFn for Program {
-    fn layout(&self) -> CellLayout {
-        self.layout
-    }
-
-    fn update(&self, cells: &Tensor, step: &Step) -> Result<Tensor> {
+impl Program {
+    /// The update of every cell: `[B, H, W, C]` to `[B, H, W, output + hidden]`.
+    pub(crate) fn evaluate(&self, cells: &Tensor, step: &Step) -> Result<Tensor> {
         self.layout.check(cells)?;
         let mut values: Vec<Tensor> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
-            let value = self.evaluate(&node.op, &values, cells, step)?;
+            let value = self.value(&node.op, &values, cells, step)?;
             values.push(value);
         }
         Ok(values.swap_remove(self.update))
     }
 
-    fn alive_mask(&self) -> Option<AliveMask> {
-        self.alive
-    }
-
-    fn program(&self, _: &Tensor) -> Result<Option<Program>> {
-        Ok(Some(self.clone()))
-    }
-}
-
-impl Program {
-    fn evaluate(&self, op: &Op, values: &[Tensor], cells: &Tensor, step: &Step) -> Result<Tensor> {
+    fn value(&self, op: &Op, values: &[Tensor], cells: &Tensor, step: &Step) -> Result<Tensor> {
         let param = |p: &usize| &self.params[*p];
         Ok(match op {
             Op::Cells => cells.clone(),
@@ -61,7 +47,7 @@ impl Program {
             }
             Op::Neighbourhood { x, padding } => neighbourhood(&values[*x], *padding)?.flatten_from(3)?,
             Op::SumTaps { x, padding } => sum_taps(&values[*x], *padding)?,
-            Op::Depthwise { x, kernel, padding } => depthwise(&values[*x], param(kernel), *padding)?,
+            Op::Depthwise { x, kernel, padding } => stencil(&values[*x], param(kernel), *padding)?,
             Op::LayerNorm { x, weight, bias, eps } => {
                 LayerNorm::from_weights(param(weight).clone(), param(bias).clone(), *eps)
                     .forward(&values[*x])?
@@ -74,7 +60,7 @@ impl Program {
                 let square = x.sqr()?.mean_keepdim(D::Minus1)?;
                 (square + *eps)?.sqrt()?.recip()?
             }
-            Op::Map { x, function } => map(&values[*x], *function)?,
+            Op::Map { x, function } => function.of(&values[*x])?,
             Op::Add { a, b } => values[*a].broadcast_add(&values[*b])?,
             Op::Mul { a, b } => values[*a].broadcast_mul(&values[*b])?,
             Op::Affine { x, scale, shift } => {
@@ -95,33 +81,6 @@ impl Program {
             Op::Dropout { x, rate, site } => step.dropout(&values[*x], *rate, *site)?,
         })
     }
-}
-
-pub(super) fn map(x: &Tensor, function: Function) -> Result<Tensor> {
-    let sigmoid = |x: &Tensor| -> candle_core::Result<Tensor> { ((x * 0.5)?.tanh()? * 0.5)? + 0.5 };
-    Ok(match function {
-        // Candle's own passes the gradient at 0, where cells that are dead or not yet alive are.
-        Function::Relu => (x * x.gt(0.0)?.to_dtype(x.dtype())?)?,
-        Function::Elu => x.elu(1.0)?,
-        Function::Gelu => gelu(x)?,
-        Function::Silu => (x * sigmoid(x)?)?,
-        Function::Sigmoid => sigmoid(x)?,
-        Function::Tanh => x.tanh()?,
-        Function::Clamp { min, max } => {
-            let inside = (x.ge(min)? * x.le(max)?)?.to_dtype(x.dtype())?;
-            let outside = x.detach().clamp(min, max)?;
-            // Candle's own clamp passes gradients at the bounds only by halves.
-            ((x * &inside)? + (outside * inside.affine(-1.0, 1.0)?)?)?
-        }
-        Function::Quantise { min, max, step } => {
-            let clipped = map(x, Function::Clamp { min, max })?;
-            let (least, step) = (f64::from(min), f64::from(step));
-            let place = ((clipped.detach() - least)? / step)?;
-            let rounded = ((place + 0.5)?.floor()? * step)?;
-            let change = ((rounded + least)? - clipped.detach())?;
-            (clipped + change)?
-        }
-    })
 }
 
 /// Attention of each cell over the nine cells around it.

@@ -1,20 +1,19 @@
 //! Rollouts: a transition applied many times, with update masks, an alive mask and a memory policy.
 
-mod checkpoint;
-pub(crate) mod mask;
+mod recompute;
 
 use std::ops::{Range, RangeInclusive};
 
 use candle_core::{D, DType, Tensor};
 use rand::Rng;
-use serde::{Deserialize, Serialize};
 
-use mask::FireRate;
-
+use crate::engine;
+use crate::engine::Precision;
+use crate::error::{Error, Result};
+use crate::grid::Step;
+use crate::grid::draws::{Draws, FireRate, Stream};
 use crate::random::Key;
-use crate::stencil::{gather, neighbours};
-use crate::transition::AliveMask;
-use crate::{Error, Result, TransitionFn, engine};
+use crate::transition::TransitionFn;
 
 /// What is kept of a rollout for its backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,20 +57,6 @@ pub struct Rollout {
     masks: Option<Vec<Tensor>>,
     precision: Precision,
     plain: bool,
-}
-
-/// How exactly the engine multiplies matrices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// In f32.
-    #[default]
-    F32,
-    /// Operands are rounded to bf16, eight bits of them; sums, states and everything else stay in f32.
-    ///
-    /// Faster where the processor has AVX512-BF16 (how much is told in `docs/performance.md`); elsewhere with the same
-    /// rounding, and slower.
-    Bf16,
 }
 
 impl Rollout {
@@ -193,7 +178,7 @@ impl Rollout {
         let mut cells = cells.clone();
         for start in (0..self.steps).step_by(stretch) {
             let steps = start..self.steps.min(start + stretch);
-            cells = checkpoint::stretch(transition, self, &cells, steps)?;
+            cells = recompute::stretch(transition, self, &cells, steps)?;
         }
         Ok(cells)
     }
@@ -214,7 +199,7 @@ impl Rollout {
                 (Some(cells), _) => cells,
                 (None, Memory::Everything) => self.advance(transition, &cells, steps)?,
                 (None, Memory::Every(_) | Memory::Budget(_)) => {
-                    checkpoint::stretch(transition, self, &cells, steps)?
+                    recompute::stretch(transition, self, &cells, steps)?
                 }
                 (None, Memory::Nothing) => self.advance_detached(transition, &cells, steps)?.0,
             };
@@ -279,10 +264,7 @@ impl Rollout {
             return Err(Error::config("program", expected, format!("{found:?}")));
         }
         let masks = match &self.masks {
-            Some(masks) => masks
-                .iter()
-                .map(mask::fires)
-                .collect::<Result<Option<Vec<_>>>>()?,
+            Some(masks) => masks.iter().map(fires).collect::<Result<Option<Vec<_>>>>()?,
             None => None,
         };
         if !engine::supports(&program, cells) || masks.is_some() != self.masks.is_some() {
@@ -342,7 +324,7 @@ impl Rollout {
     fn step<T: TransitionFn>(&self, transition: &T, cells: &Tensor, index: usize) -> Result<Tensor> {
         let layout = transition.layout();
         let (b, h, w) = layout.check(cells)?;
-        let update = transition.update(cells, &Step { rollout: self, index })?;
+        let update = transition.update(cells, &self.step_at(index))?;
         let expected = [b, h, w, layout.update_channels()];
         if update.dims() != expected {
             return Err(Error::shape("update", format!("{expected:?}"), update.dims()));
@@ -357,10 +339,19 @@ impl Rollout {
         };
         match transition.alive_mask() {
             Some(rule) => {
-                let alive = (alive(&rule, cells)? * alive(&rule, &next)?)?;
+                let alive = (rule.of(cells)? * rule.of(&next)?)?;
                 Ok(next.broadcast_mul(&alive)?)
             }
             None => Ok(next),
+        }
+    }
+
+    fn step_at(&self, index: usize) -> Step {
+        Step {
+            index,
+            training: self.training,
+            key: self.key,
+            first_image: self.first_image,
         }
     }
 
@@ -374,74 +365,25 @@ impl Rollout {
         if self.fire_rate.is_full() {
             return Ok(None);
         }
-        let draws = mask::Draws {
+        let draws = Draws {
             key: self.key,
-            stream: mask::FIRE,
+            stream: Stream::Fire,
             step,
-            first_image: self.first_image,
         };
-        let fires = |cell, draw| f32::from(u8::from(draw < self.fire_rate.of(cell)));
-        let mask = draws.map(size.0, size.1 * size.2, fires);
+        let below = |cell, draw| f32::from(u8::from(draw < self.fire_rate.of(cell)));
+        let mask = draws.map((self.first_image, size.0), size.1 * size.2, below);
         let mask = Tensor::from_vec(mask, (size.0, size.1, size.2, 1), like.device())?;
         Ok(Some(mask.to_dtype(like.dtype())?))
     }
 }
 
-/// Where a transition is in a rollout: the source of its randomness.
-#[derive(Clone, Copy, Debug)]
-pub struct Step<'a> {
-    rollout: &'a Rollout,
-    index: usize,
-}
-
-impl Step<'_> {
-    /// The number of this step, from 0.
-    pub fn index(&self) -> usize {
-        self.index
-    }
-
-    /// Whether the rollout is part of training.
-    pub fn training(&self) -> bool {
-        self.rollout.training
-    }
-
-    /// Inverted dropout of `x` (`[B, ..]`): in training, elements are 0 with probability `rate` and
-    /// divided by `1 - rate` otherwise; else `x` itself.
-    ///
-    /// Draws are independent per step, image and element; calls within one update that should differ
-    /// need different `site` numbers.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if `rate` is not in `[0, 1)`.
-    pub fn dropout(&self, x: &Tensor, rate: f64, site: u32) -> Result<Tensor> {
-        if !(0.0..1.0).contains(&rate) {
-            return Err(Error::config("rate", "in [0, 1)", rate));
-        }
-        if !self.training() || rate == 0.0 {
-            return Ok(x.clone());
-        }
-        let draws = mask::Draws {
-            key: self.rollout.key,
-            stream: mask::DROPOUT + site,
-            step: self.index,
-            first_image: self.rollout.first_image,
-        };
-        let images = x.dim(0)?;
-        let (rate, kept) = (rate as f32, (1.0 / (1.0 - rate)) as f32);
-        let each = x.elem_count() / images.max(1);
-        let mask = draws.map(images, each, |_, draw| if draw < rate { 0.0 } else { kept });
-        let mask = Tensor::from_vec(mask, x.dims(), x.device())?.to_dtype(x.dtype())?;
-        Ok((x * mask)?)
-    }
-}
-
-/// 1 where a cell is alive, else 0: `[B, H, W, C]` to `[B, H, W, 1]`, a constant for gradients.
-fn alive(rule: &AliveMask, cells: &Tensor) -> Result<Tensor> {
-    let (b, h, w, _) = cells.dims4()?;
-    let above = cells.detach().narrow(3, rule.channel, 1)?.gt(rule.threshold)?;
-    // A neighbour beyond the border gathers as 0, which is "not above".
-    let above = above.to_dtype(DType::F32)?.reshape((b, h * w, 1))?;
-    let index = neighbours((h, w), rule.padding);
-    let any = gather(&above, index)?.reshape((b, h, w, 9))?.max_keepdim(3)?;
-    Ok(any.to_dtype(cells.dtype())?)
+/// Whether each cell fires under a given mask of zeros and ones, or `None` if it holds anything else.
+fn fires(mask: &Tensor) -> Result<Option<Vec<bool>>> {
+    let values = mask.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    let fires = |value: f32| match value {
+        0.0 => Some(false),
+        1.0 => Some(true),
+        _ => None,
+    };
+    Ok(values.into_iter().map(fires).collect())
 }

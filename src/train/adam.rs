@@ -8,8 +8,8 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::inplace::{Change, Mean, norm};
+use crate::error::{Error, Result};
 use crate::store::{Tensors, add_prefixed, take_prefixed};
-use crate::{Error, Result};
 
 /// Settings of [`Adam`]; the defaults are the published ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::{Adam, AdamConfig, Reading, Trainer, descend};
 use crate::autoencoder::Autoencoder;
 use crate::data::{Batch, derangement};
-use crate::loss::{self, Term};
+use crate::error::{Error, Result};
+use crate::loss;
+use crate::loss::Term;
 use crate::metric::ssim;
+use crate::nn::Weights;
 use crate::random::Key;
-use crate::weights::Weights;
-use crate::{Error, Result};
 
 /// Settings of an [`AutoencoderTrainer`]; the defaults are the published ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,8 +1,8 @@
 //! The running mean of weights.
 
-use crate::Result;
+use crate::error::Result;
+use crate::nn::Weights;
 use crate::store::Tensors;
-use crate::weights::Weights;
 
 /// The running mean of weights over updates, without the noise that the last few of them left.
 #[derive(Clone, Debug)]

@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Adam;
-use crate::store::{self, Tensors, add_prefixed, take_prefixed};
-use crate::weights::Weights;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::nn::Weights;
+use crate::store;
+use crate::store::{Tensors, add_prefixed, take_prefixed};
 
 /// Which training a checkpoint belongs to: it is resumed under equal ones only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

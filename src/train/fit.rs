@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{self, Identity, Memory};
-use super::{Reading, Trainer};
+use super::checkpoint::{Identity, Memory};
+use super::{Reading, Trainer, checkpoint};
 use crate::data::{Batches, Corruption, Curriculum, Dataset};
+use crate::error::{Error, Result};
 use crate::metric::SSIM_WINDOW;
 use crate::random::Key;
 use crate::store::Tensors;
-use crate::{Error, Result};
 
 /// Images to train on and to validate with, and how they are corrupted.
 #[derive(Clone, Debug)]

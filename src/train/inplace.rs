@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Ten
 use num_traits::Float;
 use rayon::prelude::*;
 
-use crate::layers::rows::values;
+use crate::ops::rows::values;
 
 /// Elements that a thread takes at once; sums add up their pieces in order, whatever the threads.
 const PIECE: usize = 1 << 14;

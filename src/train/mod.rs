@@ -14,8 +14,8 @@ mod vae;
 
 use candle_core::Tensor;
 
+use crate::error::{Error, Result};
 use crate::loss::{Term, total};
-use crate::{Error, Result};
 
 pub use adam::{Adam, AdamConfig};
 pub use autoencoder::{AutoencoderTrainer, AutoencoderTrainerConfig, Triplet};
@@ -27,9 +27,9 @@ pub use pool_trainer::{PoolOrder, PoolTrainer, PoolTrainerConfig};
 pub use vae::{Evolving, VaeTrainer, VaeTrainerConfig};
 
 use crate::data::Batch;
+use crate::nn::Weights;
 use crate::random::Key;
 use crate::store::Tensors;
-use crate::weights::Weights;
 
 /// Something that learns from batches of images; [`Fit`] runs it.
 ///

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Adam, AdamConfig, Reading, Trainer, descend};
-use crate::Result;
 use crate::baseline::Network;
 use crate::data::Batch;
+use crate::error::Result;
 use crate::loss::{Term, mae, psnr_loss};
 use crate::metric::ssim;
+use crate::nn::Weights;
 use crate::random::Key;
-use crate::weights::Weights;
 
 /// How a network's images are compared with clean ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

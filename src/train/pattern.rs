@@ -8,16 +8,17 @@ use candle_core::{DType, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{self, Identity};
+use super::checkpoint::Identity;
 use super::pool::one;
-use super::{Adam, AdamConfig, Reading, descend};
-use crate::damage::Damage;
+use super::{Adam, AdamConfig, Reading, checkpoint, descend};
+use crate::error::{Error, Result};
+use crate::grid::Damage;
 use crate::loss::PatternLoss;
+use crate::nn::Weights;
 use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
 use crate::store::Tensors;
-use crate::weights::Weights;
-use crate::{Error, Result, TransitionFn};
+use crate::transition::TransitionFn;
 
 /// When a state of the batch is overwritten with the seed, so that the pool never forgets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,9 +3,9 @@
 use candle_core::Tensor;
 
 use crate::data::shuffled;
+use crate::error::{Error, Result};
 use crate::random::Key;
 use crate::store::Tensors;
-use crate::{Error, Result};
 
 /// One state in the pool and the images it belongs to, none with a batch axis.
 #[derive(Clone, Debug)]

@@ -9,14 +9,15 @@ use serde::{Deserialize, Serialize};
 use super::average::Average;
 use super::{Adam, AdamConfig, Pool, Reading, Trainer, descend};
 use crate::data::Batch;
+use crate::engine::Precision;
+use crate::error::{Error, Result};
 use crate::loss::RestorationLoss;
 use crate::metric::ssim;
+use crate::nn::Weights;
 use crate::random::Key;
 use crate::restorer::Restorer;
-use crate::rollout::{Memory, Precision, Rollout};
+use crate::rollout::{Memory, Rollout};
 use crate::store::{Tensors, add_prefixed, take_prefixed};
-use crate::weights::Weights;
-use crate::{Error, Result};
 
 /// Which of the two updates of a batch comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,15 +7,15 @@ use candle_core::{DType, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{self, Identity};
-use super::{Adam, AdamConfig, Pool, Reading, descend};
-use crate::damage::Damage;
+use super::checkpoint::Identity;
+use super::{Adam, AdamConfig, Pool, Reading, checkpoint, descend};
 use crate::data::BinaryImages;
+use crate::error::{Error, Result};
+use crate::grid::Damage;
 use crate::loss::{Posterior, Term, log_bernoulli};
 use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
 use crate::vae::{Broadcast, Decoder, DecoderConfig, Vae};
-use crate::{Error, Result};
 
 /// Settings of a [`VaeTrainer`]; the defaults are those of the article, but for the size of a batch of the automaton that
 /// does not double, which was 128.

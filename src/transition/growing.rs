@@ -4,12 +4,13 @@ use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::TransitionFn;
 use super::filters::{Lattice, perception};
-use super::{AliveMask, TransitionFn};
-use crate::layers::Linear;
-use crate::program::{Function, Program, ProgramBuilder};
-use crate::stencil::{Padding, depthwise};
-use crate::{CellLayout, Error, Result};
+use crate::error::Result;
+use crate::grid::{AliveMask, CellLayout, Padding};
+use crate::nn::Linear;
+use crate::ops::{Function, stencil};
+use crate::program::{Program, ProgramBuilder};
 
 /// Sizes of a [`Growing`] transition; the defaults are the published ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,13 +67,7 @@ impl Growing {
     /// [`Error::Config`] if the alive channel lies outside the layout.
     pub fn new(config: GrowingConfig, vb: VarBuilder) -> Result<Self> {
         let channels = config.layout.channels();
-        if let Some(alive) = config.alive.filter(|alive| alive.channel >= channels) {
-            return Err(Error::config(
-                "alive.channel",
-                format!("below {channels}"),
-                alive.channel,
-            ));
-        }
+        config.alive.iter().try_for_each(|rule| rule.check(channels))?;
         let update = config.layout.update_channels();
         Ok(Self {
             hidden: Linear::glorot(3 * channels, config.hidden_dim, vb.pp("hidden"))?,
@@ -97,7 +92,7 @@ impl Growing {
         let filters = self.filters(cells)?.reshape((1, 3, 9))?;
         let channels = self.config.layout.channels();
         let each = filters.broadcast_as((channels, 3, 9))?.contiguous()?;
-        depthwise(cells, &each, self.config.padding)
+        stencil(cells, &each, self.config.padding)
     }
 
     /// The filters of the perception, `[3, 3, 3]`.

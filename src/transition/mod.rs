@@ -4,6 +4,7 @@ mod filters;
 mod growing;
 mod nafca;
 mod parts;
+mod program;
 mod texture;
 mod vitca;
 mod vnca;
@@ -11,12 +12,10 @@ mod vnca;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+use crate::grid::{AliveMask, CellLayout, Step};
 use crate::program::Program;
-use crate::rollout::Step;
-use crate::stencil::Padding;
-use crate::{CellLayout, Error, Result};
 
 pub use filters::Lattice;
 pub use growing::{Growing, GrowingConfig};
@@ -27,7 +26,7 @@ pub use vnca::{Vnca, VncaConfig};
 
 /// A rule that computes every cell's update from its 3x3 neighbourhood.
 ///
-/// A [`Rollout`](crate::Rollout) applies it many times; the transition knows nothing of the number
+/// A [`Rollout`](crate::rollout::Rollout) applies it many times; the transition knows nothing of the number
 /// of steps, the loss or the device. Any Candle code will do, as long as its operations have
 /// gradients. To be rolled out, a transition must also be `Clone` (a struct of tensors is cheap to
 /// clone).
@@ -113,16 +112,4 @@ impl<T: TransitionFn + ?Sized> TransitionFn for Arc<T> {
     fn alive_mask(&self) -> Option<AliveMask> {
         (**self).alive_mask()
     }
-}
-
-/// A cell lives while the largest value of one channel in its 3x3 neighbourhood exceeds a threshold,
-/// before **and** after an update; all channels of a dead cell are 0 (Mordvintsev et al. 2020).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AliveMask {
-    /// The channel looked at, from 0.
-    pub channel: usize,
-    /// Alive is strictly above.
-    pub threshold: f64,
-    /// Where neighbours beyond the border are looked for; with [`Padding::Zero`] they never count.
-    pub padding: Padding,
 }

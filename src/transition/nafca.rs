@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
 use super::parts::Parts;
-use crate::layers::{LayerNorm, Linear};
+use crate::error::{Error, Result};
+use crate::grid::{CellLayout, Padding};
+use crate::nn::{LayerNorm, Linear, glorot_uniform};
 use crate::program::{Program, ProgramBuilder, Value};
-use crate::stencil::Padding;
-use crate::weights::glorot_uniform;
-use crate::{CellLayout, Error, Result};
 
 /// How the perception block widens a cell before its gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,8 +2,9 @@
 
 use candle_core::Tensor;
 
+use crate::error::Result;
+use crate::grid::CellLayout;
 use crate::program::{ProgramBuilder, Value};
-use crate::{CellLayout, Result};
 
 /// Input channels from which on it pays to keep what is made of them: to multiply with a few is as fast as to read a table.
 const WORTH_KEEPING: usize = 8;

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
 use super::filters::{Lattice, perception};
-use crate::layers::Linear;
-use crate::program::{Function, Program, ProgramBuilder, Value};
-use crate::stencil::{Padding, depthwise};
-use crate::{CellLayout, Error, Result};
+use crate::error::{Error, Result};
+use crate::grid::{CellLayout, Padding};
+use crate::nn::Linear;
+use crate::ops::{Function, stencil};
+use crate::program::{Program, ProgramBuilder, Value};
 
 /// What of a [`Texture`] is rounded to 8 bits, gradients passing as if it were not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +164,7 @@ impl Texture {
         let channels = self.config.layout.channels();
         let filters = self.filters(cells)?.reshape((1, 4, 9))?;
         let each = filters.broadcast_as((channels, 4, 9))?.contiguous()?;
-        depthwise(cells, &each, self.config.padding)
+        stencil(cells, &each, self.config.padding)
     }
 
     /// Colours of cells, `[B, H, W, 3]`, in `[0, 1]` but for overshoots: `x + 0.5`, and `x / clip + 0.5` where

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
 use super::parts::Parts;
-use crate::layers::{LayerNorm, Linear};
-use crate::program::{Function, Program, ProgramBuilder, Value};
-use crate::stencil::Padding;
-use crate::weights::glorot_uniform;
-use crate::{CellLayout, Error, Result};
+use crate::error::{Error, Result};
+use crate::grid::{CellLayout, Padding};
+use crate::nn::{LayerNorm, Linear, glorot_uniform};
+use crate::ops::Function;
+use crate::program::{Program, ProgramBuilder, Value};
 
 /// Order of the channels of the positional table; models differ only by a permutation of weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,11 +6,11 @@ use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
-use crate::layers::Linear;
-use crate::program::{Function, Program, ProgramBuilder};
-use crate::stencil::Padding;
-use crate::weights::uniform;
-use crate::{CellLayout, Error, Result};
+use crate::error::{Error, Result};
+use crate::grid::{CellLayout, Padding};
+use crate::nn::{Linear, uniform};
+use crate::ops::Function;
+use crate::program::{Program, ProgramBuilder};
 
 /// Sizes and variants of a [`Vnca`]; the defaults are those of the doubling automaton.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

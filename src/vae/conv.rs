@@ -3,10 +3,10 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-use crate::layers::add_channels;
-use crate::layers::convolution::{Window, convolve, convolve_transposed};
-use crate::weights::uniform;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::nn::uniform;
+use crate::ops::add_channels;
+use crate::ops::convolution::{Window, convolve, convolve_transposed};
 
 /// A 5x5 convolution or its transpose, the same along both axes.
 #[derive(Clone, Debug)]

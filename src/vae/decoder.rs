@@ -4,14 +4,13 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::conv::Conv;
-use crate::cells::doubled;
-use crate::damage::Damage;
-use crate::layers::convolution::Window;
-use crate::layers::{Linear, activate};
-use crate::program::Function;
+use crate::error::{Error, Result};
+use crate::grid::{Damage, doubled};
+use crate::nn::Linear;
+use crate::ops::convolution::Window;
+use crate::ops::{Function, activate};
 use crate::rollout::Rollout;
 use crate::transition::{TransitionFn, Vnca};
-use crate::{Error, Result};
 
 /// The logits of pixels that cells show, their first channel: `[B, H, W, 1]`.
 fn logits(cells: &Tensor) -> Result<Tensor> {

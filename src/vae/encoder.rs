@@ -4,11 +4,11 @@ use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
 
 use super::conv::Conv;
-use crate::layers::convolution::Window;
-use crate::layers::{Linear, activate};
+use crate::error::{Error, Result};
 use crate::loss::Posterior;
-use crate::program::Function;
-use crate::{Error, Result};
+use crate::nn::Linear;
+use crate::ops::convolution::Window;
+use crate::ops::{Function, activate};
 
 /// Strides of the convolutions; each but the first has twice the channels of the one before.
 const STRIDES: [usize; 5] = [1, 2, 2, 2, 2];

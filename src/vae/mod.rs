@@ -29,13 +29,13 @@ use rand::Rng;
 use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::loss::{Posterior, iwelbo, log_bernoulli, log_prior};
+use crate::nn::Weights;
 use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
 use crate::store;
 use crate::transition::{Vnca, VncaConfig};
-use crate::weights::Weights;
-use crate::{Error, Result};
 
 pub use decoder::{Broadcast, Deconvolution, Doubling};
 pub use encoder::Encoder;

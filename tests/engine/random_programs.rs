@@ -1,8 +1,8 @@
 //! Programs of random operations, weights, grids and masks.
 
 use candle_core::{Device, Tensor, Var};
+use lnca::AliveMask;
 use lnca::random::{Key, Philox};
-use lnca::transition::AliveMask;
 use lnca::{
     CellLayout, Function, Memory, Padding, Program, ProgramBuilder, Result, Rollout, TransitionFn, Value,
 };

@@ -1,7 +1,7 @@
 //! Layers over rows, with more rows than are handled in one piece and channels that fill no vector.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lnca::layers::{LayerNorm, Linear};
+use lnca::nn::{LayerNorm, Linear};
 use lnca::{Result, Weights};
 
 use crate::assert_gradients;

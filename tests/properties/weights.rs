@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
-use lnca::weights::glorot_uniform;
+use lnca::nn::glorot_uniform;
 use lnca::{Error, Nafca, NafcaConfig, Result, Vitca, VitcaConfig, Weights};
 
 use crate::common::values;

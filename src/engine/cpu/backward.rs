@@ -1,0 +1,486 @@
+//! A step of a group of images, backwards: the values of a band again, then the gradients of all of them.
+
+use std::ops::Range;
+
+use crate::program::Op;
+
+use super::buffers::{Buffer, Scratch, Trace};
+use super::forward::{Band, Before, StepOf, load};
+use super::kernels;
+use super::kernels::gemm::{End, Gemm};
+use super::kernels::{LANES, Norm, View, ViewMut, arch, compact, halo};
+use super::plan::{Domain, Work};
+use super::taps::Prepared;
+
+/// The gradient of a given value on a band and around it.
+pub(super) struct Debt<'a> {
+    pub rows: &'a Range<usize>,
+    pub node: usize,
+    pub slot: usize,
+    pub grad: Buffer,
+}
+
+impl StepOf<'_> {
+    /// Adds the gradients of bands: `grad` is that of the next state, already 0 where cells died. What
+    /// flows to the state through the update goes to `flow`, whose rows begin with `first`; `weights`
+    /// gets the gradients of the weights. Those of given values come back, unless they were lent.
+    pub fn backward<'b>(
+        &self,
+        scratch: &mut Scratch,
+        before: Before<'_>,
+        (bands, traces): (&'b [Range<usize>], Vec<Trace>),
+        grad: &[f32],
+        (flow, first): (&mut [f32], isize),
+        weights: &mut [f32],
+    ) -> Vec<Debt<'b>> {
+        let (mut debts, mut traces) = (vec![], traces.into_iter());
+        for rows in bands {
+            let trace = traces.next().unwrap_or_default();
+            let band = self.band(rows, before.firing.fires.as_deref());
+            if !band.fires() {
+                continue;
+            }
+            self.evaluate_again(scratch, before.state, &band, trace);
+            self.seed(scratch, grad, &band);
+            debts.extend(self.pass_on(scratch, &band, (&mut *flow, first), weights));
+        }
+        debts
+    }
+
+    /// Passes the gradients of a band's last values on to its cells, to the weights and to what is given; those of the
+    /// latter come back, unless they were lent. The band's values are gone then.
+    pub fn pass_on<'b>(
+        &self,
+        scratch: &mut Scratch,
+        band: &Band<'b>,
+        (flow, first): (&mut [f32], isize),
+        weights: &mut [f32],
+    ) -> Vec<Debt<'b>> {
+        let plan = self.plan;
+        let mut debts = vec![];
+        if let Some(owed) = &mut scratch.owed {
+            for (n, slot) in plan.given().filter(|(n, _)| plan.nodes[*n].lends) {
+                scratch.grads[n] = Some(std::mem::take(owed.of(slot)));
+                scratch.lent[n] = true;
+            }
+        }
+        self.sweep(scratch, band, weights);
+        self.drain(scratch, band.rows, (flow, first));
+        for (node, slot) in plan.given() {
+            if scratch.lent[node] {
+                continue;
+            }
+            let grad = scratch.grads[node].take();
+            debts.extend(grad.map(|grad| Debt {
+                rows: band.rows,
+                node,
+                slot,
+                grad,
+            }));
+        }
+        self.release(scratch);
+        debts
+    }
+
+    /// Takes the gradients of a band's values back to its cells and to what is given.
+    fn sweep(&self, scratch: &mut Scratch, band: &Band<'_>, weights: &mut [f32]) {
+        let plan = self.plan;
+        for n in (1..plan.nodes.len()).rev() {
+            let node = &plan.nodes[n];
+            if node.root != n || !node.differentiable || matches!(node.work, Work::Given { .. }) {
+                continue;
+            }
+            if let Some(mut grad) = scratch.grads[n].take() {
+                if node.relu {
+                    let (lanes, _) = self.lanes(n, band);
+                    let dy = ViewMut {
+                        data: &mut grad,
+                        stride: plan.stride(n),
+                    };
+                    kernels::cut_off(self.view(scratch, n, 0), dy, (node.width, lanes));
+                }
+                self.back(scratch, n, &grad, band, weights);
+                let sum = match node.work {
+                    Work::Op(Op::Add { b, .. }) => Some(b),
+                    _ => node.plus,
+                };
+                match sum {
+                    Some(x) => self.hand_on(scratch, n, x, grad, band),
+                    None => scratch.give_back(grad),
+                }
+            }
+        }
+    }
+
+    /// Gives the gradient of sum `n` to its summand `x`: as it is, where it is the first that `x` gets.
+    fn hand_on(&self, scratch: &mut Scratch, n: usize, x: usize, grad: Buffer, band: &Band<'_>) {
+        let (plan, planned) = (self.plan, &self.plan.nodes[x]);
+        let ((lanes, reach), stride) = (self.lanes(n, band), plan.stride(n));
+        let start = self.start(x, reach, band);
+        let whole = planned.root == x && start == 0 && self.lanes(x, band).0 == lanes;
+        if planned.differentiable && whole && plan.stride(x) == stride && scratch.grads[x].is_none() {
+            scratch.grads[x] = Some(grad);
+            return;
+        }
+        let dy = View { data: &grad, stride };
+        self.give(scratch, x, (start, lanes), band, |_, dx, add| {
+            kernels::pass(dy, dx, (planned.width, lanes), add);
+        });
+        scratch.give_back(grad);
+    }
+
+    /// Adds the gradient of the cells of a band and around it to `flow`, whose rows begin with `first`.
+    fn drain(&self, scratch: &mut Scratch, rows: &Range<usize>, (flow, first): (&mut [f32], isize)) {
+        let plan = self.plan;
+        let (row, line) = (plan.row(), plan.line());
+        if let (Some(grad), Domain::Rows(reach)) = (scratch.grads[0].take(), plan.nodes[0].domain) {
+            let (start, count) = plan.span(reach, rows);
+            let flow = &mut flow[(start - first) as usize * line..][..count * line];
+            for (r, flow) in flow.chunks_exact_mut(line).enumerate() {
+                for (c, flow) in flow.chunks_exact_mut(row).enumerate() {
+                    let grad = &grad[c * plan.stride(0) + r * row..][..row];
+                    flow.iter_mut().zip(grad).for_each(|(flow, g)| *flow += g);
+                }
+            }
+            scratch.give_back(grad);
+        }
+    }
+
+    /// The gradient of the update of a band.
+    fn seed(&self, scratch: &mut Scratch, grad: &[f32], band: &Band<'_>) {
+        let plan = self.plan;
+        let (row, layout) = (plan.row(), self.shared.program.layout);
+        let (planned, stride) = (&plan.nodes[plan.update()], plan.stride(plan.update()));
+        // All its lanes are set unless the update is part of something wider.
+        let mut seed = match planned.root == plan.update() {
+            true => scratch.take(planned.width * stride + LANES),
+            false => self.zeroed(scratch, planned.root),
+        };
+        let mut to = ViewMut {
+            data: &mut seed[planned.channel * stride + self.start(plan.update(), 0, band)..],
+            stride,
+        };
+        let channels = layout.input..layout.channels();
+        match &band.picked {
+            None => load(grad, (plan.line(), row), channels, band.rows.clone(), to),
+            Some(picked) => {
+                let lanes = band.rows.len() * row;
+                let mut all = scratch.take(layout.update_channels() * lanes + LANES);
+                let dense = ViewMut {
+                    data: &mut all,
+                    stride: lanes,
+                };
+                load(grad, (plan.line(), row), channels, band.rows.clone(), dense);
+                let from = View {
+                    data: &all,
+                    stride: lanes,
+                };
+                compact::compress(from, picked, to.reborrow(0), layout.update_channels());
+                scratch.give_back(all);
+            }
+        }
+        scratch.grads[planned.root] = Some(seed);
+    }
+
+    /// Adds the gradients of the inputs of node `n` and of its weights; `grad` is its own. The last summand of a sum is left
+    /// to [`Self::hand_on`].
+    fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band<'_>, weights: &mut [f32]) {
+        let (plan, shared) = (self.plan, self.shared);
+        let width = plan.nodes[n].width;
+        let (lanes, reach) = self.lanes(n, band);
+        let size = (width, lanes);
+        let dy = View {
+            data: grad,
+            stride: plan.stride(n),
+        };
+        let start = |x: usize| self.start(x, reach, band);
+        let op = match &plan.nodes[n].work {
+            Work::Op(op) => op,
+            Work::Given { .. } => return,
+            Work::Compress { x } => {
+                let all = (self.start(*x, 0, band), band.rows.len() * plan.row());
+                return self.give(scratch, *x, all, band, |_, dx, add| match &band.picked {
+                    Some(picked) if add => compact::expand(dy, picked, dx, width),
+                    Some(picked) => compact::expand_or_zero(dy, picked, dx, width),
+                    None => kernels::pass(dy, dx, size, add),
+                });
+            }
+            Work::Expand { x } => {
+                let count = band.lanes(plan.row());
+                return self.give(scratch, *x, (0, count), band, |scratch, dx, add| {
+                    let Some(picked) = &band.picked else {
+                        return kernels::pass(dy, dx, size, add);
+                    };
+                    if !add {
+                        return compact::compress(dy, picked, dx, width);
+                    }
+                    let (mut line, stride) = (scratch.take(width * dx.stride), dx.stride);
+                    let to = ViewMut {
+                        data: &mut line,
+                        stride,
+                    };
+                    compact::compress(dy, picked, to, width);
+                    let from = View { data: &line, stride };
+                    kernels::add_to(from, dx, (width, count));
+                    scratch.give_back(line);
+                });
+            }
+        };
+        match op {
+            Op::Cells | Op::Constant(_) | Op::Slice { .. } => {}
+            Op::Concat(parts) => {
+                let mut channel = 0;
+                for &part in parts {
+                    let channels = plan.nodes[part].width;
+                    let dy = View {
+                        data: &grad[channel * dy.stride..],
+                        ..dy
+                    };
+                    self.give(scratch, part, (start(part), lanes), band, |_, dx, add| {
+                        kernels::pass(dy, dx, (channels, lanes), add);
+                    });
+                    channel += channels;
+                }
+            }
+            Op::Linear { x, weight, bias } => {
+                let input = plan.nodes[*x].width;
+                if let Some(bias) = bias.filter(|&bias| shared.trained[bias]) {
+                    kernels::sum_lanes(dy, &mut weights[shared.range(bias)], size);
+                }
+                if shared.trained[*weight] {
+                    self.weight_back(
+                        scratch,
+                        *x,
+                        start(*x),
+                        dy,
+                        size,
+                        &mut weights[shared.range(*weight)],
+                    );
+                }
+                let mut wide = std::mem::take(&mut scratch.wide);
+                let whole = start(*x) == 0 && self.lanes(*x, band).0 == lanes;
+                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
+                    let (c, c_row) = match whole {
+                        true => (&mut *dx.data, dx.stride),
+                        false => (wide.at_least(input * dy.stride + LANES), dy.stride),
+                    };
+                    let gemm = Gemm {
+                        a: shared.param(*weight),
+                        a_row: 1,
+                        a_column: input,
+                        packed: self.shared.packed(*weight, true),
+                        b: grad,
+                        b_row: dy.stride,
+                        c,
+                        c_row,
+                        size: [input, width, lanes],
+                        end: if whole && add { End::Add } else { End::STORE },
+                    };
+                    gemm.run(self.shared.task.precision, arch());
+                    if !whole {
+                        let from = View {
+                            data: &wide,
+                            stride: dy.stride,
+                        };
+                        kernels::add_to(from, dx, (input, lanes));
+                    }
+                });
+                scratch.wide = wide;
+            }
+            Op::Neighbourhood { x, padding }
+            | Op::SumTaps { x, padding }
+            | Op::Depthwise { x, padding, .. } => {
+                let input = plan.nodes[*x].width;
+                if let Op::Depthwise { kernel, .. } = op
+                    && shared.trained[*kernel]
+                {
+                    let hop = self.spread(scratch, n, *x, band, op);
+                    let kernel = &mut weights[shared.range(*kernel)];
+                    halo::kernel_back(
+                        scratch.near.around(&hop, 0),
+                        dy,
+                        kernel,
+                        width / input,
+                        plan.row(),
+                    );
+                }
+                let hop = self.hop(n, band, *padding).back();
+                let mut spread = std::mem::take(&mut scratch.near);
+                spread.fill(dy, width, (hop.from.1, plan.row(), plan.images), *padding);
+                if let Prepared::Taps(_, taps) = &self.prepared[n] {
+                    let all = (self.start(*x, reach + 1, band), hop.to.1 * plan.row());
+                    self.give(scratch, *x, all, band, |_, dx, add| {
+                        halo::stencil(spread.around(&hop, 0), taps, dx, plan.row(), add);
+                    });
+                }
+                scratch.near = spread;
+            }
+            Op::LayerNorm { x, weight, bias, eps } => {
+                let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);
+                let mut norm_back = |scratch: &mut Scratch, dx: ViewMut<'_>, add: bool| {
+                    let norm = Norm {
+                        x: self.view(scratch, *x, start(*x)),
+                        weight: shared.param(*weight),
+                        bias: shared.param(*bias),
+                        eps: *eps as f32,
+                    };
+                    let dw = (&mut of_weight[..], &mut of_bias[..]);
+                    kernels::norm_back(norm, dy, dx, dw, (lanes, add));
+                };
+                if plan.nodes[*x].differentiable {
+                    self.give(scratch, *x, (start(*x), lanes), band, norm_back);
+                } else {
+                    // The gradients of the weights are wanted all the same.
+                    let (mut unused, stride) = (scratch.take(width * dy.stride + LANES), dy.stride);
+                    let data = &mut unused;
+                    norm_back(scratch, ViewMut { data, stride }, false);
+                    scratch.give_back(unused);
+                }
+                for (param, sums) in [(*weight, of_weight), (*bias, of_bias)] {
+                    if shared.trained[param] {
+                        let to = weights[shared.range(param)].iter_mut();
+                        to.zip(sums).for_each(|(w, s)| *w += s);
+                    }
+                }
+            }
+            Op::InverseRms { x, centred, .. } => {
+                let input = plan.nodes[*x].width;
+                self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
+                    let (x, y) = (self.view(scratch, *x, start(*x)), self.view(scratch, n, 0));
+                    kernels::inverse_rms_back(x, *centred, (y.data, dy.data), dx, (input, lanes), add);
+                });
+            }
+            Op::Map { x, function } => {
+                self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
+                    kernels::map_back(*function, self.view(scratch, *x, start(*x)), dy, dx, size, add);
+                })
+            }
+            // The other summand gets it when all is done.
+            Op::Add { a, .. } => self.give(scratch, *a, (start(*a), lanes), band, |_, dx, add| {
+                kernels::pass(dy, dx, size, add);
+            }),
+            Op::Mul { a, b } => {
+                self.give(scratch, *a, (start(*a), lanes), band, |scratch, dx, add| {
+                    let right = self.view(scratch, *b, start(*b));
+                    kernels::product(dy, self.broadcast(*b, width, right), dx, size, add);
+                });
+                self.give(scratch, *b, (start(*b), lanes), band, |scratch, mut dx, add| {
+                    let left = self.view(scratch, *a, start(*a));
+                    match plan.nodes[*b].width {
+                        1 if width > 1 => {
+                            dx.clear_unless(add, (1, lanes));
+                            kernels::dot_channels(dy, left, dx.data, size);
+                        }
+                        _ => kernels::product(dy, left, dx, size, add),
+                    }
+                });
+            }
+            Op::Affine { x, scale, shift } => {
+                if let Some(shift) = shift.filter(|&shift| shared.trained[shift]) {
+                    kernels::sum_lanes(dy, &mut weights[shared.range(shift)], size);
+                }
+                if let Some(scale) = scale.filter(|&scale| shared.trained[scale]) {
+                    let x = self.view(scratch, *x, start(*x));
+                    kernels::dot_lanes(dy, x, &mut weights[shared.range(scale)], size);
+                }
+                let scale = scale.map(|scale| shared.param(scale));
+                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
+                    kernels::affine(dy, scale, None, dx, size, add);
+                });
+            }
+            Op::Attention(of) => self.attend_back(scratch, n, *of, band, dy),
+            Op::Dropout { x, rate, .. } => {
+                if !shared.task.training || *rate == 0.0 {
+                    return self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
+                        kernels::pass(dy, dx, size, add);
+                    });
+                }
+                let factors = scratch.left[n].take().unwrap_or_default();
+                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
+                    let (data, stride) = (&factors[..], dy.stride);
+                    kernels::product(dy, View { data, stride }, dx, size, add);
+                });
+                scratch.give_back(factors);
+            }
+        }
+    }
+
+    /// Calls `f` with the gradient of `x` from its `start`-th lane, if it is to have one, and whether
+    /// `f` is to add to it or, where it is new and `f` writes all of its `lanes`, to set it.
+    pub fn give(
+        &self,
+        scratch: &mut Scratch,
+        x: usize,
+        (start, lanes): (usize, usize),
+        band: &Band<'_>,
+        f: impl FnOnce(&mut Scratch, ViewMut<'_>, bool),
+    ) {
+        let planned = &self.plan.nodes[x];
+        if !planned.differentiable {
+            return;
+        }
+        let root = planned.root;
+        let (stride, origin) = match scratch.lent[root] {
+            true => (self.plan.grid_stride(), scratch.origins[root]),
+            false => (self.plan.stride(root), 0),
+        };
+        let whole = planned.width == self.plan.nodes[root].width && start == 0;
+        let whole = whole && self.lanes(x, band).0 == lanes;
+        let (mut grad, add) = match scratch.grads[root].take() {
+            Some(grad) => (grad, true),
+            None if whole => (scratch.take(planned.width * stride + LANES), false),
+            None => (self.zeroed(scratch, root), true),
+        };
+        let to = ViewMut {
+            data: &mut grad[planned.channel * stride + origin + start..],
+            stride,
+        };
+        f(scratch, to, add);
+        scratch.grads[root] = Some(grad);
+    }
+
+    /// `weight += dy x^T`.
+    fn weight_back(
+        &self,
+        scratch: &mut Scratch,
+        x: usize,
+        start: usize,
+        dy: View<'_>,
+        (width, lanes): (usize, usize),
+        weight: &mut [f32],
+    ) {
+        let input = self.plan.nodes[x].width;
+        let pitch = input.next_multiple_of(LANES);
+        let (mut turned, mut wide) = (
+            std::mem::take(&mut scratch.turned),
+            std::mem::take(&mut scratch.wide),
+        );
+        turned.at_least(lanes * pitch + LANES);
+        let x = self.view(scratch, x, start);
+        compact::transpose(x, &mut turned, pitch, (input, lanes));
+        let aligned = pitch == input;
+        let (c, c_row) = match aligned {
+            true => (&mut *weight, input),
+            false => (wide.at_least(width * pitch), pitch),
+        };
+        let gemm = Gemm {
+            a: dy.data,
+            a_row: dy.stride,
+            a_column: 1,
+            packed: None,
+            b: &turned,
+            b_row: pitch,
+            c,
+            c_row,
+            size: [width, lanes, input],
+            end: if aligned { End::Add } else { End::STORE },
+        };
+        gemm.run(self.shared.task.precision, arch());
+        if !aligned {
+            for (to, from) in weight.chunks_exact_mut(input).zip(wide.chunks_exact(pitch)) {
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            }
+        }
+        (scratch.turned, scratch.wide) = (turned, wide);
+    }
+}

@@ -1,0 +1,196 @@
+//! Memory that values are computed in.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+
+use aligned_vec::AVec;
+
+use super::kernels::halo::Spread;
+
+/// Floats that begin with a line of the cache, so that no vector lies in two.
+pub(super) struct Buffer(AVec<f32>);
+
+impl Buffer {
+    /// At least `len` floats; those that are new are 0.
+    pub fn at_least(&mut self, len: usize) -> &mut [f32] {
+        if self.0.len() < len {
+            self.0.resize(len, 0.0);
+        }
+        &mut self.0
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self(AVec::new(0))
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
+/// Gradients of what lies on the whole grid, as far as they have not been passed on: of constants, of fixed and of standing
+/// values.
+#[derive(Default)]
+pub(super) struct Owed {
+    pub tables: Vec<Buffer>,
+    pub fixed: Vec<Buffer>,
+    pub standing: Vec<Buffer>,
+}
+
+impl Owed {
+    /// That of a given node, by its number.
+    pub fn of(&mut self, slot: usize) -> &mut Buffer {
+        let Some(slot) = slot.checked_sub(self.tables.len()) else {
+            return &mut self.tables[slot];
+        };
+        match slot.checked_sub(self.fixed.len()) {
+            None => &mut self.fixed[slot],
+            Some(standing) => &mut self.standing[standing],
+        }
+    }
+}
+
+/// Buffers in no use, for the next rollout: to get memory from the system is as slow as to fill it.
+static SPARE: Mutex<Vec<Buffer>> = Mutex::new(vec![]);
+
+/// Most floats that are spared.
+const SPARE_FLOATS: usize = 1 << 24;
+
+/// Buffers that may be spared.
+fn spare(buffers: impl Iterator<Item = Buffer>) {
+    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut floats: usize = spare.iter().map(|buffer| buffer.len()).sum();
+    for buffer in buffers {
+        floats += buffer.len();
+        if floats > SPARE_FLOATS {
+            break;
+        }
+        spare.push(buffer);
+    }
+}
+
+/// Takes out the last of the buffers that is at least `len` floats long, and at most `most`.
+fn take_from(buffers: &mut Vec<Buffer>, len: usize, most: usize) -> Option<Buffer> {
+    let fits = |buffer: &Buffer| (len..=most).contains(&buffer.len());
+    Some(buffers.remove(buffers.iter().rposition(fits)?))
+}
+
+/// What is kept of a band for the way back: values of its nodes, and what else they left.
+#[derive(Default)]
+pub(super) struct Trace {
+    values: Vec<Option<Buffer>>,
+    left: Vec<Option<Buffer>>,
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        spare(self.values.drain(..).chain(self.left.drain(..)).flatten());
+    }
+}
+
+/// Working memory of a thread.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub values: Vec<Option<Buffer>>,
+    pub grads: Vec<Option<Buffer>>,
+    /// For each given value that is read where it lies, the lane at which the band's rows begin.
+    pub origins: Vec<usize>,
+    /// Gradients of what is given, lent for a step to a thread that has all strips.
+    pub owed: Option<Owed>,
+    /// Which gradients are such, at the place on the grid that `origins` tells.
+    pub lent: Vec<bool>,
+    /// What nodes leave for the way back beside their values: nine shares a head of an attention, the factors of a dropout.
+    pub left: Vec<Option<Buffer>>,
+    free: Vec<Buffer>,
+    pub near: Spread,
+    pub far: Spread,
+    pub turned: Buffer,
+    pub wide: Buffer,
+}
+
+impl Scratch {
+    /// A buffer of zeros, to be given back when done.
+    pub fn zeros(&mut self, len: usize) -> Buffer {
+        let mut buffer = self.take(len);
+        buffer[..len].fill(0.0);
+        buffer
+    }
+
+    /// Takes a buffer back.
+    pub fn give_back(&mut self, buffer: Buffer) {
+        self.free.push(buffer);
+    }
+
+    /// A buffer of at least `len` floats of any value: the last one given back that is about as long.
+    pub fn take(&mut self, len: usize) -> Buffer {
+        let spared = || {
+            let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+            take_from(&mut spare, len, len + len / 8)
+        };
+        let new = || {
+            let mut buffer = Buffer::default();
+            buffer.at_least(len);
+            buffer
+        };
+        take_from(&mut self.free, len, 2 * len)
+            .or_else(spared)
+            .unwrap_or_else(new)
+    }
+
+    /// Gives all buffers of the last band back.
+    pub fn clear(&mut self, nodes: usize) {
+        let used = self.values.drain(..).chain(self.grads.drain(..));
+        self.free.extend(used.chain(self.left.drain(..)).flatten());
+        self.values.resize_with(nodes, || None);
+        self.grads.resize_with(nodes, || None);
+        self.left.resize_with(nodes, || None);
+        self.origins.resize(nodes, 0);
+        self.lent.clear();
+        self.lent.resize(nodes, false);
+    }
+
+    /// What is kept of the last band, and what is not.
+    pub fn take_trace(&mut self, traced: impl Fn(usize) -> bool) -> Trace {
+        let keep = |all: &mut Vec<Option<Buffer>>| {
+            let kept = all.iter_mut().enumerate();
+            let kept = kept.map(|(n, buffer)| if traced(n) { buffer.take() } else { None });
+            kept.collect()
+        };
+        Trace {
+            values: keep(&mut self.values),
+            left: keep(&mut self.left),
+        }
+    }
+
+    /// Takes back what was kept of a band, after [`Self::clear`].
+    pub fn restore(&mut self, mut trace: Trace) {
+        let pairs = [
+            (&mut self.values, &mut trace.values),
+            (&mut self.left, &mut trace.left),
+        ];
+        for (to, from) in pairs {
+            to.iter_mut()
+                .zip(from.drain(..))
+                .for_each(|(to, from)| *to = from);
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.clear(0);
+        spare(self.free.drain(..));
+    }
+}

@@ -1,0 +1,20 @@
+//! Loops over the channels and lanes of a band, each compiled for every kind of processor.
+//!
+//! What is written here knows neither programs nor plans: views come in, views are written to.
+
+pub(super) mod attention;
+pub(super) mod compact;
+pub(super) mod gemm;
+pub(super) mod gemm_bf16;
+pub(super) mod halo;
+mod norm;
+mod pointwise;
+
+pub(super) use crate::ops::simd::{Size, View, ViewMut, arch, exp, map, map_back};
+pub(super) use norm::{Norm, inverse_rms, inverse_rms_back, norm, norm_back};
+pub(super) use pointwise::{
+    add_to, affine, copy, cut_off, dot_channels, dot_lanes, pass, product, sum, sum_lanes,
+};
+
+/// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
+pub(super) const LANES: usize = 16;

@@ -1,0 +1,182 @@
+//! Layer norm and inverse RMS over the channels of each lane.
+
+use pulp::Simd;
+
+use super::pointwise::total;
+use super::{Size, View, ViewMut, arch};
+
+/// Lanes normalised at once, so that their sums stay in registers.
+const BLOCK: usize = 64;
+
+/// The mean of each lane of a block.
+#[inline(always)]
+fn means(x: View<'_>, channels: usize, at: usize, n: usize) -> [f32; BLOCK] {
+    let mut mean = [0f32; BLOCK];
+    for c in 0..channels {
+        let x = &x.data[c * x.stride + at..][..n];
+        mean[..n].iter_mut().zip(x).for_each(|(m, x)| *m += x);
+    }
+    mean.iter_mut().for_each(|m| *m /= channels as f32);
+    mean
+}
+
+/// Mean and 1 / deviation of each lane of a block.
+#[inline(always)]
+fn moments(x: View<'_>, channels: usize, at: usize, n: usize, eps: f32) -> ([f32; BLOCK], [f32; BLOCK]) {
+    let (mean, mut scale) = (means(x, channels, at, n), [0f32; BLOCK]);
+    for c in 0..channels {
+        let x = &x.data[c * x.stride + at..][..n];
+        for ((s, x), m) in scale[..n].iter_mut().zip(x).zip(&mean) {
+            let centred = x - m;
+            *s += centred * centred;
+        }
+    }
+    scale
+        .iter_mut()
+        .for_each(|s| *s = 1.0 / (*s / channels as f32 + eps).sqrt());
+    (mean, scale)
+}
+
+/// A layer norm and its input.
+#[derive(Clone, Copy)]
+pub(in crate::engine::cpu) struct Norm<'a> {
+    pub x: View<'a>,
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+    pub eps: f32,
+}
+
+#[inline(always)]
+fn norm_block(of: Norm<'_>, y: &mut ViewMut<'_>, at: usize, n: usize) {
+    let (mean, scale) = moments(of.x, of.weight.len(), at, n, of.eps);
+    for (c, (weight, bias)) in of.weight.iter().zip(of.bias).enumerate() {
+        let x = &of.x.data[c * of.x.stride + at..][..n];
+        let y = &mut y.data[c * y.stride + at..][..n];
+        for l in 0..n {
+            y[l] = (x[l] - mean[l]) * scale[l] * weight + bias;
+        }
+    }
+}
+
+/// Layer norm over the channels of each lane.
+#[pulp::with_simd(norm = arch())]
+#[inline(always)]
+pub(in crate::engine::cpu) fn norm_simd<'a, S: Simd>(_: S, of: Norm<'a>, y: ViewMut<'a>, lanes: usize) {
+    let mut y = y;
+    for at in (0..lanes).step_by(BLOCK) {
+        // The block of full size is compiled for itself.
+        match lanes - at {
+            n if n >= BLOCK => norm_block(of, &mut y, at, BLOCK),
+            n => norm_block(of, &mut y, at, n),
+        }
+    }
+}
+
+/// `dx =` the gradient of [`norm`], or that added to `dx`; those of its weights are added to `dw`.
+#[pulp::with_simd(norm_back = arch())]
+#[inline(always)]
+pub(in crate::engine::cpu) fn norm_back_simd<'a, S: Simd>(
+    _: S,
+    of: Norm<'a>,
+    dy: View<'a>,
+    dx: ViewMut<'a>,
+    dw: (&'a mut [f32], &'a mut [f32]),
+    (lanes, add): (usize, bool),
+) {
+    let channels = of.weight.len();
+    for at in (0..lanes).step_by(BLOCK) {
+        let n = BLOCK.min(lanes - at);
+        let (mean, scale) = moments(of.x, channels, at, n, of.eps);
+        let (mut sum, mut along) = ([0f32; BLOCK], [0f32; BLOCK]);
+        for (c, &weight) in of.weight.iter().enumerate() {
+            let x = &of.x.data[c * of.x.stride + at..][..n];
+            let dy = &dy.data[c * dy.stride + at..][..n];
+            let mut products = [0f32; BLOCK];
+            for l in 0..n {
+                let normal = (x[l] - mean[l]) * scale[l];
+                products[l] = dy[l] * normal;
+                sum[l] += dy[l] * weight;
+                along[l] += products[l] * weight;
+            }
+            dw.0[c] += total(&products);
+            dw.1[c] += total(dy);
+        }
+        let share = 1.0 / channels as f32;
+        for (c, &weight) in of.weight.iter().enumerate() {
+            let x = &of.x.data[c * of.x.stride + at..][..n];
+            let dy = &dy.data[c * dy.stride + at..][..n];
+            let dx = &mut dx.data[c * dx.stride + at..][..n];
+            for l in 0..n {
+                let normal = (x[l] - mean[l]) * scale[l];
+                let slope = scale[l] * (dy[l] * weight - share * (sum[l] + normal * along[l]));
+                dx[l] = if add { dx[l] + slope } else { slope };
+            }
+        }
+    }
+}
+
+/// `y = 1 / sqrt(mean of squares + eps)` over the channels of each lane, less their mean or not: one channel.
+#[pulp::with_simd(inverse_rms = arch())]
+#[inline(always)]
+pub(in crate::engine::cpu) fn inverse_rms_simd<'a, S: Simd>(
+    _: S,
+    x: View<'a>,
+    eps: f32,
+    centred: bool,
+    y: &'a mut [f32],
+    size: Size,
+) {
+    let y = &mut y[..size.1];
+    if centred {
+        for at in (0..size.1).step_by(BLOCK) {
+            let n = BLOCK.min(size.1 - at);
+            let (_, scale) = match n {
+                BLOCK => moments(x, size.0, at, BLOCK, eps),
+                n => moments(x, size.0, at, n, eps),
+            };
+            y[at..at + n].copy_from_slice(&scale[..n]);
+        }
+        return;
+    }
+    y.fill(0.0);
+    for c in 0..size.0 {
+        y.iter_mut().zip(x.row(c, size.1)).for_each(|(y, x)| *y += x * x);
+    }
+    let share = 1.0 / size.0 as f32;
+    y.iter_mut().for_each(|y| *y = 1.0 / (*y * share + eps).sqrt());
+}
+
+/// `dx =` the gradient of [`inverse_rms`], whose result is `y`, or that added to `dx`.
+#[pulp::with_simd(inverse_rms_back = arch())]
+#[inline(always)]
+pub(in crate::engine::cpu) fn inverse_rms_back_simd<'a, S: Simd>(
+    _: S,
+    x: View<'a>,
+    centred: bool,
+    (y, dy): (&'a [f32], &'a [f32]),
+    dx: ViewMut<'a>,
+    size: Size,
+    add: bool,
+) {
+    let mut dx = dx;
+    let share = -1.0 / size.0 as f32;
+    for at in (0..size.1).step_by(BLOCK) {
+        let n = BLOCK.min(size.1 - at);
+        let mean = match centred {
+            true => means(x, size.0, at, n),
+            false => [0.0; BLOCK],
+        };
+        let mut slope = [0f32; BLOCK];
+        for ((slope, y), dy) in slope.iter_mut().zip(&y[at..at + n]).zip(&dy[at..at + n]) {
+            *slope = share * dy * (y * y * y);
+        }
+        for c in 0..size.0 {
+            let x = &x.row(c, at + n)[at..];
+            let rows = dx.row(c, at + n)[at..].iter_mut().zip(x).zip(&mean).zip(&slope);
+            match add {
+                true => rows.for_each(|(((dx, x), mean), slope)| *dx += (x - mean) * slope),
+                false => rows.for_each(|(((dx, x), mean), slope)| *dx = (x - mean) * slope),
+            }
+        }
+    }
+}

@@ -1,0 +1,613 @@
+//! How a program is run on a grid: which values are computed on which rows and lanes, in what order.
+
+use std::ops::Range;
+
+use crate::grid::Padding;
+use crate::ops::Function;
+use crate::program::{Node, Op, Program};
+
+use super::kernels::{LANES, ViewMut};
+
+/// What a node of a plan does.
+#[derive(Clone, Debug)]
+pub(super) enum Work {
+    /// An operation of the program, its inputs renumbered.
+    Op(Op),
+    /// The lanes of input `x` that fire, one after the other.
+    Compress { x: usize },
+    /// The way back: the lanes of `x` at their places, 0 where none fired.
+    Expand { x: usize },
+    /// A constant, or a value that is fixed or stands, which lies on the whole grid and is given: the constants of the
+    /// program come first, in its order.
+    Given { slot: usize },
+}
+
+/// Where the lanes of a value lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Domain {
+    /// All lanes of the rows of a band and of so many rows on either side.
+    Rows(usize),
+    /// The lanes of a band that fire.
+    Fired,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Planned {
+    pub work: Work,
+    pub width: usize,
+    pub domain: Domain,
+    /// The node in whose buffer this value lies, and from which channel: itself unless it is a slice.
+    pub root: usize,
+    pub channel: usize,
+    /// Whether a gradient flows through it.
+    pub differentiable: bool,
+    /// For a linear layer: whether its values are cut off at 0, the function that comes after it.
+    pub relu: bool,
+    /// For a linear layer: what is added to its values, the sum that comes after it.
+    pub plus: Option<usize>,
+    /// Whether it is a product that is made where it is added, by the linear layer that it is the `plus` of. Its own values
+    /// are never made, and not needed on the way back.
+    pub folded: bool,
+    /// Whether the backward pass does without its values: those of a last linear layer.
+    pub dispensable: bool,
+    /// Of a given value: whether bands may add to its gradient where that lies on the grid, one after the other, to
+    /// the same bits as if each had its own: there is but one band, or each adds to a channel once.
+    pub lends: bool,
+    /// Whether it is the last to read the buffers of these roots.
+    pub last_use_of: Vec<usize>,
+}
+
+/// A program on grids of one size, for a group of images side by side in the lanes.
+///
+/// Lanes are numbered `(row * columns + column) * images + image`: the lanes of small images lie
+/// together, so that even an 8x8 grid fills vectors.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub nodes: Vec<Planned>,
+    /// What is computed: the update, or standing values.
+    pub outputs: Vec<usize>,
+    pub height: usize,
+    pub columns: usize,
+    pub images: usize,
+    pub bands: Vec<Range<usize>>,
+    /// Ranges of bands whose gradients are summed apart, however many threads there are.
+    pub strips: Vec<Range<usize>>,
+    /// Most rows that lie beyond a band and of which a value is needed by it.
+    pub reach: usize,
+    wraps: bool,
+    band_rows: usize,
+}
+
+/// Floats that the values of a band may take when none is kept: half of a second-level cache of 2 MiB. In
+/// training, where all are, larger bands pay, whose halos are a smaller part of them.
+const BAND_FLOATS: usize = 1 << 18;
+/// Most parts of a grid whose gradients are summed apart.
+const STRIPS: usize = 8;
+
+/// What plans are made for.
+#[derive(Clone, Copy)]
+pub(super) struct Setting<'a> {
+    pub program: &'a Program,
+    /// Height and columns.
+    pub grid: (usize, usize),
+    pub images: usize,
+    /// Whether only the lanes that fire are computed where that is possible.
+    pub sparse: bool,
+    /// Through which nodes of the program gradients flow.
+    pub differentiable: &'a [bool],
+    /// Whether values are kept for a backward pass.
+    pub training: bool,
+}
+
+impl Plan {
+    /// A step, given the values of some nodes.
+    pub fn of_step(setting: Setting<'_>, given: &[usize]) -> Self {
+        let program = setting.program;
+        let needed = needed(program, &[program.update], given);
+        let dense = match setting.sparse {
+            true => dense(program, &needed, given),
+            false => vec![true; program.nodes.len()],
+        };
+        Self::new(setting, (&needed, &dense), given, &[program.update])
+    }
+
+    /// The values of the nodes `standing` on some lanes, given those of others.
+    pub fn of_standing(setting: Setting<'_>, standing: &[usize], given: &[usize]) -> Self {
+        let needed = needed(setting.program, standing, given);
+        let dense = vec![false; needed.len()];
+        Self::new(setting, (&needed, &dense), given, standing)
+    }
+
+    fn new(
+        setting: Setting<'_>,
+        (needed, dense): (&[bool], &[bool]),
+        given: &[usize],
+        outputs: &[usize],
+    ) -> Self {
+        let program = setting.program;
+        let (height, columns) = setting.grid;
+        let circular = |node: &Node| node.op.padding() == Some(Padding::Circular);
+        let mut present = program.nodes.iter().zip(needed);
+        let mut plan = Self {
+            nodes: vec![],
+            outputs: vec![],
+            height,
+            columns,
+            images: setting.images,
+            bands: vec![],
+            strips: vec![],
+            reach: 0,
+            wraps: present.any(|(node, needed)| *needed && circular(node)),
+            band_rows: height,
+        };
+        plan.lower(setting, (needed, dense), given, outputs);
+        plan.find_reach();
+        plan.find_last_uses();
+        plan.find_dispensable();
+        plan.cut(setting.training);
+        plan.find_lent();
+        plan
+    }
+
+    /// Lanes of a row.
+    pub fn row(&self) -> usize {
+        self.columns * self.images
+    }
+
+    /// Floats of all cells of a row of the grid, channel by channel.
+    pub fn line(&self) -> usize {
+        self.nodes[0].width * self.row()
+    }
+
+    /// Distance of the channels of a node's buffer.
+    pub fn stride(&self, node: usize) -> usize {
+        let rows = match self.nodes[node].domain {
+            Domain::Rows(reach) if self.bands.len() > 1 => self.band_rows + 2 * reach,
+            _ => self.band_rows,
+        };
+        padded(rows * self.row())
+    }
+
+    /// Rows on either side of a band on which a value is needed.
+    pub fn reach_of(&self, node: usize) -> usize {
+        match self.nodes[node].domain {
+            Domain::Rows(reach) => reach,
+            Domain::Fired => 0,
+        }
+    }
+
+    /// What a step adds to cells.
+    pub fn update(&self) -> usize {
+        self.outputs[0]
+    }
+
+    /// Distance of the channels of a whole grid.
+    pub fn grid_stride(&self) -> usize {
+        padded(self.height * self.row())
+    }
+
+    /// Channels of a whole grid from a lane on.
+    pub fn on_grid<'a>(&self, grid: &'a mut [f32], lane: usize) -> ViewMut<'a> {
+        ViewMut {
+            data: &mut grid[lane..],
+            stride: self.grid_stride(),
+        }
+    }
+
+    /// The lanes of a value on a band and around it that lie together on the grid: the first of them there and on the
+    /// grid, and how many they are.
+    pub fn runs(&self, node: usize, band: &Range<usize>) -> Vec<(usize, usize, usize)> {
+        let ((start, count), row) = (self.span(self.reach_of(node), band), self.row());
+        match usize::try_from(start) {
+            Ok(start) if start + count <= self.height => vec![(0, start * row, count * row)],
+            _ => {
+                let on_grid = |r: usize| (start + r as isize).rem_euclid(self.height as isize) as usize;
+                (0..count).map(|r| (r * row, on_grid(r) * row, row)).collect()
+            }
+        }
+    }
+
+    /// The rows of each strip of a grid whose rows hold all channels, and the number of its first row.
+    pub fn parts<'a>(&self, grid: &'a mut [f32]) -> Vec<(&'a mut [f32], usize)> {
+        let mut rest = grid;
+        let part = |strip: &Range<usize>| {
+            let (first, end) = (self.bands[strip.start].start, self.bands[strip.end - 1].end);
+            let (part, after) = std::mem::take(&mut rest).split_at_mut((end - first) * self.line());
+            rest = after;
+            (part, first)
+        };
+        self.strips.iter().map(part).collect()
+    }
+
+    /// The nodes that are given, and their numbers.
+    pub fn given(&self) -> impl Iterator<Item = (usize, usize)> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter_map(|(n, node)| match node.work {
+            Work::Given { slot } => Some((n, slot)),
+            _ => None,
+        })
+    }
+
+    /// First row and number of rows of a value around a band.
+    pub fn span(&self, reach: usize, band: &Range<usize>) -> (isize, usize) {
+        if self.bands.len() == 1 {
+            return (0, self.height);
+        }
+        let (mut start, mut end) = (
+            band.start as isize - reach as isize,
+            band.end as isize + reach as isize,
+        );
+        if !self.wraps {
+            (start, end) = (start.max(0), end.min(self.height as isize));
+        }
+        (start, (end - start) as usize)
+    }
+
+    /// The nodes in the order of the program, with the compressions that they need.
+    fn lower(
+        &mut self,
+        setting: Setting<'_>,
+        (needed, dense): (&[bool], &[bool]),
+        given: &[usize],
+        outputs: &[usize],
+    ) {
+        let program = setting.program;
+        let count = program.nodes.len();
+        let mut numbers: Vec<usize> = Vec::with_capacity(count);
+        let mut moved: Vec<Option<usize>> = vec![None; count];
+        let constants: Vec<usize> = program.constants().map(|(n, _)| n).collect();
+        // The layer that a sum becomes a part of.
+        let summand = |sum: usize| match program.nodes[sum].op {
+            Op::Add { a, b } if !given.contains(&sum) => [b, a].into_iter().find(|&x| {
+                let linear = matches!(program.nodes[x].op, Op::Linear { .. });
+                let alone = program.only_reader(x) == Some(sum) && a != b && x != program.update;
+                let wanted = given.contains(&x) || outputs.contains(&x);
+                linear && alone && !wanted && dense[x] == dense[sum]
+            }),
+            _ => None,
+        };
+        for (n, node) in program.nodes.iter().enumerate() {
+            let through = setting.differentiable[n];
+            let mut lying = constants.iter().chain(given);
+            if let Some(slot) = lying.position(|&lying| lying == n)
+                && (needed[n] || given.contains(&n))
+            {
+                let root = (self.nodes.len(), 0);
+                self.push(Work::Given { slot }, node.width, Domain::Rows(0), root, through);
+                numbers.push(root.0);
+                continue;
+            }
+            // The cells come first in every plan.
+            if !needed[n] && n > 0 {
+                numbers.push(usize::MAX);
+                continue;
+            }
+            let (mut op, mut plus) = (node.op.clone(), None);
+            if let Op::Linear { .. } = op
+                && let Some(reader) = program.only_reader(n)
+                && needed[reader]
+                && summand(reader) == Some(n)
+            {
+                // It comes with the sum.
+                numbers.push(usize::MAX);
+                continue;
+            }
+            if let (Op::Add { a, b }, Some(layer)) = (&node.op, summand(n)) {
+                plus = Some(if layer == *a { *b } else { *a });
+                op = program.nodes[layer].op.clone();
+            }
+            let is_dense = match &op {
+                Op::Cells => true,
+                Op::Slice { x, .. } => self.nodes[numbers[*x]].domain != Domain::Fired,
+                op => dense[n] || op.padding().is_some(),
+            };
+            let domain = if is_dense { Domain::Rows(0) } else { Domain::Fired };
+            let mut renumber = |x: usize| {
+                let input = numbers[x];
+                match (is_dense, self.nodes[input].domain) {
+                    (true, Domain::Rows(_)) | (false, Domain::Fired) => input,
+                    (true, Domain::Fired) => self.expand(input),
+                    (false, Domain::Rows(_)) => *moved[x].get_or_insert_with(|| self.compress(input)),
+                }
+            };
+            op.renumber(&mut renumber);
+            let added = plus;
+            let plus = plus.map(&mut renumber);
+            if let (Some(x), Some(plus)) = (added, plus) {
+                let wanted = given.contains(&x) || outputs.contains(&x) || x == program.update;
+                self.nodes[plus].folded =
+                    !wanted && numbers[x] == plus && program.only_reader(x) == Some(n) && self.scales(plus);
+            }
+            let (root, channel) = match &op {
+                Op::Slice { x, start } => (self.nodes[*x].root, self.nodes[*x].channel + start),
+                Op::Map { x, function } if self.merges(program, node, *function, *x) => {
+                    self.nodes[*x].relu = true;
+                    (*x, 0)
+                }
+                _ => (self.nodes.len(), 0),
+            };
+            self.push(Work::Op(op), node.width, domain, (root, channel), through);
+            if let Some(last) = self.nodes.last_mut() {
+                last.plus = plus;
+            }
+            numbers.push(self.nodes.len() - 1);
+        }
+        for &output in outputs {
+            let mut output = numbers[output];
+            // What is part of the cells, or lies on the grid, is copied out.
+            let root = self.nodes[output].root;
+            let lies = root == 0 || matches!(self.nodes[root].work, Work::Given { .. });
+            if lies || setting.sparse && self.nodes[output].domain != Domain::Fired {
+                output = self.compress(output);
+            }
+            self.outputs.push(output);
+        }
+    }
+
+    /// Whether a node multiplies all channels of a value by one number.
+    fn scales(&self, n: usize) -> bool {
+        match self.nodes[n].work {
+            Work::Op(Op::Mul { b, .. }) => self.nodes[b].width == 1 && self.nodes[n].width > 1,
+            _ => false,
+        }
+    }
+
+    /// Whether a function can be part of the linear layer `x` that it is applied to.
+    fn merges(&self, program: &Program, node: &Node, function: Function, x: usize) -> bool {
+        let mut inputs = node.op.inputs().into_iter();
+        let alone = inputs.all(|x| program.only_reader(x).is_some() && x != program.update);
+        let linear = matches!(self.nodes[x].work, Work::Op(Op::Linear { .. }));
+        function == Function::Relu && alone && linear
+    }
+
+    fn compress(&mut self, x: usize) -> usize {
+        let (width, through) = (self.nodes[x].width, self.nodes[x].differentiable);
+        let root = (self.nodes.len(), 0);
+        self.push(Work::Compress { x }, width, Domain::Fired, root, through);
+        self.nodes.len() - 1
+    }
+
+    fn expand(&mut self, x: usize) -> usize {
+        let (width, through) = (self.nodes[x].width, self.nodes[x].differentiable);
+        let root = (self.nodes.len(), 0);
+        self.push(Work::Expand { x }, width, Domain::Rows(0), root, through);
+        self.nodes.len() - 1
+    }
+
+    fn push(
+        &mut self,
+        work: Work,
+        width: usize,
+        domain: Domain,
+        (root, channel): (usize, usize),
+        differentiable: bool,
+    ) {
+        self.nodes.push(Planned {
+            work,
+            width,
+            domain,
+            root,
+            channel,
+            differentiable,
+            relu: false,
+            plus: None,
+            folded: false,
+            dispensable: false,
+            lends: false,
+            last_use_of: vec![],
+        });
+    }
+
+    /// How far around a band each value is needed.
+    fn find_reach(&mut self) {
+        for n in (0..self.nodes.len()).rev() {
+            let own = self.reach_of(n);
+            for x in self.nodes[n].inputs() {
+                let hop = match &self.nodes[n].work {
+                    Work::Op(op) => op.halo(x),
+                    Work::Compress { .. } | Work::Expand { .. } | Work::Given { .. } => 0,
+                };
+                for x in [x, self.nodes[x].root] {
+                    if let Domain::Rows(reach) = &mut self.nodes[x].domain {
+                        *reach = (*reach).max(own + hop);
+                    }
+                }
+            }
+        }
+        for n in 0..self.nodes.len() {
+            self.nodes[n].domain = self.nodes[self.nodes[n].root].domain;
+        }
+        let reaches = (0..self.nodes.len()).map(|n| self.reach_of(n));
+        self.reach = reaches.max().unwrap_or(0);
+    }
+
+    fn find_last_uses(&mut self) {
+        let mut last: Vec<usize> = (0..self.nodes.len()).collect();
+        for n in 0..self.nodes.len() {
+            for x in self.nodes[n].inputs() {
+                last[self.nodes[x].root] = n;
+                // What a product is made of where it is added is read there.
+                if self.nodes[x].folded {
+                    let factors = self.nodes[x].inputs().into_iter();
+                    factors.for_each(|x| last[self.nodes[x].root] = n);
+                }
+            }
+        }
+        // The update is added to the cells when all is done.
+        last[0] = usize::MAX;
+        for &output in &self.outputs {
+            last[self.nodes[output].root] = usize::MAX;
+        }
+        for (root, &n) in last.iter().enumerate() {
+            if self.nodes[root].root == root && n != usize::MAX {
+                self.nodes[n].last_use_of.push(root);
+            }
+        }
+    }
+
+    fn find_dispensable(&mut self) {
+        for &n in &self.outputs {
+            let read = self.nodes.iter().any(|node| node.inputs().contains(&n));
+            let node = &mut self.nodes[n];
+            node.dispensable = matches!(node.work, Work::Op(Op::Linear { .. })) && !node.relu && !read;
+        }
+    }
+
+    fn find_lent(&mut self) {
+        for n in 0..self.nodes.len() {
+            let is_given = matches!(self.nodes[n].work, Work::Given { .. }) && self.nodes[n].differentiable;
+            let in_pieces = self.wraps && self.reach_of(n) > 0;
+            self.nodes[n].lends = is_given && (self.bands.len() == 1 || !in_pieces && self.adds_once(n));
+        }
+    }
+
+    /// Whether no channel of a given value gets more than one summand of its gradient from a band.
+    fn adds_once(&self, given: usize) -> bool {
+        let mut taken = vec![false; self.nodes[given].width];
+        for node in &self.nodes {
+            let once = matches!(node.work, Work::Compress { .. } | Work::Op(Op::Attention(_)));
+            for x in node.inputs().into_iter().filter(|&x| self.nodes[x].root == given) {
+                if matches!(node.work, Work::Op(Op::Slice { .. })) {
+                    continue;
+                }
+                let x = &self.nodes[x];
+                let channels = &mut taken[x.channel..x.channel + x.width];
+                if !once || channels.contains(&true) {
+                    return false;
+                }
+                channels.fill(true);
+            }
+        }
+        true
+    }
+
+    /// Cuts the grid into bands of rows whose values stay in the cache.
+    fn cut(&mut self, training: bool) {
+        let (channels, size) = match training {
+            // The backward pass needs all values.
+            true => (
+                (0..self.nodes.len()).map(|n| self.own_channels(n)).sum(),
+                4 * BAND_FLOATS,
+            ),
+            false => (self.most_alive(), BAND_FLOATS),
+        };
+        let floats: usize = channels * self.row();
+        let rows = (size / floats.max(1)).saturating_sub(2 * self.reach);
+        // Halos are computed twice, so a band has to be larger than they are.
+        let rows = rows.max(4 * self.reach).max(LANES.div_ceil(self.row()));
+        let bands = self.height.div_ceil(rows.clamp(1, self.height));
+        self.band_rows = self.height.div_ceil(bands);
+        self.bands = (0..self.height)
+            .step_by(self.band_rows)
+            .map(|start| start..self.height.min(start + self.band_rows))
+            .collect();
+        let each = self.bands.len().div_ceil(STRIPS);
+        self.strips = (0..self.bands.len())
+            .step_by(each)
+            .map(|start| start..self.bands.len().min(start + each))
+            .collect();
+    }
+
+    /// The most channels whose values are needed at the same time.
+    fn most_alive(&self) -> usize {
+        let (mut now, mut most) = (0, 0);
+        for (n, node) in self.nodes.iter().enumerate() {
+            now += self.own_channels(n);
+            most = most.max(now);
+            let done = node.last_use_of.iter();
+            now -= done.map(|&root| self.own_channels(root)).sum::<usize>();
+        }
+        most
+    }
+
+    /// Floats that are kept of a step, where values are.
+    pub fn trace(&self) -> usize {
+        let of_node = |(n, node): (usize, &Planned)| {
+            let shares = match node.work {
+                Work::Op(Op::Attention(of)) => 9 * of.heads,
+                _ => 0,
+            };
+            (node.width + shares) * self.stride(n)
+        };
+        let nodes = self.nodes.iter().enumerate();
+        let band: usize = nodes.filter(|(_, node)| node.traced()).map(of_node).sum();
+        band * self.bands.len()
+    }
+
+    /// Channels of a node that take memory of a band: none of what is part of another, or lies on the grid.
+    fn own_channels(&self, n: usize) -> usize {
+        let node = &self.nodes[n];
+        match node.work {
+            Work::Given { .. } => 0,
+            _ if node.root != n || node.folded => 0,
+            _ => node.width,
+        }
+    }
+}
+
+impl Planned {
+    /// Whether its values may be kept for the way back: they cost more to compute again than to write and read. The last
+    /// ones are not needed there.
+    pub fn traced(&self) -> bool {
+        let costs = matches!(self.work, Work::Op(Op::Linear { .. } | Op::Attention(_)));
+        costs && !self.dispensable
+    }
+
+    /// What a product that is made where it is added multiplies: a value, and one number for all its channels.
+    pub fn folded(&self) -> Option<(usize, usize)> {
+        match self.work {
+            Work::Op(Op::Mul { a, b }) if self.folded => Some((a, b)),
+            _ => None,
+        }
+    }
+
+    pub fn inputs(&self) -> Vec<usize> {
+        match &self.work {
+            Work::Op(op) => op.inputs().into_iter().chain(self.plus).collect(),
+            Work::Compress { x } | Work::Expand { x } => vec![*x],
+            Work::Given { .. } => vec![],
+        }
+    }
+}
+
+/// The nodes that `outputs` depend on, themselves included, but for those that only a `given` one depends on.
+pub(super) fn needed(program: &Program, outputs: &[usize], given: &[usize]) -> Vec<bool> {
+    let mut needed = vec![false; program.nodes.len()];
+    outputs.iter().for_each(|&n| needed[n] = true);
+    for n in (0..needed.len()).rev() {
+        if needed[n] && !given.contains(&n) {
+            program.nodes[n]
+                .op
+                .inputs()
+                .into_iter()
+                .for_each(|x| needed[x] = true);
+        }
+    }
+    needed
+}
+
+/// The values that are needed on all lanes: a neighbour looks at them, or a value that is itself needed on all.
+pub(super) fn dense(program: &Program, needed: &[bool], given: &[usize]) -> Vec<bool> {
+    let mut dense = vec![false; program.nodes.len()];
+    for (n, node) in program.nodes.iter().enumerate().rev() {
+        if !needed[n] || given.contains(&n) {
+            continue;
+        }
+        let all = dense[n] || node.op.padding().is_some();
+        for x in node.op.inputs() {
+            // Of queries that serve one attention, only those that fire matter.
+            let query = matches!(node.op, Op::Attention(of) if of.q == x && of.k != x && of.v != x);
+            let linear = |x: usize| matches!(program.nodes[x].op, Op::Linear { .. });
+            let sum = matches!(program.nodes[x].op, Op::Add { a, b } if linear(a) || linear(b));
+            let own = query && (linear(x) || sum) && !dense[n] && program.only_reader(x).is_some();
+            dense[x] |= all && !own;
+        }
+    }
+    dense
+}
+
+/// A distance of channels with room for whole vectors, that spreads channels over the sets of a cache.
+fn padded(lanes: usize) -> usize {
+    let lines = (lanes + LANES).div_ceil(LANES);
+    (lines | 1) * LANES
+}

@@ -1,0 +1,63 @@
+//! Layer norm with a gradient.
+
+use candle_core::{D, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use crate::error::Result;
+use crate::ops::{last_axis, rows};
+
+/// Layer norm over the last axis, `(x - mean) / sqrt(var + eps) * weight + bias`, biased variance.
+///
+/// Candle's own has no gradient on contiguous input, silently.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Scale 1 and shift 0 over `channels`, named `weight` and `bias`.
+    pub fn new(channels: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get_with_hints(channels, "weight", Init::Const(1.0))?,
+            bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?,
+            eps,
+        })
+    }
+
+    /// A layer from its scale and shift, both `[channels]`.
+    pub(crate) fn from_weights(weight: Tensor, bias: Tensor, eps: f64) -> Self {
+        Self { weight, bias, eps }
+    }
+
+    /// The scale, `[channels]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The shift, `[channels]`.
+    pub fn bias(&self) -> &Tensor {
+        &self.bias
+    }
+
+    /// What is added to the variance.
+    pub fn eps(&self) -> f64 {
+        self.eps
+    }
+
+    /// Normalises `x` (`[.., channels]`).
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if the last axis of `x` is not `channels`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        last_axis(x, self.weight.elem_count())?;
+        if rows::supported(x) {
+            return Ok(rows::layer_norm(x, &self.weight, &self.bias, self.eps)?);
+        }
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
+        let normal = centred.broadcast_div(&deviation)?;
+        Ok(normal.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)
+    }
+}

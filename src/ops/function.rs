@@ -1,0 +1,58 @@
+//! Functions of one number.
+
+use candle_core::Tensor;
+
+use crate::error::Result;
+
+/// A function of one number, applied to every channel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Function {
+    /// `max(x, 0)`.
+    Relu,
+    /// `x` where positive, else `exp(x) - 1`.
+    Elu,
+    /// `x / 2 (1 + erf(x / sqrt 2))`.
+    Gelu,
+    /// `x sigmoid(x)`.
+    Silu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `x` clipped to an interval; no gradient outside it.
+    Clamp {
+        /// The least value.
+        min: f32,
+        /// The greatest value.
+        max: f32,
+    },
+    /// `x` clipped to `[min, max]` and rounded to one of 256 equally spaced values, of which 0 is one: the fake
+    /// quantisation of TensorFlow. Gradients pass inside the interval as if nothing were rounded. Made by
+    /// [`Function::quantise`].
+    Quantise {
+        /// The least value.
+        min: f32,
+        /// The greatest value.
+        max: f32,
+        /// The distance between two values.
+        step: f32,
+    },
+}
+
+impl Function {
+    /// Rounding to 256 values from about `min` to about `max`, moved so that 0 is one of them.
+    pub fn quantise(min: f32, max: f32) -> Self {
+        let step = (max - min) / 255.0;
+        let zero = (-min / step + 0.5).floor().clamp(0.0, 255.0);
+        Self::Quantise {
+            min: -zero * step,
+            max: (255.0 - zero) * step,
+            step,
+        }
+    }
+
+    /// The function of every element of `x`, whatever its shape.
+    pub fn of(&self, x: &Tensor) -> Result<Tensor> {
+        super::activation::plain(x, *self)
+    }
+}

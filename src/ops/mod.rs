@@ -1,0 +1,21 @@
+//! Operations over cells that Candle lacks, or whose gradients it drops or computes slowly.
+//!
+//! Each has a gradient, works on any device and number type, and has a fast path on CPUs where that pays.
+
+mod activation;
+mod channels;
+pub(crate) mod convolution;
+mod depthwise;
+mod function;
+mod gather_sums;
+mod neighbours;
+pub(crate) mod rows;
+pub(crate) mod simd;
+
+pub(crate) use activation::activate;
+pub(crate) use channels::{add_channels, gelu, last_axis, scale_channels, scale_parts};
+pub(crate) use depthwise::depthwise;
+pub use function::Function;
+pub(crate) use gather_sums::{gather, gather_sums};
+pub use neighbours::neighbourhood;
+pub(crate) use neighbours::{neighbours, stencil, sum_taps};
