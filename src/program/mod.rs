@@ -5,9 +5,12 @@
 //! and, inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU, fused: whole steps stay in the
 //! cache, forwards and backwards.
 
+mod analysis;
 mod builder;
+mod lower;
 mod op;
 mod reference;
+mod structure;
 
 use candle_core::Tensor;
 
@@ -16,7 +19,9 @@ use crate::grid::{AliveMask, CellLayout};
 
 pub use crate::ops::Function;
 pub use builder::{ProgramBuilder, Value};
+pub(crate) use lower::{Lowered, last_uses};
 pub(crate) use op::{Attention, Node, Op};
+pub(crate) use structure::Structure;
 
 /// A transition as a list of operations on cell vectors, with its weights.
 ///
@@ -68,22 +73,6 @@ impl Program {
     /// The channels of the cells that it works on.
     pub(crate) fn layout(&self) -> CellLayout {
         self.layout
-    }
-
-    /// The nodes of constants, and their parameters.
-    pub(crate) fn constants(&self) -> impl Iterator<Item = (usize, usize)> {
-        let nodes = self.nodes.iter().enumerate();
-        nodes.filter_map(|(n, node)| match node.op {
-            Op::Constant(param) => Some((n, param)),
-            _ => None,
-        })
-    }
-
-    /// The operation that reads a node, if it is one alone.
-    pub(crate) fn only_reader(&self, node: usize) -> Option<usize> {
-        let reads = |&other: &usize| self.nodes[other].op.inputs().contains(&node);
-        let mut readers = (node + 1..self.nodes.len()).filter(reads);
-        readers.next().filter(|_| readers.next().is_none())
     }
 
     /// The same program with weights that get no gradient.

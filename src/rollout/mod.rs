@@ -3,12 +3,12 @@
 mod recompute;
 
 use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
 
 use candle_core::{D, DType, Tensor};
 use rand::Rng;
 
-use crate::engine;
-use crate::engine::Precision;
+use crate::engine::{self, Fallback, Precision};
 use crate::error::{Error, Result};
 use crate::grid::Step;
 use crate::grid::draws::{Draws, FireRate, Stream};
@@ -167,8 +167,8 @@ impl Rollout {
         T: TransitionFn + Clone + 'static,
     {
         self.check(transition, cells)?;
-        if let Some(cells) = self.fused(transition, cells, 0..self.steps)? {
-            return Ok(cells);
+        if let Some(fused) = self.compile(transition, cells)? {
+            return fused.run(cells, 0..self.steps);
         }
         let stretch = match self.memory {
             Memory::Everything => return self.advance(transition, cells, 0..self.steps),
@@ -193,9 +193,11 @@ impl Rollout {
     {
         self.check(transition, cells)?;
         let mut cells = cells.clone();
+        let fused = self.compile(transition, &cells)?;
         let step = |step: usize| {
             let steps = step..step + 1;
-            cells = match (self.fused(transition, &cells, steps.clone())?, self.memory) {
+            let fused = fused.as_ref().map(|fused| fused.run(&cells, steps.clone()));
+            cells = match (fused.transpose()?, self.memory) {
                 (Some(cells), _) => cells,
                 (None, Memory::Everything) => self.advance(transition, &cells, steps)?,
                 (None, Memory::Every(_) | Memory::Budget(_)) => {
@@ -245,47 +247,47 @@ impl Rollout {
         Ok(())
     }
 
-    /// The cells after `steps` by the engine, if it can run them.
-    fn fused<T: TransitionFn>(
-        &self,
-        transition: &T,
-        cells: &Tensor,
-        steps: Range<usize>,
-    ) -> Result<Option<Tensor>> {
-        if self.plain || self.memory == Memory::Everything || steps.is_empty() {
+    /// The transition compiled for an engine, if one runs it on `cells`.
+    fn compile<T: TransitionFn>(&self, transition: &T, cells: &Tensor) -> Result<Option<Fused<'_>>> {
+        if self.plain || self.steps == 0 {
             return Ok(None);
         }
-        let Some(program) = transition.program(cells)? else {
-            return Ok(None);
+        let fallback = |reason: Fallback| {
+            reason.tell();
+            Ok(None)
+        };
+        if self.memory == Memory::Everything {
+            return fallback(Fallback::Everything);
+        }
+        let Some(mut program) = transition.program(cells)? else {
+            return fallback(Fallback::NoProgram);
         };
         if program.layout() != transition.layout() {
             let (expected, found) = (transition.layout(), program.layout());
             let expected = format!("the layout of its transition, {expected:?}");
             return Err(Error::config("program", expected, format!("{found:?}")));
         }
-        let masks = match &self.masks {
-            Some(masks) => masks.iter().map(fires).collect::<Result<Option<Vec<_>>>>()?,
-            None => None,
+        let masks = self
+            .masks
+            .iter()
+            .flatten()
+            .map(fires)
+            .collect::<Result<Option<Vec<_>>>>()?;
+        let Some(masks) = masks else {
+            return fallback(Fallback::Mask);
         };
-        if !engine::supports(&program, cells) || masks.is_some() != self.masks.is_some() {
-            return Ok(None);
+        if self.memory == Memory::Nothing {
+            program = program.detached();
         }
-        let task = engine::Task {
-            steps,
-            key: self.key,
-            first_image: self.first_image,
-            fire_rate: self.fire_rate.clone(),
-            masks,
-            training: self.training,
-            precision: self.precision,
-            every: self.stretch(cells),
-            traces: self.memory == Memory::Every(1),
-        };
-        let cells = match self.memory {
-            Memory::Nothing => engine::run(program.detached(), task, &cells.detach())?,
-            _ => engine::run(program, task, cells)?,
-        };
-        Ok(Some(cells))
+        match engine::Compiled::new(program, cells)? {
+            Ok(compiled) => Ok(Some(Fused {
+                rollout: self,
+                compiled,
+                masks: self.masks.is_some().then(|| Arc::new(masks)),
+                every: self.stretch(cells),
+            })),
+            Err(reason) => fallback(reason),
+        }
     }
 
     fn advance<T: TransitionFn>(
@@ -374,6 +376,36 @@ impl Rollout {
         let mask = draws.map((self.first_image, size.0), size.1 * size.2, below);
         let mask = Tensor::from_vec(mask, (size.0, size.1, size.2, 1), like.device())?;
         Ok(Some(mask.to_dtype(like.dtype())?))
+    }
+}
+
+/// A rollout on an engine.
+struct Fused<'a> {
+    rollout: &'a Rollout,
+    compiled: engine::Compiled,
+    masks: Option<Arc<Vec<Vec<bool>>>>,
+    every: usize,
+}
+
+impl Fused<'_> {
+    /// The cells after `steps`.
+    fn run(&self, cells: &Tensor, steps: Range<usize>) -> Result<Tensor> {
+        let of = self.rollout;
+        let task = engine::Task {
+            steps,
+            key: of.key,
+            first_image: of.first_image,
+            fire_rate: of.fire_rate.clone(),
+            masks: self.masks.clone(),
+            training: of.training,
+            precision: of.precision,
+            every: self.every,
+            store_values: of.memory == Memory::Every(1),
+        };
+        match of.memory {
+            Memory::Nothing => self.compiled.run(task, &cells.detach()),
+            Memory::Everything | Memory::Every(_) | Memory::Budget(_) => self.compiled.run(task, cells),
+        }
     }
 }
 

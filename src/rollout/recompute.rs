@@ -12,6 +12,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Shape, Storage, Te
 
 use super::Rollout;
 use crate::error::Result;
+use crate::nn::pack;
 use crate::transition::TransitionFn;
 
 /// The cells after `steps`, differentiable with respect to `cells` and every variable that the
@@ -26,16 +27,7 @@ where
     T: TransitionFn + Clone + 'static,
 {
     let (last, vars) = rollout.advance_detached(transition, cells, steps.clone())?;
-    // An operation has few inputs, so all weights travel as one; its gradient finds the way back
-    // through the concatenation.
-    let flat = vars
-        .iter()
-        .map(|var| var.flatten_all())
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    let packed = match flat.is_empty() {
-        true => Tensor::zeros(1, cells.dtype(), cells.device())?,
-        false => Tensor::cat(&flat, 0)?,
-    };
+    let packed = pack(&vars, cells.dtype(), cells.device())?;
     let op = Stretch {
         transition: transition.clone(),
         rollout: rollout.clone(),
@@ -115,12 +107,12 @@ impl<T: TransitionFn> CustomOp2 for Stretch<T> {
             Some(grad) => Ok(grad.clone()),
             None => tensor.zeros_like(),
         };
-        let flat = self.vars.iter().map(|var| of(var)?.flatten_all());
-        let flat = flat.collect::<candle_core::Result<Vec<_>>>()?;
-        let packed = match flat.is_empty() {
-            true => packed.zeros_like()?,
-            false => Tensor::cat(&flat, 0)?,
-        };
+        let grads = self
+            .vars
+            .iter()
+            .map(of)
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        let packed = pack(&grads, packed.dtype(), packed.device()).map_err(candle_core::Error::wrap)?;
         Ok((Some(of(start.as_tensor())?), Some(packed)))
     }
 }

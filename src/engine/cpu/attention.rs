@@ -3,40 +3,40 @@
 use crate::program::Attention;
 
 use super::buffers::Scratch;
-use super::forward::{Band, StepOf};
 use super::kernels::attention::{Shape, Weights};
 use super::kernels::halo::{Around, Hop, Spread};
 use super::kernels::{LANES, View, ViewMut, attention};
 use super::plan::Work;
+use super::step::{Band, StepContext};
 
-impl StepOf<'_> {
-    /// The values of node `n`; its shares are kept for the way back.
+impl StepContext<'_> {
+    /// The values of node `n`; its shares are saved for the backward pass.
     pub fn attend(&self, scratch: &mut Scratch, n: usize, of: Attention, band: &Band<'_>, y: ViewMut<'_>) {
         let Attention { q, k, v, heads, .. } = of;
-        let ((lanes, reach), stride) = (self.lanes(n, band), self.plan.stride(n));
+        let ((lanes, halo), stride) = (self.lanes(n, band), self.plan.stride(n));
         let (hop, shape) = (self.hop(n, band, of.padding), self.shape_of(n, heads));
-        self.spread_values(scratch, [k, v], reach, &hop, band);
+        self.spread_values(scratch, [k, v], halo, &hop, band);
         let mut shares = scratch.take(9 * heads * stride + LANES);
         let data = &mut shares[..];
-        let q = self.view(scratch, q, self.start(q, reach, band));
+        let q = self.view(scratch, q, self.start(q, halo, band));
         let [keys, values] = self.values_around(scratch, [k, v], &hop);
         attention::correlate(q, &keys, ViewMut { data, stride }, shape);
         attention::softmax(ViewMut { data, stride }, heads, lanes);
         attention::mix(&Weights::Own(View { data, stride }), &values, (y, false), shape);
-        scratch.left[n] = Some(shares);
+        scratch.saved[n] = Some(shares);
     }
 
     /// Gives the gradients of queries, keys and values, where that of node `n` is `dy`.
     pub fn attend_back(&self, scratch: &mut Scratch, n: usize, of: Attention, band: &Band<'_>, dy: View<'_>) {
         let Attention { q, k, v, heads, .. } = of;
         let (width, stride, row) = (self.plan.nodes[n].width, self.plan.stride(n), self.plan.row());
-        let (_, reach) = self.lanes(n, band);
+        let (_, halo) = self.lanes(n, band);
         let (hop, shape) = (self.hop(n, band, of.padding), self.shape_of(n, heads));
-        self.spread_values(scratch, [k, v], reach, &hop, band);
-        let shares = scratch.left[n].take().unwrap_or_default();
+        self.spread_values(scratch, [k, v], halo, &hop, band);
+        let shares = scratch.saved[n].take().unwrap_or_default();
         let mut scores = std::mem::take(&mut scratch.wide);
         let weights = |data| View { data, stride };
-        let (start, lanes) = (self.start(q, reach, band), hop.to.1 * row);
+        let (start, lanes) = (self.start(q, halo, band), hop.to.1 * row);
         let data = scores.at_least(9 * heads * stride + LANES);
         let [_, values] = self.values_around(scratch, [k, v], &hop);
         attention::correlate(dy, &values, ViewMut { data, stride }, shape);
@@ -56,7 +56,7 @@ impl StepOf<'_> {
             let sent = sent.unwrap_or_else(|| self.view(scratch, q, start));
             near.fill(sent, width, rows, of.padding);
             far.fill(weights(by), 9 * heads, rows, of.padding);
-            let all = (self.start(x, reach + 1, band), hop.from.1 * row);
+            let all = (self.start(x, halo + 1, band), hop.from.1 * row);
             self.give(scratch, x, all, band, |_, dx, add| {
                 let by = Weights::Others(far.around(&back, 0));
                 attention::mix(&by, &near.around(&back, 0), (dx, add), shape);
@@ -75,10 +75,10 @@ impl StepOf<'_> {
     }
 
     /// The value `x`, if it is kept spread out.
-    fn kept_spread(&self, x: usize) -> Option<&Spread> {
+    fn padded_given(&self, x: usize) -> Option<&Spread> {
         match self.plan.nodes[self.plan.nodes[x].root].work {
-            Work::Given { slot } => self.given.spread(slot),
-            _ => None,
+            Work::Given { slot } => self.given.padded(slot),
+            Work::Op(_) | Work::Compress { .. } | Work::Expand { .. } => None,
         }
     }
 
@@ -87,7 +87,7 @@ impl StepOf<'_> {
         &self,
         scratch: &mut Scratch,
         [k, v]: [usize; 2],
-        reach: usize,
+        halo: usize,
         hop: &Hop,
         band: &Band<'_>,
     ) {
@@ -97,8 +97,8 @@ impl StepOf<'_> {
             std::mem::take(&mut scratch.far),
         );
         for (x, spread) in [(k, &mut near), (v, &mut far)] {
-            if self.kept_spread(x).is_none() {
-                let all = self.view(scratch, x, self.start(x, reach + 1, band));
+            if self.padded_given(x).is_none() {
+                let all = self.view(scratch, x, self.start(x, halo + 1, band));
                 spread.fill(all, self.plan.nodes[x].width, rows, hop.padding);
             }
         }
@@ -107,7 +107,7 @@ impl StepOf<'_> {
 
     /// What the rows of `hop` see of keys and values, after [`Self::spread_values`].
     fn values_around<'b>(&'b self, scratch: &'b Scratch, [k, v]: [usize; 2], hop: &Hop) -> [Around<'b>; 2] {
-        [(k, &scratch.near), (v, &scratch.far)].map(|(x, spread)| match self.kept_spread(x) {
+        [(k, &scratch.near), (v, &scratch.far)].map(|(x, spread)| match self.padded_given(x) {
             Some(kept) => kept.around(&hop.on_grid(), self.plan.nodes[x].channel),
             None => spread.around(hop, 0),
         })

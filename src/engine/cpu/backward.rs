@@ -2,28 +2,21 @@
 
 use std::ops::Range;
 
+use crate::grid::Padding;
 use crate::program::Op;
 
 use super::buffers::{Buffer, Scratch, Trace};
-use super::forward::{Band, Before, StepOf, load};
-use super::kernels;
+use super::forward::load;
+use super::given::BandGrad;
 use super::kernels::gemm::{End, Gemm};
-use super::kernels::{LANES, Norm, View, ViewMut, arch, compact, halo};
+use super::kernels::{self, LANES, Norm, View, ViewMut, arch, compact, halo};
 use super::plan::{Domain, Work};
-use super::taps::Prepared;
+use super::step::{Band, Before, StepContext};
 
-/// The gradient of a given value on a band and around it.
-pub(super) struct Debt<'a> {
-    pub rows: &'a Range<usize>,
-    pub node: usize,
-    pub slot: usize,
-    pub grad: Buffer,
-}
-
-impl StepOf<'_> {
+impl StepContext<'_> {
     /// Adds the gradients of bands: `grad` is that of the next state, already 0 where cells died. What
     /// flows to the state through the update goes to `flow`, whose rows begin with `first`; `weights`
-    /// gets the gradients of the weights. Those of given values come back, unless they were lent.
+    /// gets the gradients of the weights. Those of given values come back, unless they accumulate in place.
     pub fn backward<'b>(
         &self,
         scratch: &mut Scratch,
@@ -32,46 +25,46 @@ impl StepOf<'_> {
         grad: &[f32],
         (flow, first): (&mut [f32], isize),
         weights: &mut [f32],
-    ) -> Vec<Debt<'b>> {
-        let (mut debts, mut traces) = (vec![], traces.into_iter());
+    ) -> Vec<BandGrad<'b>> {
+        let (plan, mut given, mut traces) = (self.plan, vec![], traces.into_iter());
         for rows in bands {
             let trace = traces.next().unwrap_or_default();
-            let band = self.band(rows, before.firing.fires.as_deref());
+            let band = Band::new(plan, rows, before.firing.fires.as_deref());
             if !band.fires() {
                 continue;
             }
             self.evaluate_again(scratch, before.state, &band, trace);
             self.seed(scratch, grad, &band);
-            debts.extend(self.pass_on(scratch, &band, (&mut *flow, first), weights));
+            given.extend(self.pass_on(scratch, &band, (&mut *flow, first), weights));
         }
-        debts
+        given
     }
 
-    /// Passes the gradients of a band's last values on to its cells, to the weights and to what is given; those of the
-    /// latter come back, unless they were lent. The band's values are gone then.
+    /// Passes the gradients of a band's outputs on to its cells, to the weights and to given values; those of given values
+    /// come back, unless they accumulate in place. The band's values are gone then.
     pub fn pass_on<'b>(
         &self,
         scratch: &mut Scratch,
         band: &Band<'b>,
         (flow, first): (&mut [f32], isize),
         weights: &mut [f32],
-    ) -> Vec<Debt<'b>> {
+    ) -> Vec<BandGrad<'b>> {
         let plan = self.plan;
-        let mut debts = vec![];
-        if let Some(owed) = &mut scratch.owed {
-            for (n, slot) in plan.given().filter(|(n, _)| plan.nodes[*n].lends) {
-                scratch.grads[n] = Some(std::mem::take(owed.of(slot)));
-                scratch.lent[n] = true;
+        let mut given = vec![];
+        if let Some(all) = &mut scratch.given_grads {
+            for (n, slot) in plan.given().filter(|(n, _)| plan.nodes[*n].in_place) {
+                scratch.grads[n] = Some(std::mem::take(all.of(slot)));
+                scratch.in_place[n] = true;
             }
         }
         self.sweep(scratch, band, weights);
         self.drain(scratch, band.rows, (flow, first));
         for (node, slot) in plan.given() {
-            if scratch.lent[node] {
+            if scratch.in_place[node] {
                 continue;
             }
             let grad = scratch.grads[node].take();
-            debts.extend(grad.map(|grad| Debt {
+            given.extend(grad.map(|grad| BandGrad {
                 rows: band.rows,
                 node,
                 slot,
@@ -79,7 +72,7 @@ impl StepOf<'_> {
             }));
         }
         self.release(scratch);
-        debts
+        given
     }
 
     /// Takes the gradients of a band's values back to its cells and to what is given.
@@ -100,11 +93,12 @@ impl StepOf<'_> {
                     kernels::cut_off(self.view(scratch, n, 0), dy, (node.width, lanes));
                 }
                 self.back(scratch, n, &grad, band, weights);
-                let sum = match node.work {
-                    Work::Op(Op::Add { b, .. }) => Some(b),
-                    _ => node.plus,
+                let second = if let Work::Op(Op::Add { b, .. }) = node.work {
+                    Some(b)
+                } else {
+                    node.addend
                 };
-                match sum {
+                match second {
                     Some(x) => self.hand_on(scratch, n, x, grad, band),
                     None => scratch.give_back(grad),
                 }
@@ -112,11 +106,11 @@ impl StepOf<'_> {
         }
     }
 
-    /// Gives the gradient of sum `n` to its summand `x`: as it is, where it is the first that `x` gets.
+    /// Gives the gradient of sum `n` to its operand `x`: the buffer itself, where it is the first that `x` gets.
     fn hand_on(&self, scratch: &mut Scratch, n: usize, x: usize, grad: Buffer, band: &Band<'_>) {
         let (plan, planned) = (self.plan, &self.plan.nodes[x]);
-        let ((lanes, reach), stride) = (self.lanes(n, band), plan.stride(n));
-        let start = self.start(x, reach, band);
+        let ((lanes, halo), stride) = (self.lanes(n, band), plan.stride(n));
+        let start = self.start(x, halo, band);
         let whole = planned.root == x && start == 0 && self.lanes(x, band).0 == lanes;
         if planned.differentiable && whole && plan.stride(x) == stride && scratch.grads[x].is_none() {
             scratch.grads[x] = Some(grad);
@@ -133,8 +127,8 @@ impl StepOf<'_> {
     fn drain(&self, scratch: &mut Scratch, rows: &Range<usize>, (flow, first): (&mut [f32], isize)) {
         let plan = self.plan;
         let (row, line) = (plan.row(), plan.line());
-        if let (Some(grad), Domain::Rows(reach)) = (scratch.grads[0].take(), plan.nodes[0].domain) {
-            let (start, count) = plan.span(reach, rows);
+        if let (Some(grad), Domain::Rows(halo)) = (scratch.grads[0].take(), plan.nodes[0].domain) {
+            let (start, count) = plan.span(halo, rows);
             let flow = &mut flow[(start - first) as usize * line..][..count * line];
             for (r, flow) in flow.chunks_exact_mut(line).enumerate() {
                 for (c, flow) in flow.chunks_exact_mut(row).enumerate() {
@@ -149,7 +143,7 @@ impl StepOf<'_> {
     /// The gradient of the update of a band.
     fn seed(&self, scratch: &mut Scratch, grad: &[f32], band: &Band<'_>) {
         let plan = self.plan;
-        let (row, layout) = (plan.row(), self.shared.program.layout);
+        let (row, layout) = (plan.row(), self.call.job.program.layout);
         let (planned, stride) = (&plan.nodes[plan.update()], plan.stride(plan.update()));
         // All its lanes are set unless the update is part of something wider.
         let mut seed = match planned.root == plan.update() {
@@ -182,24 +176,22 @@ impl StepOf<'_> {
         scratch.grads[planned.root] = Some(seed);
     }
 
-    /// Adds the gradients of the inputs of node `n` and of its weights; `grad` is its own. The last summand of a sum is left
-    /// to [`Self::hand_on`].
+    /// Adds the gradients of the inputs of node `n` and of its weights; `grad` is its own. [`Self::hand_on`] passes the
+    /// gradient to a sum's second operand.
     fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band<'_>, weights: &mut [f32]) {
-        let (plan, shared) = (self.plan, self.shared);
-        let width = plan.nodes[n].width;
-        let (lanes, reach) = self.lanes(n, band);
+        let plan = self.plan;
+        let (width, (lanes, _)) = (plan.nodes[n].width, self.lanes(n, band));
         let size = (width, lanes);
         let dy = View {
             data: grad,
             stride: plan.stride(n),
         };
-        let start = |x: usize| self.start(x, reach, band);
-        let op = match &plan.nodes[n].work {
-            Work::Op(op) => op,
-            Work::Given { .. } => return,
+        match &plan.nodes[n].work {
+            Work::Op(op) => self.op_back(scratch, (n, op), dy, band, weights),
+            Work::Given { .. } => {}
             Work::Compress { x } => {
                 let all = (self.start(*x, 0, band), band.rows.len() * plan.row());
-                return self.give(scratch, *x, all, band, |_, dx, add| match &band.picked {
+                self.give(scratch, *x, all, band, |_, dx, add| match &band.picked {
                     Some(picked) if add => compact::expand(dy, picked, dx, width),
                     Some(picked) => compact::expand_or_zero(dy, picked, dx, width),
                     None => kernels::pass(dy, dx, size, add),
@@ -207,7 +199,7 @@ impl StepOf<'_> {
             }
             Work::Expand { x } => {
                 let count = band.lanes(plan.row());
-                return self.give(scratch, *x, (0, count), band, |scratch, dx, add| {
+                self.give(scratch, *x, (0, count), band, |scratch, dx, add| {
                     let Some(picked) = &band.picked else {
                         return kernels::pass(dy, dx, size, add);
                     };
@@ -225,7 +217,23 @@ impl StepOf<'_> {
                     scratch.give_back(line);
                 });
             }
-        };
+        }
+    }
+
+    /// The same for an operation of the program.
+    fn op_back(
+        &self,
+        scratch: &mut Scratch,
+        (n, op): (usize, &Op),
+        dy: View<'_>,
+        band: &Band<'_>,
+        weights: &mut [f32],
+    ) {
+        let (plan, job) = (self.plan, self.call.job);
+        let width = plan.nodes[n].width;
+        let (lanes, halo) = self.lanes(n, band);
+        let size = (width, lanes);
+        let start = |x: usize| self.start(x, halo, band);
         match op {
             Op::Cells | Op::Constant(_) | Op::Slice { .. } => {}
             Op::Concat(parts) => {
@@ -233,7 +241,7 @@ impl StepOf<'_> {
                 for &part in parts {
                     let channels = plan.nodes[part].width;
                     let dy = View {
-                        data: &grad[channel * dy.stride..],
+                        data: &dy.data[channel * dy.stride..],
                         ..dy
                     };
                     self.give(scratch, part, (start(part), lanes), band, |_, dx, add| {
@@ -243,105 +251,31 @@ impl StepOf<'_> {
                 }
             }
             Op::Linear { x, weight, bias } => {
-                let input = plan.nodes[*x].width;
-                if let Some(bias) = bias.filter(|&bias| shared.trained[bias]) {
-                    kernels::sum_lanes(dy, &mut weights[shared.range(bias)], size);
+                if let Some(bias) = bias.filter(|&bias| job.is_trained(bias)) {
+                    kernels::sum_lanes(dy, &mut weights[job.range(bias)], size);
                 }
-                if shared.trained[*weight] {
-                    self.weight_back(
-                        scratch,
-                        *x,
-                        start(*x),
-                        dy,
-                        size,
-                        &mut weights[shared.range(*weight)],
-                    );
+                if job.is_trained(*weight) {
+                    let weight = &mut weights[job.range(*weight)];
+                    self.weight_back(scratch, *x, start(*x), dy, size, weight);
                 }
-                let mut wide = std::mem::take(&mut scratch.wide);
-                let whole = start(*x) == 0 && self.lanes(*x, band).0 == lanes;
-                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
-                    let (c, c_row) = match whole {
-                        true => (&mut *dx.data, dx.stride),
-                        false => (wide.at_least(input * dy.stride + LANES), dy.stride),
-                    };
-                    let gemm = Gemm {
-                        a: shared.param(*weight),
-                        a_row: 1,
-                        a_column: input,
-                        packed: self.shared.packed(*weight, true),
-                        b: grad,
-                        b_row: dy.stride,
-                        c,
-                        c_row,
-                        size: [input, width, lanes],
-                        end: if whole && add { End::Add } else { End::STORE },
-                    };
-                    gemm.run(self.shared.task.precision, arch());
-                    if !whole {
-                        let from = View {
-                            data: &wide,
-                            stride: dy.stride,
-                        };
-                        kernels::add_to(from, dx, (input, lanes));
-                    }
-                });
-                scratch.wide = wide;
+                self.linear_back(scratch, (n, *x), *weight, dy, band);
             }
             Op::Neighbourhood { x, padding }
             | Op::SumTaps { x, padding }
             | Op::Depthwise { x, padding, .. } => {
-                let input = plan.nodes[*x].width;
                 if let Op::Depthwise { kernel, .. } = op
-                    && shared.trained[*kernel]
+                    && job.is_trained(*kernel)
                 {
                     let hop = self.spread(scratch, n, *x, band, op);
-                    let kernel = &mut weights[shared.range(*kernel)];
-                    halo::kernel_back(
-                        scratch.near.around(&hop, 0),
-                        dy,
-                        kernel,
-                        width / input,
-                        plan.row(),
-                    );
+                    let (filters, row) = (width / plan.nodes[*x].width, plan.row());
+                    let kernel = &mut weights[job.range(*kernel)];
+                    halo::kernel_back(scratch.near.around(&hop, 0), dy, kernel, filters, row);
                 }
-                let hop = self.hop(n, band, *padding).back();
-                let mut spread = std::mem::take(&mut scratch.near);
-                spread.fill(dy, width, (hop.from.1, plan.row(), plan.images), *padding);
-                if let Prepared::Taps(_, taps) = &self.prepared[n] {
-                    let all = (self.start(*x, reach + 1, band), hop.to.1 * plan.row());
-                    self.give(scratch, *x, all, band, |_, dx, add| {
-                        halo::stencil(spread.around(&hop, 0), taps, dx, plan.row(), add);
-                    });
-                }
-                scratch.near = spread;
+                self.stencil_back(scratch, (n, *x), *padding, dy, band);
             }
             Op::LayerNorm { x, weight, bias, eps } => {
-                let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);
-                let mut norm_back = |scratch: &mut Scratch, dx: ViewMut<'_>, add: bool| {
-                    let norm = Norm {
-                        x: self.view(scratch, *x, start(*x)),
-                        weight: shared.param(*weight),
-                        bias: shared.param(*bias),
-                        eps: *eps as f32,
-                    };
-                    let dw = (&mut of_weight[..], &mut of_bias[..]);
-                    kernels::norm_back(norm, dy, dx, dw, (lanes, add));
-                };
-                if plan.nodes[*x].differentiable {
-                    self.give(scratch, *x, (start(*x), lanes), band, norm_back);
-                } else {
-                    // The gradients of the weights are wanted all the same.
-                    let (mut unused, stride) = (scratch.take(width * dy.stride + LANES), dy.stride);
-                    let data = &mut unused;
-                    norm_back(scratch, ViewMut { data, stride }, false);
-                    scratch.give_back(unused);
-                }
-                for (param, sums) in [(*weight, of_weight), (*bias, of_bias)] {
-                    if shared.trained[param] {
-                        let to = weights[shared.range(param)].iter_mut();
-                        to.zip(sums).for_each(|(w, s)| *w += s);
-                    }
-                }
+                let params = (*weight, *bias, *eps);
+                self.layer_norm_back(scratch, (n, *x), params, dy, band, weights);
             }
             Op::InverseRms { x, centred, .. } => {
                 let input = plan.nodes[*x].width;
@@ -353,49 +287,33 @@ impl StepOf<'_> {
             Op::Map { x, function } => {
                 self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
                     kernels::map_back(*function, self.view(scratch, *x, start(*x)), dy, dx, size, add);
-                })
+                });
             }
-            // The other summand gets it when all is done.
             Op::Add { a, .. } => self.give(scratch, *a, (start(*a), lanes), band, |_, dx, add| {
                 kernels::pass(dy, dx, size, add);
             }),
-            Op::Mul { a, b } => {
-                self.give(scratch, *a, (start(*a), lanes), band, |scratch, dx, add| {
-                    let right = self.view(scratch, *b, start(*b));
-                    kernels::product(dy, self.broadcast(*b, width, right), dx, size, add);
-                });
-                self.give(scratch, *b, (start(*b), lanes), band, |scratch, mut dx, add| {
-                    let left = self.view(scratch, *a, start(*a));
-                    match plan.nodes[*b].width {
-                        1 if width > 1 => {
-                            dx.clear_unless(add, (1, lanes));
-                            kernels::dot_channels(dy, left, dx.data, size);
-                        }
-                        _ => kernels::product(dy, left, dx, size, add),
-                    }
-                });
-            }
+            Op::Mul { a, b } => self.mul_back(scratch, n, (*a, *b), dy, band),
             Op::Affine { x, scale, shift } => {
-                if let Some(shift) = shift.filter(|&shift| shared.trained[shift]) {
-                    kernels::sum_lanes(dy, &mut weights[shared.range(shift)], size);
+                if let Some(shift) = shift.filter(|&shift| job.is_trained(shift)) {
+                    kernels::sum_lanes(dy, &mut weights[job.range(shift)], size);
                 }
-                if let Some(scale) = scale.filter(|&scale| shared.trained[scale]) {
+                if let Some(scale) = scale.filter(|&scale| job.is_trained(scale)) {
                     let x = self.view(scratch, *x, start(*x));
-                    kernels::dot_lanes(dy, x, &mut weights[shared.range(scale)], size);
+                    kernels::dot_lanes(dy, x, &mut weights[job.range(scale)], size);
                 }
-                let scale = scale.map(|scale| shared.param(scale));
+                let scale = scale.map(|scale| self.call.param(scale));
                 self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
                     kernels::affine(dy, scale, None, dx, size, add);
                 });
             }
             Op::Attention(of) => self.attend_back(scratch, n, *of, band, dy),
             Op::Dropout { x, rate, .. } => {
-                if !shared.task.training || *rate == 0.0 {
+                if !job.task.training || *rate == 0.0 {
                     return self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
                         kernels::pass(dy, dx, size, add);
                     });
                 }
-                let factors = scratch.left[n].take().unwrap_or_default();
+                let factors = scratch.saved[n].take().unwrap_or_default();
                 self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
                     let (data, stride) = (&factors[..], dy.stride);
                     kernels::product(dy, View { data, stride }, dx, size, add);
@@ -403,6 +321,142 @@ impl StepOf<'_> {
                 scratch.give_back(factors);
             }
         }
+    }
+
+    /// The gradient of the input `x` of linear layer `n`.
+    fn linear_back(
+        &self,
+        scratch: &mut Scratch,
+        (n, x): (usize, usize),
+        weight: usize,
+        dy: View<'_>,
+        band: &Band<'_>,
+    ) {
+        let (width, input) = (self.plan.nodes[n].width, self.plan.nodes[x].width);
+        let (lanes, halo) = self.lanes(n, band);
+        let start = self.start(x, halo, band);
+        let mut wide = std::mem::take(&mut scratch.wide);
+        let whole = start == 0 && self.lanes(x, band).0 == lanes;
+        self.give(scratch, x, (start, lanes), band, |_, dx, add| {
+            let (c, c_row) = match whole {
+                true => (&mut *dx.data, dx.stride),
+                false => (wide.at_least(input * dy.stride + LANES), dy.stride),
+            };
+            let gemm = Gemm {
+                a: self.call.param(weight),
+                a_row: 1,
+                a_column: input,
+                packed: self.call.packed(weight, true),
+                b: dy.data,
+                b_row: dy.stride,
+                c,
+                c_row,
+                size: [input, width, lanes],
+                end: if whole && add { End::Add } else { End::STORE },
+            };
+            gemm.run(self.call.job.task.precision, arch());
+            if !whole {
+                let from = View {
+                    data: &wide,
+                    stride: dy.stride,
+                };
+                kernels::add_to(from, dx, (input, lanes));
+            }
+        });
+        scratch.wide = wide;
+    }
+
+    /// The gradient of the input `x` of stencil `n`.
+    fn stencil_back(
+        &self,
+        scratch: &mut Scratch,
+        (n, x): (usize, usize),
+        padding: Padding,
+        dy: View<'_>,
+        band: &Band<'_>,
+    ) {
+        let (plan, halo) = (self.plan, self.plan.halo_of(n));
+        let hop = self.hop(n, band, padding).back();
+        let mut spread = std::mem::take(&mut scratch.near);
+        let rows = (hop.from.1, plan.row(), plan.images);
+        spread.fill(dy, plan.nodes[n].width, rows, padding);
+        if let Some(taps) = &self.taps[n] {
+            let all = (self.start(x, halo + 1, band), hop.to.1 * plan.row());
+            self.give(scratch, x, all, band, |_, dx, add| {
+                halo::stencil(spread.around(&hop, 0), &taps.backward, dx, plan.row(), add);
+            });
+        }
+        scratch.near = spread;
+    }
+
+    /// The gradients of the input `x` of layer norm `n`, and of its weights.
+    fn layer_norm_back(
+        &self,
+        scratch: &mut Scratch,
+        (n, x): (usize, usize),
+        (weight, bias, eps): (usize, usize, f64),
+        dy: View<'_>,
+        band: &Band<'_>,
+        weights: &mut [f32],
+    ) {
+        let (width, job) = (self.plan.nodes[n].width, self.call.job);
+        let (lanes, halo) = self.lanes(n, band);
+        let start = self.start(x, halo, band);
+        let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);
+        let mut norm_back = |scratch: &mut Scratch, dx: ViewMut<'_>, add: bool| {
+            let norm = Norm {
+                x: self.view(scratch, x, start),
+                weight: self.call.param(weight),
+                bias: self.call.param(bias),
+                eps: eps as f32,
+            };
+            let dw = (&mut of_weight[..], &mut of_bias[..]);
+            kernels::norm_back(norm, dy, dx, dw, (lanes, add));
+        };
+        if self.plan.nodes[x].differentiable {
+            self.give(scratch, x, (start, lanes), band, norm_back);
+        } else {
+            // The gradients of the weights are wanted all the same.
+            let (mut unused, stride) = (scratch.take(width * dy.stride + LANES), dy.stride);
+            let data = &mut unused;
+            norm_back(scratch, ViewMut { data, stride }, false);
+            scratch.give_back(unused);
+        }
+        for (param, sums) in [(weight, of_weight), (bias, of_bias)] {
+            if job.is_trained(param) {
+                let to = weights[job.range(param)].iter_mut();
+                to.zip(sums).for_each(|(w, s)| *w += s);
+            }
+        }
+    }
+
+    /// The gradients of the factors `a` and `b` of product `n`.
+    fn mul_back(
+        &self,
+        scratch: &mut Scratch,
+        n: usize,
+        (a, b): (usize, usize),
+        dy: View<'_>,
+        band: &Band<'_>,
+    ) {
+        let width = self.plan.nodes[n].width;
+        let (lanes, halo) = self.lanes(n, band);
+        let size = (width, lanes);
+        let [start_a, start_b] = [a, b].map(|x| self.start(x, halo, band));
+        self.give(scratch, a, (start_a, lanes), band, |scratch, dx, add| {
+            let right = self.view(scratch, b, start_b);
+            kernels::product(dy, self.broadcast(b, width, right), dx, size, add);
+        });
+        self.give(scratch, b, (start_b, lanes), band, |scratch, mut dx, add| {
+            let left = self.view(scratch, a, start_a);
+            match self.plan.nodes[b].width {
+                1 if width > 1 => {
+                    dx.clear_unless(add, (1, lanes));
+                    kernels::dot_channels(dy, left, dx.data, size);
+                }
+                _ => kernels::product(dy, left, dx, size, add),
+            }
+        });
     }
 
     /// Calls `f` with the gradient of `x` from its `start`-th lane, if it is to have one, and whether
@@ -420,7 +474,7 @@ impl StepOf<'_> {
             return;
         }
         let root = planned.root;
-        let (stride, origin) = match scratch.lent[root] {
+        let (stride, origin) = match scratch.in_place[root] {
             true => (self.plan.grid_stride(), scratch.origins[root]),
             false => (self.plan.stride(root), 0),
         };
@@ -475,7 +529,7 @@ impl StepOf<'_> {
             size: [width, lanes, input],
             end: if aligned { End::Add } else { End::STORE },
         };
-        gemm.run(self.shared.task.precision, arch());
+        gemm.run(self.call.job.task.precision, arch());
         if !aligned {
             for (to, from) in weight.chunks_exact_mut(input).zip(wide.chunks_exact(pitch)) {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to += from);

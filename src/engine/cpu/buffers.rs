@@ -5,12 +5,20 @@ use std::sync::{Mutex, PoisonError};
 
 use aligned_vec::AVec;
 
+use super::given::GivenGrads;
 use super::kernels::halo::Spread;
 
 /// Floats that begin with a line of the cache, so that no vector lies in two.
 pub(super) struct Buffer(AVec<f32>);
 
 impl Buffer {
+    /// Zeros.
+    pub fn zeros(len: usize) -> Self {
+        let mut buffer = Self::default();
+        buffer.at_least(len);
+        buffer
+    }
+
     /// At least `len` floats; those that are new are 0.
     pub fn at_least(&mut self, len: usize) -> &mut [f32] {
         if self.0.len() < len {
@@ -40,35 +48,13 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Gradients of what lies on the whole grid, as far as they have not been passed on: of constants, of fixed and of standing
-/// values.
-#[derive(Default)]
-pub(super) struct Owed {
-    pub tables: Vec<Buffer>,
-    pub fixed: Vec<Buffer>,
-    pub standing: Vec<Buffer>,
-}
-
-impl Owed {
-    /// That of a given node, by its number.
-    pub fn of(&mut self, slot: usize) -> &mut Buffer {
-        let Some(slot) = slot.checked_sub(self.tables.len()) else {
-            return &mut self.tables[slot];
-        };
-        match slot.checked_sub(self.fixed.len()) {
-            None => &mut self.fixed[slot],
-            Some(standing) => &mut self.standing[standing],
-        }
-    }
-}
-
-/// Buffers in no use, for the next rollout: to get memory from the system is as slow as to fill it.
+/// Free buffers kept for reuse: fresh pages cost as much as filling them.
 static SPARE: Mutex<Vec<Buffer>> = Mutex::new(vec![]);
 
-/// Most floats that are spared.
+/// Most floats that free buffers may hold.
 const SPARE_FLOATS: usize = 1 << 24;
 
-/// Buffers that may be spared.
+/// Keeps buffers for reuse, as many as fit.
 fn spare(buffers: impl Iterator<Item = Buffer>) {
     let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut floats: usize = spare.iter().map(|buffer| buffer.len()).sum();
@@ -87,16 +73,16 @@ fn take_from(buffers: &mut Vec<Buffer>, len: usize, most: usize) -> Option<Buffe
     Some(buffers.remove(buffers.iter().rposition(fits)?))
 }
 
-/// What is kept of a band for the way back: values of its nodes, and what else they left.
+/// Values of a band that are stored for the backward pass: those of its nodes, and what these saved beside them.
 #[derive(Default)]
 pub(super) struct Trace {
     values: Vec<Option<Buffer>>,
-    left: Vec<Option<Buffer>>,
+    saved: Vec<Option<Buffer>>,
 }
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        spare(self.values.drain(..).chain(self.left.drain(..)).flatten());
+        spare(self.values.drain(..).chain(self.saved.drain(..)).flatten());
     }
 }
 
@@ -105,14 +91,14 @@ impl Drop for Trace {
 pub(super) struct Scratch {
     pub values: Vec<Option<Buffer>>,
     pub grads: Vec<Option<Buffer>>,
-    /// For each given value that is read where it lies, the lane at which the band's rows begin.
+    /// For each given value that is read in place, the lane of the grid at which the band's rows begin.
     pub origins: Vec<usize>,
-    /// Gradients of what is given, lent for a step to a thread that has all strips.
-    pub owed: Option<Owed>,
-    /// Which gradients are such, at the place on the grid that `origins` tells.
-    pub lent: Vec<bool>,
-    /// What nodes leave for the way back beside their values: nine shares a head of an attention, the factors of a dropout.
-    pub left: Vec<Option<Buffer>>,
+    /// Gradient accumulators of given values, held here while one thread runs all strips.
+    pub given_grads: Option<GivenGrads>,
+    /// Which gradients accumulate in place, where the value lies on the grid.
+    pub in_place: Vec<bool>,
+    /// What nodes save for the backward pass beside their values: of attention nine shares a head, of dropout its factors.
+    pub saved: Vec<Option<Buffer>>,
     free: Vec<Buffer>,
     pub near: Spread,
     pub far: Spread,
@@ -139,29 +125,24 @@ impl Scratch {
             let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
             take_from(&mut spare, len, len + len / 8)
         };
-        let new = || {
-            let mut buffer = Buffer::default();
-            buffer.at_least(len);
-            buffer
-        };
         take_from(&mut self.free, len, 2 * len)
             .or_else(spared)
-            .unwrap_or_else(new)
+            .unwrap_or_else(|| Buffer::zeros(len))
     }
 
     /// Gives all buffers of the last band back.
     pub fn clear(&mut self, nodes: usize) {
         let used = self.values.drain(..).chain(self.grads.drain(..));
-        self.free.extend(used.chain(self.left.drain(..)).flatten());
+        self.free.extend(used.chain(self.saved.drain(..)).flatten());
         self.values.resize_with(nodes, || None);
         self.grads.resize_with(nodes, || None);
-        self.left.resize_with(nodes, || None);
+        self.saved.resize_with(nodes, || None);
         self.origins.resize(nodes, 0);
-        self.lent.clear();
-        self.lent.resize(nodes, false);
+        self.in_place.clear();
+        self.in_place.resize(nodes, false);
     }
 
-    /// What is kept of the last band, and what is not.
+    /// Takes out what is stored of the last band.
     pub fn take_trace(&mut self, traced: impl Fn(usize) -> bool) -> Trace {
         let keep = |all: &mut Vec<Option<Buffer>>| {
             let kept = all.iter_mut().enumerate();
@@ -170,15 +151,15 @@ impl Scratch {
         };
         Trace {
             values: keep(&mut self.values),
-            left: keep(&mut self.left),
+            saved: keep(&mut self.saved),
         }
     }
 
-    /// Takes back what was kept of a band, after [`Self::clear`].
+    /// Puts back what was stored of a band, after [`Self::clear`].
     pub fn restore(&mut self, mut trace: Trace) {
         let pairs = [
             (&mut self.values, &mut trace.values),
-            (&mut self.left, &mut trace.left),
+            (&mut self.saved, &mut trace.saved),
         ];
         for (to, from) in pairs {
             to.iter_mut()

@@ -1,179 +1,30 @@
-//! Standing values: those that change only where a cell does, kept from step to step.
+//! Values that are cached from step to step until their cell fires again, and values hoisted out of all steps.
 //!
-//! What neighbours look at has to be known on all lanes, but where a cell did not fire in the last step it is what it
-//! was. So a program is split in two: the values that cells have by themselves and others look at are computed where
-//! cells have changed, and a step is computed with these given. Backwards, the gradients of a standing value add up
-//! for as long as it stands, and are passed on to the cell when it changes.
+//! Values that neighbours read are needed on every lane, but are unchanged where the cell did not fire. So a program is
+//! split in two: the values of a cell alone that others read are computed where cells have changed, and a step is
+//! computed given these. Backwards, the gradients of a cached value accumulate for as long as it stays the same, and are
+//! passed on to the cell when it changes.
 //!
-//! Input channels never change. What cells make of these alone is fixed: it is computed once, before the first step, and
-//! its gradients are passed on after the last. It is kept as standing values are.
+//! Hoisted values are those of input channels alone, which never change: computed once, before the first step; their
+//! gradients are passed on after the last.
 
 use std::ops::Range;
 
 use crate::grid::Padding;
-use crate::program::{Attention, Node, Op, Program};
 
-use super::backward::Debt;
-use super::buffers::{Buffer, Owed, Scratch};
-use super::forward::{Keep, StepOf};
-use super::kernels;
-use super::kernels::compact::Picked;
+use super::buffers::{Buffer, Scratch};
+use super::forward::Keep;
+use super::given::{GivenGrads, OnGrid, on_grid};
+use super::kernels::compact::{self, Picked};
 use super::kernels::halo::Spread;
-use super::kernels::{LANES, View, ViewMut, compact};
-use super::plan::{Plan, dense, needed};
+use super::kernels::{LANES, View, ViewMut};
+use super::plan::Plan;
 use super::runner::{Grads, each_strip};
+use super::step::{Band, StepContext};
 
-/// Floats that the standing values of a group may take; on the way back as many again for their gradients.
-const FLOATS: usize = 1 << 22;
-
-/// The node that a slice is of, or the node itself: of a slice, the whole is kept.
-fn whole(program: &Program, mut n: usize) -> usize {
-    while let Op::Slice { x, .. } = program.nodes[n].op {
-        n = x;
-    }
-    n
-}
-
-/// Of each node, whether it or what it is made of is a linear layer.
-fn costs(program: &Program) -> Vec<bool> {
-    let mut costs: Vec<bool> = vec![];
-    for Node { op, .. } in &program.nodes {
-        costs.push(matches!(op, Op::Linear { .. }) || op.inputs().into_iter().any(|x| costs[x]));
-    }
-    costs
-}
-
-/// The nodes of `program`, in its order, that are computed once a rollout: what cells make of their input channels and of
-/// constants, where that costs a linear layer. None where they would take too much memory.
-pub(super) fn worth_fixing(program: &Program, lanes: usize) -> Vec<usize> {
-    let nodes = &program.nodes;
-    let mut fixed: Vec<bool> = vec![];
-    // The first channel of a part of the cells.
-    let mut parts: Vec<Option<usize>> = vec![];
-    for Node { op, width } in nodes {
-        parts.push(match *op {
-            Op::Cells => Some(0),
-            Op::Slice { x, start } => parts[x].map(|first| first + start),
-            _ => None,
-        });
-        fixed.push(match parts.last() {
-            Some(Some(first)) => first + width <= program.layout.input,
-            _ => op.is_cellwise() && op.inputs().into_iter().all(|x| fixed[x]),
-        });
-    }
-    let needed = needed(program, &[program.update], &[]);
-    let mut read = vec![false; nodes.len()];
-    read[whole(program, program.update)] = true;
-    for n in (0..nodes.len()).filter(|&n| needed[n] && !fixed[n]) {
-        let inputs = nodes[n].op.inputs();
-        inputs.into_iter().for_each(|x| read[whole(program, x)] = true);
-    }
-    let costs = costs(program);
-    let kept: Vec<usize> = (0..nodes.len())
-        .filter(|&n| fixed[n] && costs[n] && read[n])
-        .collect();
-    match kept.iter().map(|&n| nodes[n].width).sum::<usize>() * lanes <= FLOATS {
-        true => kept,
-        false => vec![],
-    }
-}
-
-/// The nodes of `program` to be kept from step to step, in its order: values that hang on a cell alone, and that
-/// neighbours look at or that cost a linear layer; what is `fixed` is at hand. None where that would not save a linear
-/// layer, or take too much memory.
-pub(super) fn worth_keeping(program: &Program, lanes: usize, fixed: &[usize]) -> Vec<usize> {
-    let nodes = &program.nodes;
-    let needed = needed(program, &[program.update], fixed);
-    let dense = dense(program, &needed, fixed);
-    let is_leaf = |n: usize| matches!(nodes[n].op, Op::Cells | Op::Constant(_)) || fixed.contains(&n);
-    let whole = |n: usize| whole(program, n);
-    let costs = costs(program);
-    let mut stands: Vec<bool> = vec![];
-    for Node { op, .. } in nodes {
-        stands.push(op.is_cellwise() && op.inputs().into_iter().all(|x| stands[x]));
-    }
-    // Whether a value is read by one that does not itself stand on all lanes, and whether it is needed on all lanes there.
-    let (mut read, mut on_all) = (vec![false; nodes.len()], vec![false; nodes.len()]);
-    for (n, node) in nodes.iter().enumerate().filter(|(n, _)| needed[*n]) {
-        let everywhere = dense[n] || node.op.padding().is_some();
-        for x in node.op.inputs().into_iter().map(whole) {
-            read[x] |= !(stands[n] && everywhere);
-            on_all[x] |= !stands[n] && everywhere;
-        }
-    }
-    let mut kept: Vec<usize> = vec![];
-    for n in (0..nodes.len()).filter(|&n| stands[n] && dense[n] && read[n] && !is_leaf(n)) {
-        let linear = matches!(nodes[n].op, Op::Linear { .. });
-        let mut inputs = nodes[n].op.inputs().into_iter().map(whole);
-        let at_hand = inputs.all(|x| is_leaf(x) || kept.contains(&x));
-        // What only cells that fire need, and is one cheap operation from what is kept, is computed where they do.
-        if on_all[n] || linear || !at_hand {
-            kept.push(n);
-        }
-    }
-    let floats = kept.iter().map(|&n| nodes[n].width).sum::<usize>() * lanes;
-    match kept.iter().any(|&n| costs[n]) && floats <= FLOATS {
-        true => kept,
-        false => vec![],
-    }
-}
-
-/// The border of the grid for one of the `given` values that serves as keys and values of attention alone: such a value
-/// is kept spread out, as attention reads it.
-pub(super) fn border(program: &Program, given: &[usize], n: usize) -> Option<Padding> {
-    let needed = needed(program, &[program.update], given);
-    let (mut parts, mut border) = (vec![n], None);
-    for m in (n + 1..needed.len()).filter(|&m| needed[m] && !given.contains(&m)) {
-        let op = &program.nodes[m].op;
-        let reads = |x: &usize| parts.contains(x);
-        if !op.inputs().iter().any(reads) {
-            continue;
-        }
-        match *op {
-            Op::Slice { .. } => parts.push(m),
-            Op::Attention(Attention { q, padding, .. })
-                if !reads(&q) && border.is_none_or(|b| b == padding) =>
-            {
-                border = Some(padding);
-            }
-            _ => return None,
-        }
-    }
-    border
-}
-
-/// A fixed or a standing value on all lanes of the grid.
-pub(super) enum Kept {
-    /// Channel by channel.
-    Plain(Buffer),
-    /// Spread out.
-    Spread(Spread, Padding),
-}
-
-/// Zeros for a node of a plan on all lanes of the grid, channel by channel.
-pub(super) fn on_grid(plan: &Plan, n: usize) -> Buffer {
-    let mut buffer = Buffer::default();
-    buffer.at_least(plan.nodes[n].width * plan.grid_stride() + LANES);
-    buffer
-}
-
-impl Owed {
-    /// Adds the gradient of a given value on a band of a plan and the rows around it.
-    pub fn add(&mut self, plan: &Plan, debt: &Debt<'_>) {
-        let (stride, width) = (plan.stride(debt.node), plan.nodes[debt.node].width);
-        for (lane, to, lanes) in plan.runs(debt.node, debt.rows) {
-            let from = View {
-                data: &debt.grad[lane..],
-                stride,
-            };
-            kernels::add_to(from, plan.on_grid(self.of(debt.slot), to), (width, lanes));
-        }
-    }
-}
-
-/// Sets standing values on picked lanes of a band.
-fn keep(
-    values: &mut [Kept],
+/// Sets values on picked lanes of a band.
+fn put(
+    values: &mut [OnGrid],
     plan: &Plan,
     (rows, picks, picked): (&Range<usize>, &[bool], &Picked),
     new: Vec<Option<Buffer>>,
@@ -187,33 +38,33 @@ fn keep(
             stride: plan.stride(root),
         };
         match value {
-            Kept::Plain(value) => {
+            OnGrid::Plain(value) => {
                 let to = plan.on_grid(value, rows.start * plan.row());
                 compact::put(from, picked, to, width);
             }
-            Kept::Spread(value, padding) => value.put(from, (rows, picks), width, *padding),
+            OnGrid::Padded(value, padding) => value.put(from, (rows, picks), width, *padding),
         }
         scratch.give_back(new);
     }
 }
 
-/// The standing values of a group of images, or its fixed ones, whose cells do not change.
-pub(super) struct Standing {
-    pub values: Vec<Kept>,
+/// The cached values of a group of images, or its hoisted ones, which never become stale.
+pub(super) struct Cached {
+    pub values: Vec<OnGrid>,
     /// Lanes whose cells may have changed since.
     stale: Vec<bool>,
 }
 
-impl Standing {
+impl Cached {
     /// Values of which none is known yet.
-    pub fn new(plan: &Plan, borders: &[Option<Padding>]) -> Self {
+    pub fn new(plan: &Plan, paddings: &[Option<Padding>]) -> Self {
         let grid = (plan.height, plan.row(), plan.images);
-        let kept = |(&output, border): (&usize, &Option<Padding>)| match *border {
-            Some(padding) => Kept::Spread(Spread::zeros(plan.nodes[output].width, grid), padding),
-            None => Kept::Plain(on_grid(plan, output)),
+        let kept = |(&output, padding): (&usize, &Option<Padding>)| match *padding {
+            Some(padding) => OnGrid::Padded(Spread::zeros(plan.nodes[output].width, grid), padding),
+            None => OnGrid::Plain(on_grid(plan, output)),
         };
         Self {
-            values: plan.outputs.iter().zip(borders).map(kept).collect(),
+            values: plan.outputs.iter().zip(paddings).map(kept).collect(),
             stale: vec![true; plan.height * plan.row()],
         }
     }
@@ -226,15 +77,15 @@ impl Standing {
         }
     }
 
-    /// Brings the values to those of `state`; `of` is a step of the plan of standing values.
-    pub fn refresh(&mut self, of: &StepOf<'_>, scratch: &mut [Scratch], state: &[f32]) {
+    /// Computes again what is stale, of `state`; `of` is a step of the plan of these values.
+    pub fn refresh(&mut self, of: &StepContext<'_>, scratch: &mut [Scratch], state: &[f32]) {
         let plan = of.plan;
         let Self { values, stale } = self;
         if !stale.contains(&true) {
             return;
         }
         let compute = |rows: &Range<usize>, scratch: &mut Scratch| {
-            let band = of.band(rows, Some(stale));
+            let band = Band::new(plan, rows, Some(stale));
             if !band.fires() {
                 return None;
             }
@@ -247,7 +98,7 @@ impl Standing {
             for rows in &plan.bands {
                 if let Some((picked, new)) = compute(rows, scratch) {
                     let picks = &stale[rows.start * plan.row()..rows.end * plan.row()];
-                    keep(values, plan, (rows, picks, &picked), new, scratch);
+                    put(values, plan, (rows, picks, &picked), new, scratch);
                 }
             }
         } else {
@@ -262,7 +113,7 @@ impl Standing {
                 for (rows, new) in bands {
                     if let Some((picked, new)) = new {
                         let picks = &stale[rows.start * plan.row()..rows.end * plan.row()];
-                        keep(values, plan, (rows, picks, &picked), new, &mut scratch[n % count]);
+                        put(values, plan, (rows, picks, &picked), new, &mut scratch[n % count]);
                     }
                 }
             }
@@ -270,19 +121,20 @@ impl Standing {
         stale.fill(false);
     }
 
-    /// Passes on to the gradient of `state`, and to those of what these values are made of, the gradients `due` to the cells
-    /// of these lanes, before they change; to all if none are given.
-    pub fn settle(
+    /// Passes the gradients `due` to the cached values of these lanes on to the gradient of `state`, and to those of the
+    /// given values that they are made of, and clears them; those of all lanes if none are picked. Called before the
+    /// cells change.
+    pub fn flush(
         &self,
-        of: &StepOf<'_>,
+        of: &StepContext<'_>,
         scratch: &mut [Scratch],
         (state, lanes): (&[f32], Option<&[bool]>),
         grads: &mut Grads<'_>,
-        (due, owed): (&mut [Buffer], &mut Owed),
+        (due, all_grads): (&mut [Buffer], &mut GivenGrads),
     ) {
         let plan = of.plan;
         if scratch.len() == 1 || plan.strips.len() == 1 {
-            scratch[0].owed = Some(std::mem::take(owed));
+            scratch[0].given_grads = Some(std::mem::take(all_grads));
         }
         let all = vec![true; self.stale.len()];
         let lanes = lanes.unwrap_or(&all);
@@ -291,13 +143,13 @@ impl Standing {
             .iter()
             .zip(plan.parts(grads.state))
             .zip(&mut *grads.weights);
-        let debts = each_strip(
+        let given = each_strip(
             scratch,
             parts.collect(),
             |((strip, (grad, first)), weights), scratch| {
-                let mut debts = vec![];
+                let mut given = vec![];
                 for rows in &plan.bands[strip.clone()] {
-                    let band = of.band(rows, Some(lanes));
+                    let band = Band::new(plan, rows, Some(lanes));
                     let Some(picked) = band.picked.as_ref().filter(|_| band.fires()) else {
                         continue;
                     };
@@ -317,19 +169,19 @@ impl Standing {
                         compact::compress(from, picked, to, width);
                         scratch.grads[root] = Some(seed);
                     }
-                    debts.extend(of.pass_on(scratch, &band, (&mut *grad, first as isize), weights));
+                    given.extend(of.pass_on(scratch, &band, (&mut *grad, first as isize), weights));
                 }
-                debts
+                given
             },
         );
-        if let Some(lent) = scratch[0].owed.take() {
-            *owed = lent;
+        if let Some(grads) = scratch[0].given_grads.take() {
+            *all_grads = grads;
         }
         let count = scratch.len();
-        for (n, debts) in debts.into_iter().enumerate() {
-            for debt in debts {
-                owed.add(plan, &debt);
-                scratch[n % count].give_back(debt.grad);
+        for (n, given) in given.into_iter().enumerate() {
+            for of_band in given {
+                all_grads.add(plan, &of_band);
+                scratch[n % count].give_back(of_band.grad);
             }
         }
         let paid = Picked::new(lanes);

@@ -5,8 +5,8 @@ use pulp::Simd;
 use crate::grid::draws::{Draws, FireRate, Stream, WORDS, dropout_factor};
 use crate::random::unit;
 
-use super::Task;
 use super::kernels::{ViewMut, arch};
+use crate::engine::Task;
 
 /// Which lanes of a group fire in a step; `None` where all do.
 pub(super) fn fired(

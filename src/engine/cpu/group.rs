@@ -1,48 +1,73 @@
-//! Groups of images that go through a rollout side by side in the lanes, and what all groups of one size share.
+//! Groups of images that go through a rollout side by side in the lanes.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::grid::Padding;
+use crate::engine::{Job, Precision};
+use crate::program::Op;
 
 use super::PIECE;
-use super::buffers::Buffer;
-use super::forward::{Given, Shared, StepOf};
+use super::compiled::{Bound, Stage};
+use super::given::GivenValues;
+use super::kernels::{arch, gemm_bf16};
 use super::plan::Plan;
-use super::taps::Prepared;
+use super::step::StepContext;
+use super::taps::Taps;
 
-/// A plan and what its nodes need.
-pub(super) struct Ready {
-    pub plan: Plan,
-    pub prepared: Vec<Prepared>,
+/// A rollout with the values of its weights: what all groups share.
+pub(super) struct Call<'a> {
+    pub job: &'a Job,
+    /// All parameters, one after the other.
+    params: &'a [f32],
+    /// Of each parameter that is the matrix of a linear layer, that matrix and its transpose as the product in bf16
+    /// takes them; nothing in f32.
+    packed: Vec<[Vec<u32>; 2]>,
 }
 
-/// Values of a program that are kept from step to step.
-pub(super) struct Stage {
-    pub ready: Ready,
-    /// Of each, the border if it is kept spread out.
-    pub borders: Vec<Option<Padding>>,
-}
+impl<'a> Call<'a> {
+    pub fn new(job: &'a Job, params: &'a [f32]) -> Self {
+        let mut call = Self {
+            job,
+            params,
+            packed: vec![],
+        };
+        if job.task.precision == Precision::Bf16 && gemm_bf16::is_native(arch()) {
+            call.pack();
+        }
+        call
+    }
 
-/// How a program runs on groups of one size: a step, and the values that it is given, as far as there are any.
-pub(super) struct Plans {
-    pub step: Ready,
-    /// Those that never change.
-    pub fixed: Option<Stage>,
-    /// Those that change where a cell does, given the fixed ones.
-    pub standing: Option<Stage>,
-    /// The constants of the program on all lanes of the grid.
-    pub tables: Vec<Vec<f32>>,
+    fn pack(&mut self) {
+        self.packed = vec![[vec![], vec![]]; self.job.program.params.len()];
+        for node in &self.job.program.nodes {
+            let Op::Linear { weight, .. } = node.op else {
+                continue;
+            };
+            if let [output, input] = *self.job.program.params[weight].dims() {
+                let values = self.param(weight);
+                self.packed[weight] = [
+                    gemm_bf16::pack(values, (input, 1), (output, input)),
+                    gemm_bf16::pack(values, (1, input), (input, output)),
+                ];
+            }
+        }
+    }
+
+    pub fn param(&self, param: usize) -> &'a [f32] {
+        &self.params[self.job.range(param)]
+    }
+
+    /// A matrix, or its transpose, for the product in bf16.
+    pub fn packed(&self, param: usize, transposed: bool) -> Option<&[u32]> {
+        Some(self.packed.get(param)?[usize::from(transposed)].as_slice())
+    }
 }
 
 /// A group of images and how the program runs on it.
 pub(super) struct Group<'a> {
-    pub shared: &'a Shared<'a>,
-    pub step: &'a Ready,
-    pub fixed: Option<&'a Stage>,
-    pub standing: Option<&'a Stage>,
-    pub tables: &'a [Vec<f32>],
+    pub call: &'a Call<'a>,
+    pub bound: &'a Bound,
     pub images: Range<usize>,
     /// Its place among the groups, and how many there are.
     pub number: usize,
@@ -52,55 +77,60 @@ pub(super) struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// A step of the whole program, given its standing values.
-    pub fn at(&self, step: usize) -> StepOf<'a> {
-        self.of(self.step, step)
+    /// The plan of a step.
+    pub fn plan(&self) -> &'a Plan {
+        &self.bound.compiled.step
     }
 
-    /// Some of its values at a step.
-    pub fn of(&self, ready: &'a Ready, step: usize) -> StepOf<'a> {
-        StepOf {
-            shared: self.shared,
-            plan: &ready.plan,
-            prepared: &ready.prepared,
-            first: self.images.start,
+    pub fn hoisted(&self) -> Option<&'a Stage> {
+        self.bound.compiled.hoisted.as_ref()
+    }
+
+    pub fn cached(&self) -> Option<&'a Stage> {
+        self.bound.compiled.cached.as_ref()
+    }
+
+    /// A step of the whole program.
+    pub fn at(&self, step: usize) -> StepContext<'a> {
+        self.context(self.plan(), &self.bound.step_taps, step)
+    }
+
+    /// The hoisted values.
+    pub fn hoisted_at(&self, stage: &'a Stage, step: usize) -> StepContext<'a> {
+        self.context(&stage.plan, &self.bound.hoisted_taps, step)
+    }
+
+    /// The cached values at a step.
+    pub fn cached_at(&self, stage: &'a Stage, step: usize) -> StepContext<'a> {
+        self.context(&stage.plan, &self.bound.cached_taps, step)
+    }
+
+    fn context(&self, plan: &'a Plan, taps: &'a [Option<Taps>], step: usize) -> StepContext<'a> {
+        StepContext {
+            call: self.call,
+            plan,
+            taps,
+            first_image: self.images.start,
             step,
-            given: Given {
-                tables: self.tables,
-                fixed: &[],
-                standing: &[],
+            given: GivenValues {
+                tables: &self.bound.tables,
+                hoisted: &[],
+                cached: &[],
             },
         }
     }
 
-    /// Room for the gradients of constants on all lanes; of those that have none, nothing.
-    pub fn table_grads(&self) -> Vec<Buffer> {
-        let grad = |((_, param), table): ((usize, usize), &Vec<f32>)| {
-            let mut grad = Buffer::default();
-            if self.shared.trained[param] {
-                grad.at_least(table.len());
-            }
-            grad
-        };
-        self.shared
-            .program
-            .constants()
-            .zip(self.tables)
-            .map(grad)
-            .collect()
-    }
-
     /// Most strips that run at the same time.
     pub fn strips(&self) -> usize {
-        let strips = |of: &Stage| of.ready.plan.strips.len();
-        let (fixed, standing) = (self.fixed.map_or(0, strips), self.standing.map_or(0, strips));
-        self.step.plan.strips.len().max(standing).max(fixed)
+        let strips = |stage: Option<&Stage>| stage.map_or(0, |stage| stage.plan.strips.len());
+        let stages = strips(self.hoisted()).max(strips(self.cached()));
+        self.plan().strips.len().max(stages)
     }
 
     /// The group's cells, of `[B, H, W, C]`, as `[H, C, W, images]`: rows lie together, and lanes in them.
     pub fn gather(&self, cells: &[f32]) -> Vec<f32> {
-        let plan = &self.step.plan;
-        let channels = self.shared.program.layout.channels();
+        let plan = self.plan();
+        let channels = self.call.job.program.layout.channels();
         let (line, width) = (plan.line(), plan.columns * channels);
         let mut lanes = vec![0f32; plan.height * line];
         let rows = lanes.par_chunks_exact_mut(line).enumerate();
@@ -117,10 +147,10 @@ impl<'a> Group<'a> {
         lanes
     }
 
-    /// The way back, to this group's images alone.
+    /// The inverse of [`Self::gather`], for this group's images alone.
     pub fn scatter(&self, lanes: &[f32]) -> Vec<f32> {
-        let plan = &self.step.plan;
-        let channels = self.shared.program.layout.channels();
+        let plan = self.plan();
+        let channels = self.call.job.program.layout.channels();
         let (line, width) = (plan.line(), plan.columns * channels);
         let mut cells = vec![0f32; lanes.len()];
         let rows = cells.par_chunks_exact_mut(width).enumerate();

@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use crate::grid::Padding;
-use crate::ops::Function;
-use crate::program::{Node, Op, Program};
+use crate::program::{Lowered, Node, Op, Program, last_uses};
 
 use super::kernels::{LANES, ViewMut};
 
@@ -32,7 +31,7 @@ pub(super) enum Domain {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Planned {
+pub(super) struct PlanNode {
     pub work: Work,
     pub width: usize,
     pub domain: Domain,
@@ -44,15 +43,15 @@ pub(super) struct Planned {
     /// For a linear layer: whether its values are cut off at 0, the function that comes after it.
     pub relu: bool,
     /// For a linear layer: what is added to its values, the sum that comes after it.
-    pub plus: Option<usize>,
+    pub addend: Option<usize>,
     /// Whether it is a product that is made where it is added, by the linear layer that it is the `plus` of. Its own values
     /// are never made, and not needed on the way back.
-    pub folded: bool,
+    pub fused: bool,
     /// Whether the backward pass does without its values: those of a last linear layer.
-    pub dispensable: bool,
+    pub forward_only: bool,
     /// Of a given value: whether bands may add to its gradient where that lies on the grid, one after the other, to
     /// the same bits as if each had its own: there is but one band, or each adds to a channel once.
-    pub lends: bool,
+    pub in_place: bool,
     /// Whether it is the last to read the buffers of these roots.
     pub last_use_of: Vec<usize>,
 }
@@ -63,7 +62,7 @@ pub(super) struct Planned {
 /// together, so that even an 8x8 grid fills vectors.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    pub nodes: Vec<Planned>,
+    pub nodes: Vec<PlanNode>,
     /// What is computed: the update, or standing values.
     pub outputs: Vec<usize>,
     pub height: usize,
@@ -73,7 +72,7 @@ pub(super) struct Plan {
     /// Ranges of bands whose gradients are summed apart, however many threads there are.
     pub strips: Vec<Range<usize>>,
     /// Most rows that lie beyond a band and of which a value is needed by it.
-    pub reach: usize,
+    pub halo: usize,
     wraps: bool,
     band_rows: usize,
 }
@@ -103,19 +102,19 @@ impl Plan {
     /// A step, given the values of some nodes.
     pub fn of_step(setting: Setting<'_>, given: &[usize]) -> Self {
         let program = setting.program;
-        let needed = needed(program, &[program.update], given);
+        let needed = program.needed(&[program.update], given);
         let dense = match setting.sparse {
-            true => dense(program, &needed, given),
+            true => program.dense(&needed, given),
             false => vec![true; program.nodes.len()],
         };
         Self::new(setting, (&needed, &dense), given, &[program.update])
     }
 
-    /// The values of the nodes `standing` on some lanes, given those of others.
-    pub fn of_standing(setting: Setting<'_>, standing: &[usize], given: &[usize]) -> Self {
-        let needed = needed(setting.program, standing, given);
+    /// The values of the nodes `outputs` on some lanes, given those of others.
+    pub fn of_values(setting: Setting<'_>, outputs: &[usize], given: &[usize]) -> Self {
+        let needed = setting.program.needed(outputs, given);
         let dense = vec![false; needed.len()];
-        Self::new(setting, (&needed, &dense), given, standing)
+        Self::new(setting, (&needed, &dense), given, outputs)
     }
 
     fn new(
@@ -136,16 +135,16 @@ impl Plan {
             images: setting.images,
             bands: vec![],
             strips: vec![],
-            reach: 0,
+            halo: 0,
             wraps: present.any(|(node, needed)| *needed && circular(node)),
             band_rows: height,
         };
-        plan.lower(setting, (needed, dense), given, outputs);
-        plan.find_reach();
+        plan.place(setting, (needed, dense), given, outputs);
+        plan.find_halos();
         plan.find_last_uses();
-        plan.find_dispensable();
+        plan.find_forward_only();
         plan.cut(setting.training);
-        plan.find_lent();
+        plan.find_in_place();
         plan
     }
 
@@ -162,16 +161,16 @@ impl Plan {
     /// Distance of the channels of a node's buffer.
     pub fn stride(&self, node: usize) -> usize {
         let rows = match self.nodes[node].domain {
-            Domain::Rows(reach) if self.bands.len() > 1 => self.band_rows + 2 * reach,
+            Domain::Rows(halo) if self.bands.len() > 1 => self.band_rows + 2 * halo,
             _ => self.band_rows,
         };
         padded(rows * self.row())
     }
 
     /// Rows on either side of a band on which a value is needed.
-    pub fn reach_of(&self, node: usize) -> usize {
+    pub fn halo_of(&self, node: usize) -> usize {
         match self.nodes[node].domain {
-            Domain::Rows(reach) => reach,
+            Domain::Rows(halo) => halo,
             Domain::Fired => 0,
         }
     }
@@ -197,7 +196,7 @@ impl Plan {
     /// The lanes of a value on a band and around it that lie together on the grid: the first of them there and on the
     /// grid, and how many they are.
     pub fn runs(&self, node: usize, band: &Range<usize>) -> Vec<(usize, usize, usize)> {
-        let ((start, count), row) = (self.span(self.reach_of(node), band), self.row());
+        let ((start, count), row) = (self.span(self.halo_of(node), band), self.row());
         match usize::try_from(start) {
             Ok(start) if start + count <= self.height => vec![(0, start * row, count * row)],
             _ => {
@@ -229,13 +228,13 @@ impl Plan {
     }
 
     /// First row and number of rows of a value around a band.
-    pub fn span(&self, reach: usize, band: &Range<usize>) -> (isize, usize) {
+    pub fn span(&self, halo: usize, band: &Range<usize>) -> (isize, usize) {
         if self.bands.len() == 1 {
             return (0, self.height);
         }
         let (mut start, mut end) = (
-            band.start as isize - reach as isize,
-            band.end as isize + reach as isize,
+            band.start as isize - halo as isize,
+            band.end as isize + halo as isize,
         );
         if !self.wraps {
             (start, end) = (start.max(0), end.min(self.height as isize));
@@ -243,8 +242,8 @@ impl Plan {
         (start, (end - start) as usize)
     }
 
-    /// The nodes in the order of the program, with the compressions that they need.
-    fn lower(
+    /// The nodes in the order of the program, with the compressions and expansions that they need.
+    fn place(
         &mut self,
         setting: Setting<'_>,
         (needed, dense): (&[bool], &[bool]),
@@ -252,54 +251,28 @@ impl Plan {
         outputs: &[usize],
     ) {
         let program = setting.program;
-        let count = program.nodes.len();
-        let mut numbers: Vec<usize> = Vec::with_capacity(count);
-        let mut moved: Vec<Option<usize>> = vec![None; count];
-        let constants: Vec<usize> = program.constants().map(|(n, _)| n).collect();
-        // The layer that a sum becomes a part of.
-        let summand = |sum: usize| match program.nodes[sum].op {
-            Op::Add { a, b } if !given.contains(&sum) => [b, a].into_iter().find(|&x| {
-                let linear = matches!(program.nodes[x].op, Op::Linear { .. });
-                let alone = program.only_reader(x) == Some(sum) && a != b && x != program.update;
-                let wanted = given.contains(&x) || outputs.contains(&x);
-                linear && alone && !wanted && dense[x] == dense[sum]
-            }),
-            _ => None,
-        };
-        for (n, node) in program.nodes.iter().enumerate() {
-            let through = setting.differentiable[n];
-            let mut lying = constants.iter().chain(given);
-            if let Some(slot) = lying.position(|&lying| lying == n)
-                && (needed[n] || given.contains(&n))
-            {
-                let root = (self.nodes.len(), 0);
-                self.push(Work::Given { slot }, node.width, Domain::Rows(0), root, through);
-                numbers.push(root.0);
-                continue;
-            }
-            // The cells come first in every plan.
-            if !needed[n] && n > 0 {
-                numbers.push(usize::MAX);
-                continue;
-            }
-            let (mut op, mut plus) = (node.op.clone(), None);
-            if let Op::Linear { .. } = op
-                && let Some(reader) = program.only_reader(n)
-                && needed[reader]
-                && summand(reader) == Some(n)
-            {
-                // It comes with the sum.
-                numbers.push(usize::MAX);
-                continue;
-            }
-            if let (Op::Add { a, b }, Some(layer)) = (&node.op, summand(n)) {
-                plus = Some(if layer == *a { *b } else { *a });
-                op = program.nodes[layer].op.clone();
-            }
+        let mut numbers: Vec<usize> = Vec::with_capacity(program.nodes.len());
+        let mut compressed: Vec<Option<usize>> = vec![None; program.nodes.len()];
+        let lowered = program.lower((needed, dense), given, outputs);
+        for (n, lowered) in lowered.into_iter().enumerate() {
+            let (width, differentiable) = (program.nodes[n].width, setting.differentiable[n]);
+            let fused = match lowered {
+                Lowered::Absent => {
+                    numbers.push(usize::MAX);
+                    continue;
+                }
+                Lowered::Given(slot) => {
+                    let root = (self.nodes.len(), 0);
+                    self.push(Work::Given { slot }, width, Domain::Rows(0), root, differentiable);
+                    numbers.push(root.0);
+                    continue;
+                }
+                Lowered::Computed(fused) => fused,
+            };
+            let (mut op, added) = (fused.op, fused.addend);
             let is_dense = match &op {
-                Op::Cells => true,
                 Op::Slice { x, .. } => self.nodes[numbers[*x]].domain != Domain::Fired,
-                op => dense[n] || op.padding().is_some(),
+                op => matches!(op, Op::Cells) || dense[n] || op.padding().is_some(),
             };
             let domain = if is_dense { Domain::Rows(0) } else { Domain::Fired };
             let mut renumber = |x: usize| {
@@ -307,57 +280,40 @@ impl Plan {
                 match (is_dense, self.nodes[input].domain) {
                     (true, Domain::Rows(_)) | (false, Domain::Fired) => input,
                     (true, Domain::Fired) => self.expand(input),
-                    (false, Domain::Rows(_)) => *moved[x].get_or_insert_with(|| self.compress(input)),
+                    (false, Domain::Rows(_)) => *compressed[x].get_or_insert_with(|| self.compress(input)),
                 }
             };
             op.renumber(&mut renumber);
-            let added = plus;
-            let plus = plus.map(&mut renumber);
-            if let (Some(x), Some(plus)) = (added, plus) {
-                let wanted = given.contains(&x) || outputs.contains(&x) || x == program.update;
-                self.nodes[plus].folded =
-                    !wanted && numbers[x] == plus && program.only_reader(x) == Some(n) && self.scales(plus);
+            let addend = added.map(&mut renumber);
+            if let (Some(x), Some(addend)) = (added, addend) {
+                self.nodes[addend].fused = fused.scales && numbers[x] == addend;
             }
-            let (root, channel) = match &op {
-                Op::Slice { x, start } => (self.nodes[*x].root, self.nodes[*x].channel + start),
-                Op::Map { x, function } if self.merges(program, node, *function, *x) => {
-                    self.nodes[*x].relu = true;
-                    (*x, 0)
-                }
-                _ => (self.nodes.len(), 0),
-            };
-            self.push(Work::Op(op), node.width, domain, (root, channel), through);
-            if let Some(last) = self.nodes.last_mut() {
-                last.plus = plus;
+            let is_layer = |x: usize| matches!(self.nodes[x].work, Work::Op(Op::Linear { .. }));
+            let own = (self.nodes.len(), 0);
+            let mut root = own;
+            if let Op::Slice { x, start } = op {
+                root = (self.nodes[x].root, self.nodes[x].channel + start);
+            } else if let Op::Map { x, .. } = op
+                && fused.relu
+                && is_layer(x)
+            {
+                self.nodes[x].relu = true;
+                root = (x, 0);
             }
-            numbers.push(self.nodes.len() - 1);
+            self.push(Work::Op(op), width, domain, root, differentiable);
+            self.nodes[own.0].addend = addend;
+            numbers.push(own.0);
         }
         for &output in outputs {
             let mut output = numbers[output];
             // What is part of the cells, or lies on the grid, is copied out.
             let root = self.nodes[output].root;
-            let lies = root == 0 || matches!(self.nodes[root].work, Work::Given { .. });
-            if lies || setting.sparse && self.nodes[output].domain != Domain::Fired {
+            let on_grid = root == 0 || matches!(self.nodes[root].work, Work::Given { .. });
+            if on_grid || setting.sparse && self.nodes[output].domain != Domain::Fired {
                 output = self.compress(output);
             }
             self.outputs.push(output);
         }
-    }
-
-    /// Whether a node multiplies all channels of a value by one number.
-    fn scales(&self, n: usize) -> bool {
-        match self.nodes[n].work {
-            Work::Op(Op::Mul { b, .. }) => self.nodes[b].width == 1 && self.nodes[n].width > 1,
-            _ => false,
-        }
-    }
-
-    /// Whether a function can be part of the linear layer `x` that it is applied to.
-    fn merges(&self, program: &Program, node: &Node, function: Function, x: usize) -> bool {
-        let mut inputs = node.op.inputs().into_iter();
-        let alone = inputs.all(|x| program.only_reader(x).is_some() && x != program.update);
-        let linear = matches!(self.nodes[x].work, Work::Op(Op::Linear { .. }));
-        function == Function::Relu && alone && linear
     }
 
     fn compress(&mut self, x: usize) -> usize {
@@ -382,7 +338,7 @@ impl Plan {
         (root, channel): (usize, usize),
         differentiable: bool,
     ) {
-        self.nodes.push(Planned {
+        self.nodes.push(PlanNode {
             work,
             width,
             domain,
@@ -390,26 +346,26 @@ impl Plan {
             channel,
             differentiable,
             relu: false,
-            plus: None,
-            folded: false,
-            dispensable: false,
-            lends: false,
+            addend: None,
+            fused: false,
+            forward_only: false,
+            in_place: false,
             last_use_of: vec![],
         });
     }
 
     /// How far around a band each value is needed.
-    fn find_reach(&mut self) {
+    fn find_halos(&mut self) {
         for n in (0..self.nodes.len()).rev() {
-            let own = self.reach_of(n);
+            let own = self.halo_of(n);
             for x in self.nodes[n].inputs() {
-                let hop = match &self.nodes[n].work {
+                let distance = match &self.nodes[n].work {
                     Work::Op(op) => op.halo(x),
                     Work::Compress { .. } | Work::Expand { .. } | Work::Given { .. } => 0,
                 };
                 for x in [x, self.nodes[x].root] {
-                    if let Domain::Rows(reach) = &mut self.nodes[x].domain {
-                        *reach = (*reach).max(own + hop);
+                    if let Domain::Rows(halo) = &mut self.nodes[x].domain {
+                        *halo = (*halo).max(own + distance);
                     }
                 }
             }
@@ -417,22 +373,22 @@ impl Plan {
         for n in 0..self.nodes.len() {
             self.nodes[n].domain = self.nodes[self.nodes[n].root].domain;
         }
-        let reaches = (0..self.nodes.len()).map(|n| self.reach_of(n));
-        self.reach = reaches.max().unwrap_or(0);
+        let haloes = (0..self.nodes.len()).map(|n| self.halo_of(n));
+        self.halo = haloes.max().unwrap_or(0);
     }
 
     fn find_last_uses(&mut self) {
-        let mut last: Vec<usize> = (0..self.nodes.len()).collect();
-        for n in 0..self.nodes.len() {
-            for x in self.nodes[n].inputs() {
-                last[self.nodes[x].root] = n;
-                // What a product is made of where it is added is read there.
-                if self.nodes[x].folded {
-                    let factors = self.nodes[x].inputs().into_iter();
-                    factors.for_each(|x| last[self.nodes[x].root] = n);
-                }
-            }
-        }
+        let reads = self.nodes.iter().map(|node| {
+            let of_fused = |x: usize| match self.nodes[x].fused {
+                // What a fused product multiplies is read where it is added.
+                true => self.nodes[x].inputs(),
+                false => vec![],
+            };
+            let inputs = node.inputs().into_iter();
+            let all = inputs.flat_map(|x| [vec![x], of_fused(x)].concat());
+            all.map(|x| self.nodes[x].root).collect()
+        });
+        let mut last = last_uses(reads);
         // The update is added to the cells when all is done.
         last[0] = usize::MAX;
         for &output in &self.outputs {
@@ -445,19 +401,19 @@ impl Plan {
         }
     }
 
-    fn find_dispensable(&mut self) {
+    fn find_forward_only(&mut self) {
         for &n in &self.outputs {
             let read = self.nodes.iter().any(|node| node.inputs().contains(&n));
             let node = &mut self.nodes[n];
-            node.dispensable = matches!(node.work, Work::Op(Op::Linear { .. })) && !node.relu && !read;
+            node.forward_only = matches!(node.work, Work::Op(Op::Linear { .. })) && !node.relu && !read;
         }
     }
 
-    fn find_lent(&mut self) {
+    fn find_in_place(&mut self) {
         for n in 0..self.nodes.len() {
             let is_given = matches!(self.nodes[n].work, Work::Given { .. }) && self.nodes[n].differentiable;
-            let in_pieces = self.wraps && self.reach_of(n) > 0;
-            self.nodes[n].lends = is_given && (self.bands.len() == 1 || !in_pieces && self.adds_once(n));
+            let in_pieces = self.wraps && self.halo_of(n) > 0;
+            self.nodes[n].in_place = is_given && (self.bands.len() == 1 || !in_pieces && self.adds_once(n));
         }
     }
 
@@ -492,9 +448,9 @@ impl Plan {
             false => (self.most_alive(), BAND_FLOATS),
         };
         let floats: usize = channels * self.row();
-        let rows = (size / floats.max(1)).saturating_sub(2 * self.reach);
+        let rows = (size / floats.max(1)).saturating_sub(2 * self.halo);
         // Halos are computed twice, so a band has to be larger than they are.
-        let rows = rows.max(4 * self.reach).max(LANES.div_ceil(self.row()));
+        let rows = rows.max(4 * self.halo).max(LANES.div_ceil(self.row()));
         let bands = self.height.div_ceil(rows.clamp(1, self.height));
         self.band_rows = self.height.div_ceil(bands);
         self.bands = (0..self.height)
@@ -521,8 +477,8 @@ impl Plan {
     }
 
     /// Floats that are kept of a step, where values are.
-    pub fn trace(&self) -> usize {
-        let of_node = |(n, node): (usize, &Planned)| {
+    pub fn trace_floats(&self) -> usize {
+        let of_node = |(n, node): (usize, &PlanNode)| {
             let shares = match node.work {
                 Work::Op(Op::Attention(of)) => 9 * of.heads,
                 _ => 0,
@@ -539,71 +495,37 @@ impl Plan {
         let node = &self.nodes[n];
         match node.work {
             Work::Given { .. } => 0,
-            _ if node.root != n || node.folded => 0,
+            _ if node.root != n || node.fused => 0,
             _ => node.width,
         }
     }
 }
 
-impl Planned {
+impl PlanNode {
     /// Whether its values may be kept for the way back: they cost more to compute again than to write and read. The last
     /// ones are not needed there.
     pub fn traced(&self) -> bool {
         let costs = matches!(self.work, Work::Op(Op::Linear { .. } | Op::Attention(_)));
-        costs && !self.dispensable
+        costs && !self.forward_only
     }
 
-    /// What a product that is made where it is added multiplies: a value, and one number for all its channels.
-    pub fn folded(&self) -> Option<(usize, usize)> {
-        match self.work {
-            Work::Op(Op::Mul { a, b }) if self.folded => Some((a, b)),
-            _ => None,
+    /// What a fused product multiplies: a value, and one number for all its channels.
+    pub fn factors(&self) -> Option<(usize, usize)> {
+        if let Work::Op(Op::Mul { a, b }) = self.work
+            && self.fused
+        {
+            return Some((a, b));
         }
+        None
     }
 
     pub fn inputs(&self) -> Vec<usize> {
         match &self.work {
-            Work::Op(op) => op.inputs().into_iter().chain(self.plus).collect(),
+            Work::Op(op) => op.inputs().into_iter().chain(self.addend).collect(),
             Work::Compress { x } | Work::Expand { x } => vec![*x],
             Work::Given { .. } => vec![],
         }
     }
-}
-
-/// The nodes that `outputs` depend on, themselves included, but for those that only a `given` one depends on.
-pub(super) fn needed(program: &Program, outputs: &[usize], given: &[usize]) -> Vec<bool> {
-    let mut needed = vec![false; program.nodes.len()];
-    outputs.iter().for_each(|&n| needed[n] = true);
-    for n in (0..needed.len()).rev() {
-        if needed[n] && !given.contains(&n) {
-            program.nodes[n]
-                .op
-                .inputs()
-                .into_iter()
-                .for_each(|x| needed[x] = true);
-        }
-    }
-    needed
-}
-
-/// The values that are needed on all lanes: a neighbour looks at them, or a value that is itself needed on all.
-pub(super) fn dense(program: &Program, needed: &[bool], given: &[usize]) -> Vec<bool> {
-    let mut dense = vec![false; program.nodes.len()];
-    for (n, node) in program.nodes.iter().enumerate().rev() {
-        if !needed[n] || given.contains(&n) {
-            continue;
-        }
-        let all = dense[n] || node.op.padding().is_some();
-        for x in node.op.inputs() {
-            // Of queries that serve one attention, only those that fire matter.
-            let query = matches!(node.op, Op::Attention(of) if of.q == x && of.k != x && of.v != x);
-            let linear = |x: usize| matches!(program.nodes[x].op, Op::Linear { .. });
-            let sum = matches!(program.nodes[x].op, Op::Add { a, b } if linear(a) || linear(b));
-            let own = query && (linear(x) || sum) && !dense[n] && program.only_reader(x).is_some();
-            dense[x] |= all && !own;
-        }
-    }
-    dense
 }
 
 /// A distance of channels with room for whole vectors, that spreads channels over the sets of a cache.

@@ -2,19 +2,23 @@
 
 use rayon::prelude::*;
 
-use super::buffers::{Buffer, Owed, Scratch, Trace};
-use super::cached::{Standing, on_grid};
-use super::forward::{Before, Keep, StepOf};
-use super::group::{Group, Stage};
+use super::alive::clear_dead;
+use super::buffers::{Buffer, Scratch, Trace};
+use super::cached::Cached;
+use super::compiled::Stage;
+use super::forward::Keep;
+use super::given::GivenGrads;
+use super::group::Group;
+use super::step::{Before, StepContext};
 
 /// A group with its working memory: one for each strip that runs at the same time.
 pub(super) struct Runner<'a> {
     group: &'a Group<'a>,
     scratch: Vec<Scratch>,
-    fixed: Option<Standing>,
-    standing: Option<Standing>,
-    /// For the way back.
-    owed: Owed,
+    hoisted: Option<Cached>,
+    cached: Option<Cached>,
+    /// For the backward pass.
+    given_grads: GivenGrads,
 }
 
 /// The gradients that a step back turns into those of the step before.
@@ -26,42 +30,35 @@ pub(super) struct Grads<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// A runner forwards, or one that goes back as well.
+    /// A runner forwards, or one that runs the backward pass as well.
     pub fn new(group: &'a Group<'a>, back: bool) -> Self {
         let strips = match group.parallel {
             true => group.strips(),
             false => 1,
         };
-        let grads = |of: Option<&Stage>| {
-            of.map_or(vec![], |Stage { ready, .. }| {
-                let outputs = ready.plan.outputs.iter();
-                outputs.map(|&n| on_grid(&ready.plan, n)).collect()
-            })
-        };
-        let owed = || Owed {
-            tables: group.table_grads(),
-            fixed: grads(group.fixed),
-            standing: grads(group.standing),
-        };
-        let unknown = |of: &Stage| Standing::new(&of.ready.plan, &of.borders);
+        let unknown = |stage: &Stage| Cached::new(&stage.plan, &stage.paddings);
         Self {
             group,
             scratch: (0..strips).map(|_| Scratch::default()).collect(),
-            fixed: group.fixed.map(unknown),
-            standing: group.standing.map(unknown),
-            owed: if back { owed() } else { Owed::default() },
+            hoisted: group.hoisted().map(unknown),
+            cached: group.cached().map(unknown),
+            given_grads: if back {
+                GivenGrads::zeros(group)
+            } else {
+                GivenGrads::default()
+            },
         }
     }
 
     /// The gradients of constants on all lanes, once all is done.
     pub fn into_table_grads(self) -> Vec<Buffer> {
-        self.owed.tables
+        self.given_grads.tables
     }
 
     /// The next state has nothing to do with the last one.
     pub fn forget(&mut self) {
-        if let Some(standing) = &mut self.standing {
-            standing.change(None);
+        if let Some(cached) = &mut self.cached {
+            cached.change(None);
         }
     }
 
@@ -75,23 +72,23 @@ impl<'a> Runner<'a> {
         keep: Keep,
     ) -> (Option<Vec<bool>>, Vec<Trace>) {
         let group = self.group;
-        let plan = &group.step.plan;
+        let plan = group.plan();
         let firing = group.at(step).firing(state);
         let before = Before {
             state,
             firing: &firing,
         };
         next.resize(state.len(), 0.0);
-        let traces = self.with_standing(step, state, |of, scratch| {
+        let traces = self.with_given(step, state, |of, scratch| {
             let parts = plan.strips.iter().zip(plan.parts(next)).collect();
             each_strip(scratch, parts, |(strip, part), scratch| {
                 of.forward(scratch, before, &plan.bands[strip.clone()], part, keep)
             })
         });
-        if let Some(standing) = &mut self.standing {
-            standing.change(firing.fires.as_deref());
+        if let Some(cached) = &mut self.cached {
+            cached.change(firing.fires.as_deref());
         }
-        let alive = group.at(step).bury(&firing, next);
+        let alive = group.at(step).clear_dying(&firing, next);
         (alive, traces.into_iter().flatten().collect())
     }
 
@@ -105,25 +102,25 @@ impl<'a> Runner<'a> {
         grads: &mut Grads<'_>,
     ) {
         let group = self.group;
-        let plan = &group.step.plan;
+        let plan = group.plan();
         let line = plan.line();
         if let Some(alive) = alive {
-            group.at(step).clear_dead(alive, grads.state);
+            clear_dead(plan, alive, grads.state);
         }
         let firing = group.at(step).firing(state);
         let fires = firing.fires.as_deref();
         if let Some(after) = after {
-            self.settle(step, after, fires, grads);
+            self.flush(step, after, fires, grads);
         }
-        if let Some(standing) = &mut self.standing {
-            standing.change(fires);
+        if let Some(cached) = &mut self.cached {
+            cached.change(fires);
         }
         let before = Before {
             state,
             firing: &firing,
         };
         // Each strip adds up what flows to its rows and those around it, apart from the others.
-        let parts = self.with_standing(step, state, |of, scratch| {
+        let parts = self.with_given(step, state, |of, scratch| {
             let mut traces = traces.into_iter();
             let traces = plan
                 .strips
@@ -137,82 +134,82 @@ impl<'a> Runner<'a> {
                 |((strip, traces), weights), scratch| {
                     let bands = &plan.bands[strip.clone()];
                     let (first, last) = (
-                        plan.span(plan.reach, &bands[0]),
-                        plan.span(plan.reach, &bands[bands.len() - 1]),
+                        plan.span(plan.halo, &bands[0]),
+                        plan.span(plan.halo, &bands[bands.len() - 1]),
                     );
                     let rows = (last.0 + last.1 as isize - first.0) as usize;
                     let mut flow = scratch.zeros(rows * line);
                     let to = (&mut flow[..], first.0);
                     let bands = (bands, traces);
-                    let debts = of.backward(scratch, before, bands, grads.state, to, weights);
-                    (first.0, rows, flow, debts)
+                    let given = of.backward(scratch, before, bands, grads.state, to, weights);
+                    (first.0, rows, flow, given)
                 },
             )
         });
         let count = self.scratch.len();
-        for (n, (start, rows, flow, debts)) in parts.into_iter().enumerate() {
+        for (n, (start, rows, flow, given)) in parts.into_iter().enumerate() {
             for (r, flow) in flow.chunks_exact(line).enumerate().take(rows) {
                 let at = (start + r as isize).rem_euclid(plan.height as isize) as usize;
                 let to = grads.state[at * line..][..line].iter_mut();
                 to.zip(flow).for_each(|(to, x)| *to += x);
             }
             self.scratch[n % count].give_back(flow);
-            for debt in debts {
-                self.owed.add(plan, &debt);
-                self.scratch[n % count].give_back(debt.grad);
+            for of_band in given {
+                self.given_grads.add(plan, &of_band);
+                self.scratch[n % count].give_back(of_band.grad);
             }
         }
     }
 
-    /// Passes what is owed to the cells of these lanes of `state`, or of all, on to its gradient.
-    fn settle(&mut self, step: usize, state: &[f32], lanes: Option<&[bool]>, grads: &mut Grads<'_>) {
-        let fixed = self.fixed.as_ref().map_or(&[][..], |fixed| &fixed.values);
-        if let (Some(standing), Some(stage)) = (&self.standing, self.group.standing) {
-            let mut of = self.group.of(&stage.ready, step);
-            of.given.fixed = fixed;
-            let mut due = std::mem::take(&mut self.owed.standing);
-            let owed = (&mut due[..], &mut self.owed);
-            standing.settle(&of, &mut self.scratch, (state, lanes), grads, owed);
-            self.owed.standing = due;
+    /// Passes the gradients of the cached values of these lanes, or of all, on to that of `state`.
+    fn flush(&mut self, step: usize, state: &[f32], lanes: Option<&[bool]>, grads: &mut Grads<'_>) {
+        let hoisted = self.hoisted.as_ref().map_or(&[][..], |hoisted| &hoisted.values);
+        if let (Some(cached), Some(stage)) = (&self.cached, self.group.cached()) {
+            let mut of = self.group.cached_at(stage, step);
+            of.given.hoisted = hoisted;
+            let mut due = std::mem::take(&mut self.given_grads.cached);
+            let given = (&mut due[..], &mut self.given_grads);
+            cached.flush(&of, &mut self.scratch, (state, lanes), grads, given);
+            self.given_grads.cached = due;
         }
     }
 
-    /// Passes all that is still owed on to the gradient of the first state.
-    pub fn settle_all(&mut self, step: usize, state: &[f32], grads: &mut Grads<'_>) {
-        self.settle(step, state, None, grads);
-        if let (Some(fixed), Some(stage)) = (&self.fixed, self.group.fixed) {
-            let of = self.group.of(&stage.ready, step);
-            let mut due = std::mem::take(&mut self.owed.fixed);
-            let owed = (&mut due[..], &mut self.owed);
-            fixed.settle(&of, &mut self.scratch, (state, None), grads, owed);
-            self.owed.fixed = due;
+    /// Passes the gradients of all cached and hoisted values on to that of the first state.
+    pub fn flush_all(&mut self, step: usize, state: &[f32], grads: &mut Grads<'_>) {
+        self.flush(step, state, None, grads);
+        if let (Some(hoisted), Some(stage)) = (&self.hoisted, self.group.hoisted()) {
+            let of = self.group.hoisted_at(stage, step);
+            let mut due = std::mem::take(&mut self.given_grads.hoisted);
+            let given = (&mut due[..], &mut self.given_grads);
+            hoisted.flush(&of, &mut self.scratch, (state, None), grads, given);
+            self.given_grads.hoisted = due;
         }
     }
 
-    /// Calls `f` for a step from `state`, with the fixed and standing values of this state at hand.
-    fn with_standing<R>(
+    /// Calls `f` for a step from `state`, with the hoisted and cached values of this state at hand.
+    fn with_given<R>(
         &mut self,
         step: usize,
         state: &[f32],
-        f: impl FnOnce(&StepOf<'_>, &mut [Scratch]) -> R,
+        f: impl FnOnce(&StepContext<'_>, &mut [Scratch]) -> R,
     ) -> R {
         let mut of = self.group.at(step);
-        if let (Some(fixed), Some(stage)) = (&mut self.fixed, self.group.fixed) {
-            fixed.refresh(&self.group.of(&stage.ready, step), &mut self.scratch, state);
-            of.given.fixed = &fixed.values;
+        if let (Some(hoisted), Some(stage)) = (&mut self.hoisted, self.group.hoisted()) {
+            hoisted.refresh(&self.group.hoisted_at(stage, step), &mut self.scratch, state);
+            of.given.hoisted = &hoisted.values;
         }
-        if let (Some(standing), Some(stage)) = (&mut self.standing, self.group.standing) {
-            let mut of_standing = self.group.of(&stage.ready, step);
-            of_standing.given.fixed = of.given.fixed;
-            standing.refresh(&of_standing, &mut self.scratch, state);
-            of.given.standing = &standing.values;
+        if let (Some(cached), Some(stage)) = (&mut self.cached, self.group.cached()) {
+            let mut of_cached = self.group.cached_at(stage, step);
+            of_cached.given.hoisted = of.given.hoisted;
+            cached.refresh(&of_cached, &mut self.scratch, state);
+            of.given.cached = &cached.values;
         }
         if self.scratch.len() > 1 && of.plan.strips.len() > 1 {
             return f(&of, &mut self.scratch);
         }
-        self.scratch[0].owed = Some(std::mem::take(&mut self.owed));
+        self.scratch[0].given_grads = Some(std::mem::take(&mut self.given_grads));
         let result = f(&of, &mut self.scratch);
-        self.owed = self.scratch[0].owed.take().unwrap_or_default();
+        self.given_grads = self.scratch[0].given_grads.take().unwrap_or_default();
         result
     }
 }

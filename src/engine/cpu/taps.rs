@@ -1,4 +1,4 @@
-//! What operations need that is the same in every step.
+//! What stencils and constants make of a rollout's weights, the same in every step.
 
 use crate::program::Op;
 
@@ -6,59 +6,77 @@ use super::kernels::LANES;
 use super::kernels::halo::Tap;
 use super::plan::{Plan, Work};
 
-/// What a node of a plan needs beside its inputs, the same in every step.
-pub(super) enum Prepared {
-    Nothing,
-    /// What each channel of a stencil adds up, and what each of its input gets of the gradient.
-    Taps(Vec<Vec<Tap>>, Vec<Vec<Tap>>),
+/// The taps of a stencil.
+pub(super) struct Taps {
+    /// What each channel sums up.
+    pub forward: Vec<Vec<Tap>>,
+    /// What each channel of its input gets of the gradient.
+    pub backward: Vec<Vec<Tap>>,
 }
 
-impl Prepared {
-    pub fn new(plan: &Plan, params: impl Fn(usize) -> Vec<f32>) -> Vec<Self> {
-        let prepare = |n: usize| match &plan.nodes[n].work {
-            Work::Op(
-                op @ (Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. }),
-            ) => {
-                let kernel = match op {
-                    Op::Depthwise { kernel, .. } => params(*kernel),
-                    _ => vec![],
-                };
-                let (input, width) = (plan.nodes[*x].width, plan.nodes[n].width);
-                let taps = taps(op, &kernel, input, width);
-                let back = taps_back(&taps, input);
-                Self::Taps(taps, back)
-            }
-            _ => Self::Nothing,
+impl Taps {
+    /// Of each node of a plan, its taps if it is a stencil.
+    pub fn of_plan<'a>(plan: &Plan, param: impl Fn(usize) -> &'a [f32]) -> Vec<Option<Self>> {
+        let of_node = |n: usize| {
+            let Work::Op(op) = &plan.nodes[n].work else {
+                return None;
+            };
+            let input = plan.nodes[*op.inputs().first()?].width;
+            let forward = taps(op, &param, input, plan.nodes[n].width)?;
+            let backward = backward(&forward, input);
+            Some(Self { forward, backward })
         };
-        (0..plan.nodes.len()).map(prepare).collect()
+        (0..plan.nodes.len()).map(of_node).collect()
     }
 }
 
-/// What each channel of a stencil adds up.
-fn taps(op: &Op, kernel: &[f32], input: usize, width: usize) -> Vec<Vec<Tap>> {
+/// What each channel of a stencil sums up.
+fn taps<'a>(
+    op: &Op,
+    param: impl Fn(usize) -> &'a [f32],
+    input: usize,
+    width: usize,
+) -> Option<Vec<Vec<Tap>>> {
     let tap = |channel, neighbour, factor| Tap {
         channel,
         neighbour,
         factor,
     };
-    let of = |c: usize| -> Vec<Tap> {
-        match op {
-            Op::Neighbourhood { .. } => vec![tap(c % input, c / input, 1.0)],
-            Op::SumTaps { .. } => (0..9).map(|n| tap(n * width + c, n, 1.0)).collect(),
-            _ => {
-                let factors = kernel[9 * c..][..9]
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, f)| **f != 0.0);
-                factors.map(|(n, &f)| tap(c * input / width, n, f)).collect()
-            }
+    Some(match *op {
+        Op::Neighbourhood { .. } => (0..width).map(|c| vec![tap(c % input, c / input, 1.0)]).collect(),
+        Op::SumTaps { .. } => {
+            let of_channel = |c| (0..9).map(|n| tap(n * width + c, n, 1.0)).collect();
+            (0..width).map(of_channel).collect()
         }
-    };
-    (0..width).map(of).collect()
+        Op::Depthwise { kernel, .. } => {
+            let kernel = param(kernel);
+            let of_channel = |c: usize| {
+                let factors = kernel[9 * c..][..9].iter().enumerate();
+                let factors = factors.filter(|(_, factor)| **factor != 0.0);
+                factors
+                    .map(|(n, &factor)| tap(c * input / width, n, factor))
+                    .collect()
+            };
+            (0..width).map(of_channel).collect()
+        }
+        Op::Cells
+        | Op::Constant(_)
+        | Op::Slice { .. }
+        | Op::Concat(_)
+        | Op::Linear { .. }
+        | Op::LayerNorm { .. }
+        | Op::InverseRms { .. }
+        | Op::Map { .. }
+        | Op::Add { .. }
+        | Op::Mul { .. }
+        | Op::Affine { .. }
+        | Op::Attention(_)
+        | Op::Dropout { .. } => return None,
+    })
 }
 
 /// What each channel of a stencil's input gets of the gradient.
-fn taps_back(taps: &[Vec<Tap>], input: usize) -> Vec<Vec<Tap>> {
+fn backward(taps: &[Vec<Tap>], input: usize) -> Vec<Vec<Tap>> {
     let mut back = vec![vec![]; input];
     for (c, taps) in taps.iter().enumerate() {
         for tap in taps {
@@ -72,7 +90,7 @@ fn taps_back(taps: &[Vec<Tap>], input: usize) -> Vec<Vec<Tap>> {
     back
 }
 
-/// A table `[H, W, width]` on all lanes of a plan's grid, channel by channel.
+/// A constant `[H, W, width]` on all lanes of a plan's grid, channel by channel.
 pub(super) fn on_all_lanes(plan: &Plan, table: &[f32], width: usize) -> Vec<f32> {
     let stride = plan.grid_stride();
     let mut lanes = vec![0f32; width * stride + LANES];
@@ -84,8 +102,8 @@ pub(super) fn on_all_lanes(plan: &Plan, table: &[f32], width: usize) -> Vec<f32>
     lanes
 }
 
-/// The way back for a gradient: the sum over the images.
-pub(super) fn of_table(plan: &Plan, lanes: &[f32], width: usize) -> Vec<f32> {
+/// The gradient of a constant, `[H, W, width]`, of that on all lanes: the sum over the images.
+pub(super) fn sum_over_images(plan: &Plan, lanes: &[f32], width: usize) -> Vec<f32> {
     let stride = plan.grid_stride();
     let cells = 0..plan.height * plan.columns;
     let sum = |cell: usize, c: usize| {

@@ -1,0 +1,69 @@
+//! Which lanes live, and what becomes of those that do not.
+
+use crate::grid::{AliveMask, Padding};
+
+use super::plan::Plan;
+use super::step::{Firing, StepContext};
+
+/// Which lanes have a living neighbour or live themselves.
+pub(super) fn alive(rule: &AliveMask, plan: &Plan, state: &[f32]) -> Vec<bool> {
+    let (row, images) = (plan.row(), plan.images);
+    let threshold = rule.threshold as f32;
+    let mut above = vec![0u8; plan.height * row];
+    for (above, cells) in above.chunks_exact_mut(row).zip(state.chunks_exact(plan.line())) {
+        let channel = &cells[rule.channel * row..][..row];
+        let lanes = above.iter_mut().zip(channel);
+        lanes.for_each(|(above, &x)| *above = u8::from(x > threshold));
+    }
+    // First along rows, then along columns.
+    let mut wide = above.clone();
+    let inner = row - images;
+    for (above, wide) in above.chunks_exact(row).zip(wide.chunks_exact_mut(row)) {
+        or(&mut wide[images..], &above[..inner]);
+        or(&mut wide[..inner], &above[images..]);
+        if rule.padding == Padding::Circular {
+            or(&mut wide[..images], &above[inner..]);
+            or(&mut wide[inner..], &above[..images]);
+        }
+    }
+    let mut alive = wide.clone();
+    for (y, alive) in alive.chunks_exact_mut(row).enumerate() {
+        for dy in [-1, 1] {
+            if let Some(near) = rule.padding.coordinate(y, dy, plan.height) {
+                or(alive, &wide[near * row..][..row]);
+            }
+        }
+    }
+    alive.into_iter().map(|alive| alive != 0).collect()
+}
+
+fn or(to: &mut [u8], from: &[u8]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to |= from);
+}
+
+/// Sets all channels of dead cells to 0.
+pub(super) fn clear_dead(plan: &Plan, alive: &[bool], cells: &mut [f32]) {
+    let (row, line) = (plan.row(), plan.line());
+    for (alive, cells) in alive.chunks_exact(row).zip(cells.chunks_exact_mut(line)) {
+        if alive.iter().all(|&alive| alive) {
+            continue;
+        }
+        for channel in cells.chunks_exact_mut(row) {
+            for (x, &alive) in channel.iter_mut().zip(alive) {
+                *x = if alive { *x } else { 0.0 };
+            }
+        }
+    }
+}
+
+impl StepContext<'_> {
+    /// Which lanes stay alive after the step, given the cells with their updates; dead cells become 0.
+    pub fn clear_dying(&self, firing: &Firing, next: &mut [f32]) -> Option<Vec<bool>> {
+        let rule = self.call.job.program.alive.as_ref()?;
+        let mut alive = alive(rule, self.plan, next);
+        let before = firing.alive.as_ref()?;
+        alive.iter_mut().zip(before).for_each(|(a, b)| *a &= b);
+        clear_dead(self.plan, &alive, next);
+        Some(alive)
+    }
+}

@@ -1,0 +1,152 @@
+//! What is made once for a program and a grid, and serves every rollout of them, forwards and backwards.
+//!
+//! [`Compiled`] holds plans and no weights. A cache keeps the plans last used, by the structure of their program, so
+//! that a training compiles once. [`Bound`] adds what a rollout's weights make of them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::engine::Job;
+use crate::grid::Padding;
+use crate::program::Structure;
+
+use super::group::Call;
+use super::kernels::LANES;
+use super::plan::{Plan, Setting};
+use super::taps::{Taps, on_all_lanes};
+
+/// The plan of values that are computed apart from a step, and lie on the whole grid.
+pub(super) struct Stage {
+    pub plan: Plan,
+    /// Of each value, the padding if it is kept padded, as attention reads its keys and values.
+    pub paddings: Vec<Option<Padding>>,
+}
+
+/// How a program runs on groups of so many images: a step, and the values that it is given, as far as there are any.
+pub(super) struct Compiled {
+    pub step: Plan,
+    /// Values computed once a rollout.
+    pub hoisted: Option<Stage>,
+    /// Values computed again where a cell changes, given the hoisted ones.
+    pub cached: Option<Stage>,
+}
+
+/// All that plans depend on.
+#[derive(Clone, PartialEq, Eq)]
+struct Case {
+    structure: Structure,
+    grid: (usize, usize),
+    images: usize,
+    sparse: bool,
+    /// Whether values are used again after the first step.
+    reuses: bool,
+    differentiable: Vec<bool>,
+    training: bool,
+}
+
+/// Most plans that are kept.
+const KEPT: usize = 32;
+
+/// The plans last used, the latest last.
+static CACHE: Mutex<Vec<(Case, Arc<Compiled>)>> = Mutex::new(vec![]);
+
+/// Floats that the hoisted or cached values of a group may take; in the backward pass as many again for their gradients.
+const FLOATS: usize = 1 << 22;
+
+/// Images of a group: enough for rows of two vectors and grids of eight.
+pub(super) fn group_size((height, width): (usize, usize)) -> usize {
+    let rows = (2 * LANES).div_ceil(width);
+    rows.max((8 * LANES).div_ceil(width * height))
+}
+
+impl Compiled {
+    /// The plans of a job on a grid of this height and width, for groups of so many images.
+    pub fn of(job: &Job, grid: (usize, usize), images: usize) -> Arc<Self> {
+        let case = Case {
+            structure: job.program.structure(),
+            grid,
+            images,
+            sparse: job.is_sparse(),
+            // Cells that die change without having fired, and after a single step nothing is used again.
+            reuses: job.program.alive.is_none() && job.task.steps.len() > 1,
+            differentiable: job.program.differentiable(&job.weights.trained),
+            training: job.differentiable,
+        };
+        let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = cache.iter().position(|(other, _)| *other == case) {
+            let entry = cache.remove(at);
+            cache.push(entry);
+        } else {
+            let compiled = Arc::new(Self::new(job, &case));
+            if cache.len() == KEPT {
+                cache.remove(0);
+            }
+            cache.push((case, compiled));
+        }
+        cache[cache.len() - 1].1.clone()
+    }
+
+    fn new(job: &Job, case: &Case) -> Self {
+        let program = &*job.program;
+        let setting = Setting {
+            program,
+            grid: case.grid,
+            images: case.images,
+            sparse: case.sparse,
+            differentiable: &case.differentiable,
+            training: case.training,
+        };
+        let lanes = case.grid.0 * case.grid.1 * case.images;
+        let that_fit = |nodes: Vec<usize>| {
+            let channels: usize = nodes.iter().map(|&n| program.nodes[n].width).sum();
+            if channels * lanes <= FLOATS { nodes } else { vec![] }
+        };
+        let (mut hoisted, mut cached) = (vec![], vec![]);
+        if case.reuses {
+            hoisted = that_fit(program.hoisted());
+            if case.sparse {
+                cached = that_fit(program.cached(&hoisted));
+            }
+        }
+        let given = [&hoisted[..], &cached].concat();
+        let stage = |outputs: &[usize], given_to: &[usize]| {
+            let padding = |&n: &usize| program.key_value_padding(&given, n);
+            (!outputs.is_empty()).then(|| Stage {
+                plan: Plan::of_values(setting, outputs, given_to),
+                paddings: outputs.iter().map(padding).collect(),
+            })
+        };
+        Self {
+            step: Plan::of_step(setting, &given),
+            hoisted: stage(&hoisted, &[]),
+            cached: stage(&cached, &hoisted),
+        }
+    }
+}
+
+/// Plans, and what the weights of a rollout make of them.
+pub(super) struct Bound {
+    pub compiled: Arc<Compiled>,
+    /// The constants of the program on all lanes of the grid.
+    pub tables: Vec<Vec<f32>>,
+    pub step_taps: Vec<Option<Taps>>,
+    pub hoisted_taps: Vec<Option<Taps>>,
+    pub cached_taps: Vec<Option<Taps>>,
+}
+
+impl Bound {
+    pub fn new(compiled: Arc<Compiled>, call: &Call<'_>) -> Self {
+        let program = &call.job.program;
+        let taps = |plan: &Plan| Taps::of_plan(plan, |param| call.param(param));
+        let of_stage = |stage: &Option<Stage>| stage.as_ref().map_or(vec![], |stage| taps(&stage.plan));
+        let table = |(n, param): (usize, usize)| {
+            on_all_lanes(&compiled.step, call.param(param), program.nodes[n].width)
+        };
+        Self {
+            tables: program.constants().map(table).collect(),
+            step_taps: taps(&compiled.step),
+            hoisted_taps: of_stage(&compiled.hoisted),
+            cached_taps: of_stage(&compiled.cached),
+            compiled,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What a plan is given on the whole grid: constants, hoisted values, cached values; and the accumulators of their
+//! gradients.
+
+use std::ops::Range;
+
+use crate::grid::Padding;
+
+use super::buffers::Buffer;
+use super::group::Group;
+use super::kernels::halo::Spread;
+use super::kernels::{self, LANES, View};
+use super::plan::Plan;
+
+/// A hoisted or cached value on all lanes of the grid.
+pub(super) enum OnGrid {
+    /// Channel by channel.
+    Plain(Buffer),
+    /// Padded, as attention reads its keys and values.
+    Padded(Spread, Padding),
+}
+
+/// What the nodes of a plan are given. They are numbered through: constants, hoisted values, cached values.
+#[derive(Clone, Copy)]
+pub(super) struct GivenValues<'a> {
+    pub tables: &'a [Vec<f32>],
+    pub hoisted: &'a [OnGrid],
+    pub cached: &'a [OnGrid],
+}
+
+impl<'a> GivenValues<'a> {
+    /// A value whose channels lie one after the other.
+    pub fn plain(&self, slot: usize) -> Option<&'a [f32]> {
+        match (self.tables.get(slot), self.on_grid(slot)) {
+            (Some(table), _) => Some(table),
+            (None, Some(OnGrid::Plain(value))) => Some(value),
+            (None, Some(OnGrid::Padded(..)) | None) => None,
+        }
+    }
+
+    /// A value that is padded.
+    pub fn padded(&self, slot: usize) -> Option<&'a Spread> {
+        match self.on_grid(slot)? {
+            OnGrid::Padded(value, _) => Some(value),
+            OnGrid::Plain(_) => None,
+        }
+    }
+
+    fn on_grid(&self, slot: usize) -> Option<&'a OnGrid> {
+        let slot = slot.checked_sub(self.tables.len())?;
+        match slot.checked_sub(self.hoisted.len()) {
+            None => self.hoisted.get(slot),
+            Some(slot) => self.cached.get(slot),
+        }
+    }
+}
+
+/// Accumulators, on the whole grid, of the gradients of given values until they are passed on.
+#[derive(Default)]
+pub(super) struct GivenGrads {
+    pub tables: Vec<Buffer>,
+    pub hoisted: Vec<Buffer>,
+    pub cached: Vec<Buffer>,
+}
+
+impl GivenGrads {
+    /// Zeros for all that a group is given; nothing for a constant that gets no gradient.
+    pub fn zeros(group: &Group<'_>) -> Self {
+        let (job, tables) = (group.call.job, &group.bound.tables);
+        let of_table = |((_, param), table): ((usize, usize), &Vec<f32>)| match job.is_trained(param) {
+            true => Buffer::zeros(table.len()),
+            false => Buffer::default(),
+        };
+        let of_stage = |plan: &Plan| plan.outputs.iter().map(|&n| on_grid(plan, n)).collect();
+        Self {
+            tables: job.program.constants().zip(tables).map(of_table).collect(),
+            hoisted: group.hoisted().map_or(vec![], |stage| of_stage(&stage.plan)),
+            cached: group.cached().map_or(vec![], |stage| of_stage(&stage.plan)),
+        }
+    }
+
+    /// That of a given node, by its number.
+    pub fn of(&mut self, slot: usize) -> &mut Buffer {
+        let Some(slot) = slot.checked_sub(self.tables.len()) else {
+            return &mut self.tables[slot];
+        };
+        match slot.checked_sub(self.hoisted.len()) {
+            None => &mut self.hoisted[slot],
+            Some(slot) => &mut self.cached[slot],
+        }
+    }
+
+    /// Adds the gradient of a given value on a band and the rows around it.
+    pub fn add(&mut self, plan: &Plan, of_band: &BandGrad<'_>) {
+        let (stride, width) = (plan.stride(of_band.node), plan.nodes[of_band.node].width);
+        for (lane, to, lanes) in plan.runs(of_band.node, of_band.rows) {
+            let from = View {
+                data: &of_band.grad[lane..],
+                stride,
+            };
+            kernels::add_to(from, plan.on_grid(self.of(of_band.slot), to), (width, lanes));
+        }
+    }
+}
+
+/// The gradient of a given value on a band and the rows around it.
+pub(super) struct BandGrad<'a> {
+    pub rows: &'a Range<usize>,
+    pub node: usize,
+    pub slot: usize,
+    pub grad: Buffer,
+}
+
+/// Zeros for a node of a plan on all lanes of the grid, channel by channel.
+pub(super) fn on_grid(plan: &Plan, n: usize) -> Buffer {
+    Buffer::zeros(plan.nodes[n].width * plan.grid_stride() + LANES)
+}
