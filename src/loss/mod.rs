@@ -19,7 +19,7 @@ use crate::metric::ssim;
 
 pub use bound::{Posterior, elbo, elbo_of_mean, iwelbo, log_bernoulli, log_mean_exp, log_prior, softplus};
 pub use pattern::{ImageLoss, PatternLoss, TextureLoss};
-pub use style::{PatchTransport, StyleLoss, compress, gram, gram_distance};
+pub use style::{PatchTransport, StyleLoss, compress, gram_distance};
 pub use transport::{directions, sliced_transport, unit_columns};
 pub use vgg::{Vgg16, VggComparison, VggStyle};
 

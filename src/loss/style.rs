@@ -20,13 +20,6 @@ pub trait StyleLoss: Send + Sync {
     fn settings(&self) -> serde_json::Value;
 }
 
-/// The Gram matrices of features `[B, N, C]`, `F^T F / N`: `[B, C, C]`.
-pub fn gram(features: &Tensor) -> Result<Tensor> {
-    let (_, n, _) = features.dims3()?;
-    let features = features.contiguous()?;
-    Ok((features.transpose(1, 2)?.matmul(&features)? / n as f64)?)
-}
-
 /// `sqrt(x + 1) - 1` of non-negative features, which tames the large ones (Niklasson et al. 2021).
 pub fn compress(features: &Tensor) -> Result<Tensor> {
     Ok(((features + 1.0)?.sqrt()? - 1.0)?)

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::style::{StyleLoss, as_sets, compress, gram, gram_distance};
+use super::style::{StyleLoss, as_sets, compress, gram_distance};
 use super::transport::{directions, sliced_transport};
 use crate::error::{Error, Result};
+use crate::metric::gram;
 use crate::random::Key;
 
 /// Convolutions by their number in torchvision's list of layers, with their output channels, and whether a

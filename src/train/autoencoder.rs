@@ -6,12 +6,12 @@ use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
 use super::{Adam, AdamConfig, Reading, Trainer, descend};
-use crate::autoencoder::Autoencoder;
 use crate::data::{Batch, derangement};
 use crate::error::{Error, Result};
 use crate::loss;
 use crate::loss::Term;
 use crate::metric::ssim;
+use crate::model::autoencoder::Autoencoder;
 use crate::nn::Weights;
 use crate::random::Key;
 

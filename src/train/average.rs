@@ -1,8 +1,8 @@
 //! The running mean of weights.
 
 use crate::error::Result;
+use crate::io::safetensors::Tensors;
 use crate::nn::Weights;
-use crate::store::Tensors;
 
 /// The running mean of weights over updates, without the noise that the last few of them left.
 #[derive(Clone, Debug)]

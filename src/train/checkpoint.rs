@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Adam;
 use crate::error::{Error, Result};
+use crate::io::safetensors;
+use crate::io::safetensors::{Tensors, add_prefixed, take_prefixed};
 use crate::nn::Weights;
-use crate::store;
-use crate::store::{Tensors, add_prefixed, take_prefixed};
 
 /// Which training a checkpoint belongs to: it is resumed under equal ones only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ pub(super) fn save<P: Serialize>(
         progress: kept.progress,
         updates: adam.updates(),
     };
-    store::write(path, &tensors, &description)?;
+    safetensors::write(path, &tensors, &description)?;
     tracing::info!("saved {}", path.display());
     Ok(())
 }
@@ -67,7 +67,7 @@ pub(super) fn restore<P: DeserializeOwned>(
     (weights, adam): (&Weights, &mut Adam),
     device: &Device,
 ) -> Result<Memory<P>> {
-    let (mut tensors, found): (_, Description<P>) = store::read(path, device)?;
+    let (mut tensors, found): (_, Description<P>) = safetensors::read(path, device)?;
     if found.identity != *identity {
         let reason = format!(
             "is a checkpoint of another run: of phase {} with {}, not of phase {} with {}",

@@ -10,9 +10,9 @@ use super::checkpoint::{Identity, Memory};
 use super::{Reading, Trainer, checkpoint};
 use crate::data::{Batches, Corruption, Curriculum, Dataset};
 use crate::error::{Error, Result};
+use crate::io::safetensors::Tensors;
 use crate::metric::SSIM_WINDOW;
 use crate::random::Key;
-use crate::store::Tensors;
 
 /// Images to train on and to validate with, and how they are corrupted.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ mod network;
 mod pattern;
 mod pool;
 mod pool_trainer;
+mod recipe;
 mod vae;
 
 use candle_core::Tensor;
@@ -24,12 +25,13 @@ pub use network::{NetworkLoss, NetworkTrainer, NetworkTrainerConfig};
 pub use pattern::{PatternTrainer, PatternTrainerConfig, Reseed};
 pub use pool::{Pool, PoolEntry};
 pub use pool_trainer::{PoolOrder, PoolTrainer, PoolTrainerConfig};
+pub use recipe::Recipe;
 pub use vae::{Evolving, VaeTrainer, VaeTrainerConfig};
 
 use crate::data::Batch;
+use crate::io::safetensors::Tensors;
 use crate::nn::Weights;
 use crate::random::Key;
-use crate::store::Tensors;
 
 /// Something that learns from batches of images; [`Fit`] runs it.
 ///

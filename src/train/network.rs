@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Adam, AdamConfig, Reading, Trainer, descend};
-use crate::baseline::Network;
 use crate::data::Batch;
 use crate::error::Result;
 use crate::loss::{Term, mae, psnr_loss};
 use crate::metric::ssim;
+use crate::model::baseline::Network;
 use crate::nn::Weights;
 use crate::random::Key;
 
@@ -55,7 +55,7 @@ impl NetworkTrainerConfig {
 /// Trains a [`Network`] on the data, splits and curricula of the automata, one update a batch.
 ///
 /// ```
-/// use lnca::baseline::{NafNet, NafNetConfig};
+/// use lnca::model::baseline::{NafNet, NafNetConfig};
 /// use lnca::prelude::*;
 /// use lnca::train::{NetworkTrainer, NetworkTrainerConfig};
 ///

@@ -13,11 +13,11 @@ use super::pool::one;
 use super::{Adam, AdamConfig, Reading, checkpoint, descend};
 use crate::error::{Error, Result};
 use crate::grid::Damage;
+use crate::io::safetensors::Tensors;
 use crate::loss::PatternLoss;
 use crate::nn::Weights;
 use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
-use crate::store::Tensors;
 use crate::transition::TransitionFn;
 
 /// When a state of the batch is overwritten with the seed, so that the pool never forgets it.

@@ -11,13 +11,13 @@ use super::{Adam, AdamConfig, Pool, Reading, Trainer, descend};
 use crate::data::Batch;
 use crate::engine::Precision;
 use crate::error::{Error, Result};
+use crate::io::safetensors::{Tensors, add_prefixed, take_prefixed};
 use crate::loss::RestorationLoss;
 use crate::metric::ssim;
+use crate::model::Restorer;
 use crate::nn::Weights;
 use crate::random::Key;
-use crate::restorer::Restorer;
 use crate::rollout::{Memory, Rollout};
-use crate::store::{Tensors, add_prefixed, take_prefixed};
 
 /// Which of the two updates of a batch comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,9 +13,9 @@ use crate::data::BinaryImages;
 use crate::error::{Error, Result};
 use crate::grid::Damage;
 use crate::loss::{Posterior, Term, log_bernoulli};
+use crate::model::vae::{Broadcast, Decoder, DecoderConfig, Vae};
 use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
-use crate::vae::{Broadcast, Decoder, DecoderConfig, Vae};
 
 /// Settings of a [`VaeTrainer`]; the defaults are those of the article, but for the size of a batch of the automaton that
 /// does not double, which was 128.

@@ -1,6 +1,6 @@
 //! Which clean image belongs to which damaged one.
 
-use super::folder::is_picture;
+use super::files::is_picture;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ pub(super) struct Pair {
     pub damaged: PathBuf,
 }
 
-/// Whether names below a folder, as [`walk`](super::folder::walk) gives them, speak of both clean and
+/// Whether names below a folder, as [`walk`](super::files::walk) gives them, speak of both clean and
 /// damaged images.
 pub(super) fn are_paired(paths: &[PathBuf]) -> bool {
     let has = |role| {

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, Frame, RgbaImage};
 
-use crate::data::Picture;
+use super::picture::Picture;
 use crate::error::{Error, Result};
 
 /// What is seen through transparent pixels.

@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    AutoencoderTrainerConfig, NetworkTrainer, NetworkTrainerConfig, PoolTrainer, PoolTrainerConfig, Trainer,
+};
 use crate::data::{Corruption, Curriculum};
 use crate::error::{Error, Result};
 use crate::grid::OutputStart;
+use crate::model::Learning;
 use crate::model::{Model, ModelConfig};
-use crate::restorer::Learning;
-use crate::train::{
-    AutoencoderTrainerConfig, NetworkTrainer, NetworkTrainerConfig, PoolTrainer, PoolTrainerConfig, Trainer,
-};
 
 /// Everything about the training of a model but its length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ impl Recipe {
     /// The published recipe for a model.
     pub fn paper(model: ModelConfig) -> Self {
         Self {
-            nca: model.training().unwrap_or_default(),
+            nca: training(&model),
             network: match model {
                 ModelConfig::Restormer { .. } => NetworkTrainerConfig::restormer(),
                 _ => NetworkTrainerConfig::nafnet(),
@@ -161,5 +161,13 @@ impl Recipe {
             },
             false => paper,
         }
+    }
+}
+
+/// The published training settings of an NCA; of a network, which has none, the defaults.
+fn training(model: &ModelConfig) -> PoolTrainerConfig {
+    match model {
+        ModelConfig::Vitca { .. } => PoolTrainerConfig::vitca(),
+        _ => PoolTrainerConfig::default(),
     }
 }

@@ -1,14 +1,13 @@
 //! One door to the images in a folder, whatever their layout.
 
+use super::cifar;
 use super::dataset::{Dataset, check_side};
-use super::folder::{ends_in, is_picture, walk};
+use super::files::{ends_in, is_picture, walk};
 use super::pairs::{Pair, are_paired, by_folders, by_words};
-use super::picture::{Picture, ResizeMode};
-use super::resize::lanczos_resize;
-use super::sampling::shuffled;
 use super::tiles::{TileCounts, TilePairs, Tiles};
-use super::{Split, cifar};
+use crate::data::sampling::{Split, shuffled};
 use crate::error::{Error, Result};
+use crate::io::{Picture, ResizeMode, lanczos_resize};
 use crate::random::Key;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -323,9 +322,9 @@ impl Loading<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cifar::tests::records;
     use super::*;
-    use crate::data::cifar::tests::records;
-    use crate::data::picture::tests::{sample, write};
+    use crate::io::picture_tests::{sample, write};
 
     fn open(dir: &Path, options: &OpenOptions) -> Result<(Dataset, LoadReport)> {
         Dataset::open(dir, options, &|_, _| ())

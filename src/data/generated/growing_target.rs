@@ -5,9 +5,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::picture::decode;
-use super::resize::lanczos_resize;
 use crate::error::{Error, Result};
+use crate::io::{decode, lanczos_resize};
 
 /// Samples along each side of a pixel.
 const SAMPLES: usize = 4;

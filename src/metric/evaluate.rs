@@ -3,9 +3,9 @@
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::similarity::{psnr, relative, ssim};
 use crate::data::Batches;
 use crate::error::Result;
-use crate::metric::{psnr, relative, ssim};
 
 /// Means over test images, of the restored images and of the corrupted ones as they came.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

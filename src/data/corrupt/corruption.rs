@@ -1,7 +1,7 @@
 //! The synthetic corruptions a restorer is trained to undo.
 
-use super::blur::{Rotation, motion_blur, motion_kernel};
 use super::curriculum::Curriculum;
+use super::motion_blur::{Rotation, check_images, motion_blur, motion_kernel};
 use crate::error::{Error, Result};
 use crate::random::Key;
 use candle_core::{Device, Tensor};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// # Errors
 /// The shapes do not agree as said.
 pub fn masked_noise(clean: &Tensor, mask: &Tensor, noise: &Tensor) -> Result<Tensor> {
-    batch_dims("clean", clean)?;
+    check_images("clean", clean)?;
     let expected = [&clean.dims()[..3], &[1]].concat();
     for (name, tensor) in [("mask", mask), ("noise", noise)] {
         if tensor.dims() != expected {
@@ -23,14 +23,6 @@ pub fn masked_noise(clean: &Tensor, mask: &Tensor, noise: &Tensor) -> Result<Ten
         }
     }
     Ok(clean.broadcast_add(&(mask * noise)?)?.clamp(0f64, 1f64)?)
-}
-
-/// Checks that an argument is `[B, H, W, C]`.
-pub(super) fn batch_dims(argument: &'static str, tensor: &Tensor) -> Result<()> {
-    match tensor.rank() {
-        4 => Ok(()),
-        _ => Err(Error::shape(argument, "[B, H, W, C]", tensor.dims())),
-    }
 }
 
 /// A synthetic corruption of clean images. Its draws depend on nothing but the key of each image.
@@ -85,7 +77,7 @@ impl Corruption {
     /// `clean` is not of four axes, there is not one key for each image, or `difficulty` or sigma is
     /// out of range.
     pub fn apply(&self, clean: &Tensor, difficulty: f64, keys: &[Key]) -> Result<Tensor> {
-        batch_dims("clean", clean)?;
+        check_images("clean", clean)?;
         let (images, height, width, _) = clean.dims4()?;
         if images != keys.len() {
             let expected = format!("[{}, H, W, C], one image per key", keys.len());

@@ -1,6 +1,6 @@
 //! Data sets fetched from the Hugging Face hub, by Candle's own loaders.
 
-use super::Dataset;
+use super::dataset::Dataset;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 

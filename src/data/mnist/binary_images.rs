@@ -1,14 +1,12 @@
 //! Binary images in memory: what variational autoencoders learn from.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use super::digits::{SIDE, digit};
-use super::idx;
-use super::sampling::shuffled;
+use crate::data::generated::{DIGIT_SIDE, digit};
+use crate::data::sampling::shuffled;
 use crate::error::{Error, Result};
 use crate::random::Key;
 
@@ -75,23 +73,7 @@ impl BinaryImages {
             .map(|image| digit(key.fold_in(image)))
             .collect();
         let (labels, images): (Vec<u8>, Vec<Vec<u8>>) = drawn.into_iter().unzip();
-        Self::new(SIDE, images.concat(), Some(labels))
-    }
-
-    /// Reads MNIST from a folder, in any of its forms, each file plain or gzipped:
-    ///
-    /// - statically binarised, as text: `binarized_mnist_train.amat`, `..._valid.amat`, `..._test.amat`;
-    /// - the same as idx files whose names hold `train`, `valid` or `test`, and `images`;
-    /// - with grey levels: `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte`. Of these one sample of a pixel that is
-    ///   white with the probability of its grey level is drawn by `seed`, once for all.
-    ///
-    /// Labels are read where there are such files (`labels` in their names).
-    ///
-    /// # Errors
-    /// [`Error::Io`] if a file cannot be read, [`Error::File`] if one is damaged, or no images to train on or to test
-    /// with are there.
-    pub fn open(dir: impl AsRef<Path>, seed: u64) -> Result<BinaryParts> {
-        idx::open(dir.as_ref(), seed)
+        Self::new(DIGIT_SIDE, images.concat(), Some(labels))
     }
 
     /// The number of images.

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::grid::CellLayout;
+use crate::io::safetensors;
 use crate::nn::Weights;
 use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
-use crate::store;
 use crate::transition::{Growing, GrowingConfig, Texture, TextureConfig, TransitionFn};
 
 /// Which automaton, and its sizes.
@@ -50,7 +50,7 @@ pub struct PatternCard {
 ///
 /// ```
 /// use lnca::prelude::*;
-/// use lnca::pattern::{Pattern, PatternCard, PatternConfig};
+/// use lnca::model::pattern::{Pattern, PatternCard, PatternConfig};
 ///
 /// # fn main() -> lnca::Result<()> {
 /// let card = PatternCard::new(PatternConfig::Growing(Default::default()), (24, 24));
@@ -137,7 +137,7 @@ impl Pattern {
 
     /// A pattern with given weights. Sizes of the card are held against them one by one: a damaged card may ask for
     /// more than there is memory for.
-    fn with_weights(card: PatternCard, values: store::Tensors, device: &Device) -> Result<Self> {
+    fn with_weights(card: PatternCard, values: safetensors::Tensors, device: &Device) -> Result<Self> {
         let weights = Weights::given(values.clone(), DType::F32, device);
         let rule = Rule::new(&card.config, &weights)?;
         weights.load(&values)?;
@@ -151,7 +151,7 @@ impl Pattern {
     /// its card gives, [`Error::Weight`] if one is left over.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
-        let (values, card): (_, PatternCard) = store::read(path, device)?;
+        let (values, card): (_, PatternCard) = safetensors::read(path, device)?;
         if card.pattern != 1 {
             let reason = format!("is of version {} of the format, expected 1", card.pattern);
             return Err(Error::file(path, reason));
@@ -167,7 +167,7 @@ impl Pattern {
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        store::write(path.as_ref(), &self.weights.snapshot()?, &self.card)
+        safetensors::write(path.as_ref(), &self.weights.snapshot()?, &self.card)
     }
 
     /// What it says of itself.

@@ -3,9 +3,9 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::autoencoder::Autoencoder;
 use crate::error::{Error, Result};
 use crate::grid::{CellLayout, OutputStart};
+use crate::model::autoencoder::Autoencoder;
 use crate::rollout::{Memory, Rollout};
 use crate::transition::TransitionFn;
 

@@ -6,17 +6,16 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::autoencoder::{Autoencoder, AutoencoderConfig};
-use crate::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
 use crate::error::{Error, Result};
 use crate::grid::OutputStart;
+use crate::io::safetensors;
+use crate::io::safetensors::{Tensors, add_prefixed, take_prefixed};
+use crate::model::autoencoder::{Autoencoder, AutoencoderConfig};
+use crate::model::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
+use crate::model::{LatentNca, Learning, PlainNca, Restorer};
 use crate::nn::Weights;
 use crate::random::Key;
-use crate::restorer::{LatentNca, Learning, PlainNca, Restorer};
 use crate::rollout::Rollout;
-use crate::store;
-use crate::store::{Tensors, add_prefixed, take_prefixed};
-use crate::train::PoolTrainerConfig;
 use crate::transition::{Nafca, NafcaConfig, TransitionFn, Vitca, VitcaConfig};
 
 /// Which system, and its sizes.
@@ -116,20 +115,28 @@ impl ModelConfig {
         }
     }
 
-    /// What the names of its weights begin with in a file, but for those of its autoencoder.
-    fn prefix(&self) -> &'static str {
+    /// Whether it is an NCA; otherwise it is a network.
+    pub fn is_nca(&self) -> bool {
         match self {
-            Self::LatentNafca { .. } | Self::LatentVitca { .. } | Self::Vitca { .. } => "transition.",
-            Self::NafNet { .. } | Self::Restormer { .. } => "network.",
+            Self::LatentNafca { .. } | Self::LatentVitca { .. } | Self::Vitca { .. } => true,
+            Self::NafNet { .. } | Self::Restormer { .. } => false,
         }
     }
 
-    /// The published training settings of its NCA, if it is one.
-    pub fn training(&self) -> Option<PoolTrainerConfig> {
+    /// What the names of its weights begin with in a file, but for those of its autoencoder.
+    fn prefix(&self) -> &'static str {
+        match self.is_nca() {
+            true => "transition.",
+            false => "network.",
+        }
+    }
+
+    /// The published fire rate and steps of a restoration; a network has neither.
+    fn fire_rate_and_steps(&self) -> (f64, usize) {
         match self {
-            Self::LatentNafca { .. } | Self::LatentVitca { .. } => Some(PoolTrainerConfig::default()),
-            Self::Vitca { .. } => Some(PoolTrainerConfig::vitca()),
-            Self::NafNet { .. } | Self::Restormer { .. } => None,
+            Self::LatentNafca { .. } | Self::LatentVitca { .. } => (1.0, 64),
+            Self::Vitca { .. } => (0.5, 64),
+            Self::NafNet { .. } | Self::Restormer { .. } => (1.0, 0),
         }
     }
 }
@@ -242,11 +249,11 @@ impl Model {
                 frozen: Arc::new(Restormer::new(network, weights.frozen_builder())?),
             },
         };
-        let training = config.training();
+        let (fire_rate, steps) = config.fire_rate_and_steps();
         let card = ModelCard {
             model: 1,
-            fire_rate: training.as_ref().map_or(1.0, |training| training.fire_rate),
-            steps: training.map_or(0, |training| training.validation_steps),
+            fire_rate,
+            steps,
             config,
             task: String::new(),
             made_by: String::new(),
@@ -360,7 +367,7 @@ impl Model {
         if let Some((_, weights)) = self.autoencoder() {
             add_prefixed(&mut tensors, "autoencoder.", weights.snapshot()?);
         }
-        store::write(path.as_ref(), &tensors, &self.card)
+        safetensors::write(path.as_ref(), &tensors, &self.card)
     }
 
     /// A model from a file that [`Model::save`] made.
@@ -369,7 +376,7 @@ impl Model {
     /// [`Error::Io`] or [`Error::File`] if it cannot be read, is of another kind or lacks a weight of the
     /// size its card gives; [`Error::Weight`] if one is left over.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let (mut tensors, card): (_, ModelCard) = store::read(path.as_ref(), device)?;
+        let (mut tensors, card): (_, ModelCard) = safetensors::read(path.as_ref(), device)?;
         if card.model != 1 {
             let reason = format!("is of version {}, this library reads version 1", card.model);
             return Err(Error::file(path, reason));

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{Pattern, PatternCard, PatternConfig};
 use crate::error::{Error, Result};
 use crate::grid::CellLayout;
-use crate::store::Tensors;
+use crate::io::safetensors::Tensors;
 use crate::transition::{GrowingConfig, TextureConfig};
 
 /// A layer of a Growing NCA: bytes `[in_ch + 1, out_ch]`, the bias last.

@@ -1,8 +1,8 @@
 //! Images in memory, and the batches a training or an evaluation takes from them.
 
-use super::corrupt::Corruption;
-use super::dead_leaves::dead_leaves;
-use super::sampling::{Split, shuffled, split};
+use crate::data::corrupt::Corruption;
+use crate::data::generated::dead_leaves;
+use crate::data::sampling::{Split, shuffled, split};
 use crate::error::{Error, Result};
 use crate::random::Key;
 use candle_core::{Device, Tensor};
@@ -139,7 +139,7 @@ impl Dataset {
         self
     }
 
-    /// Training, validation and test images, in the shares of [`sampling::split`](super::split): no
+    /// Training, validation and test images, in the shares of [`split`]: no
     /// photograph has tiles in two parts. The same seed gives the same parts.
     ///
     /// # Errors

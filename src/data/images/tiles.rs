@@ -1,7 +1,7 @@
 //! Tile-shrink-clean: how real photographs become small training pairs.
 
-use super::picture::{Picture, ResizeMode};
 use crate::error::{Error, Result};
+use crate::io::{Picture, ResizeMode};
 use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 use rand::Rng;
 
-use super::binary::{BinaryImages, BinaryParts};
+use super::binary_images::{BinaryImages, BinaryParts};
 use crate::error::{Error, Result};
 use crate::random::Key;
 
@@ -20,7 +20,25 @@ struct Images {
     pixels: Vec<u8>,
 }
 
-pub(super) fn open(dir: &Path, seed: u64) -> Result<BinaryParts> {
+impl BinaryImages {
+    /// Reads MNIST from a folder, in any of its forms, each file plain or gzipped:
+    ///
+    /// - statically binarised, as text: `binarized_mnist_train.amat`, `..._valid.amat`, `..._test.amat`;
+    /// - the same as idx files whose names hold `train`, `valid` or `test`, and `images`;
+    /// - with grey levels: `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte`. Of these one sample of a pixel that is
+    ///   white with the probability of its grey level is drawn by `seed`, once for all.
+    ///
+    /// Labels are read where there are such files (`labels` in their names).
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read, [`Error::File`] if one is damaged, or no images to train on or to test
+    /// with are there.
+    pub fn open(dir: impl AsRef<Path>, seed: u64) -> Result<BinaryParts> {
+        open(dir.as_ref(), seed)
+    }
+}
+
+fn open(dir: &Path, seed: u64) -> Result<BinaryParts> {
     let files = list(dir)?;
     let find = |part: &[&str], kind: &str| -> Vec<PathBuf> {
         let fits = |name: &str| part.iter().any(|part| name.contains(part)) && is_of(name, kind);

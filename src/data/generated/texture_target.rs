@@ -6,9 +6,8 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::picture::Picture;
-use super::resize::lanczos_resize;
 use crate::error::{Error, Result};
+use crate::io::{Picture, lanczos_resize};
 use crate::random::Key;
 
 /// A texture drawn by code, which tiles the plane: no file is needed.

@@ -1,6 +1,5 @@
 //! Motion blur along a straight line at an angle.
 
-use super::corrupt::batch_dims;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor, WithDType};
 use rayon::prelude::*;
@@ -94,7 +93,7 @@ pub fn motion_kernel(size: usize, degrees: i32, rotation: Rotation) -> Result<Mo
 /// `images` is not of four axes or of another dtype, there is not one kernel for each image, or a
 /// kernel's weights are not a square of its size.
 pub fn motion_blur(images: &Tensor, kernels: &[MotionKernel]) -> Result<Tensor> {
-    batch_dims("images", images)?;
+    check_images("images", images)?;
     if images.dim(0)? != kernels.len() {
         let expected = format!("[{}, H, W, C], one image per kernel", kernels.len());
         return Err(Error::shape("images", expected, images.dims()));
@@ -148,6 +147,14 @@ fn correlate<T: WithDType>(images: &Tensor, kernels: &[MotionKernel]) -> Result<
         }
     });
     Ok(Tensor::from_vec(output, images.shape(), &Device::Cpu)?.to_device(images.device())?)
+}
+
+/// An error unless this argument is a batch of images, `[B, H, W, C]`.
+pub(super) fn check_images(argument: &'static str, tensor: &Tensor) -> Result<()> {
+    match tensor.rank() {
+        4 => Ok(()),
+        _ => Err(Error::shape(argument, "[B, H, W, C]", tensor.dims())),
+    }
 }
 
 #[cfg(test)]

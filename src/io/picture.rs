@@ -85,7 +85,7 @@ impl Picture {
 }
 
 /// The image in a PNG or JPEG file, whatever its name says; never an empty one.
-pub(super) fn decode(path: &Path) -> Result<DynamicImage> {
+pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let mut reader = ImageReader::new(Cursor::new(&bytes))
         .with_guessed_format()
@@ -127,13 +127,13 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use image::codecs::jpeg::JpegEncoder;
     use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage};
 
     /// A picture that is different in every pixel and for every `tint`.
-    pub(in crate::data) fn sample(height: usize, width: usize, tint: u8) -> Picture {
+    pub(crate) fn sample(height: usize, width: usize, tint: u8) -> Picture {
         let pixel = |i: usize| [(i * 7) as u8, (i / width * 11) as u8, tint];
         Picture {
             height,
@@ -142,7 +142,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::data) fn write(picture: &Picture, path: &Path) {
+    pub(crate) fn write(picture: &Picture, path: &Path) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let (width, height) = (picture.width as u32, picture.height as u32);
         RgbImage::from_raw(width, height, picture.pixels.clone())

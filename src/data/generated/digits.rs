@@ -6,7 +6,7 @@ use rand_distr::StandardNormal;
 use crate::random::{Key, Philox};
 
 /// Pixels along a side.
-pub(super) const SIDE: usize = 28;
+pub(in crate::data) const DIGIT_SIDE: usize = 28;
 
 /// Pixels of the height that a digit has on average; the rest is around it.
 const HEIGHT: f64 = 19.0;
@@ -98,14 +98,14 @@ fn strokes(digit: u8) -> &'static [&'static [Point]] {
     }
 }
 
-/// A digit drawn from `key`: what it is, and its pixels, `[SIDE, SIDE]` of zeros and ones.
-pub(super) fn digit(key: Key) -> (u8, Vec<u8>) {
+/// A digit drawn from `key`: what it is, and its pixels, `[DIGIT_SIDE, DIGIT_SIDE]` of zeros and ones.
+pub(in crate::data) fn digit(key: Key) -> (u8, Vec<u8>) {
     let mut rng = key.rng();
     let label = rng.random_range(0..10u8);
     let height = HEIGHT + normal(&mut rng).clamp(-2.0, 2.0);
     let width = height * (0.8 + 0.08 * normal(&mut rng)).clamp(0.6, 1.0);
     let (slant, turn) = (0.18 * normal(&mut rng), 0.08 * normal(&mut rng));
-    let middle = SIDE as f64 / 2.0;
+    let middle = DIGIT_SIDE as f64 / 2.0;
     let centre = (middle + 0.5 * normal(&mut rng), middle + 0.5 * normal(&mut rng));
     let pen: f64 = rng.random_range(0.9..1.7);
     let mut place = |&(x, y): &Point| {
@@ -119,17 +119,17 @@ pub(super) fn digit(key: Key) -> (u8, Vec<u8>) {
         .iter()
         .map(|stroke| curve(&stroke.iter().map(&mut place).collect::<Vec<_>>()))
         .collect();
-    let mut pixels = vec![0; SIDE * SIDE];
+    let mut pixels = vec![0; DIGIT_SIDE * DIGIT_SIDE];
     for ends in curves.iter().flat_map(|curve| curve.windows(2)) {
         let span = |a: f64, b: f64| {
-            let cell = |at: f64| (at.max(0.0) as usize).min(SIDE);
+            let cell = |at: f64| (at.max(0.0) as usize).min(DIGIT_SIDE);
             cell(a.min(b) - pen)..cell(a.max(b) + pen + 1.0)
         };
         for row in span(ends[0].1, ends[1].1) {
             for column in span(ends[0].0, ends[1].0) {
                 let at = (column as f64 + 0.5, row as f64 + 0.5);
                 if distance(at, ends[0], ends[1]) < pen {
-                    pixels[row * SIDE + column] = 1;
+                    pixels[row * DIGIT_SIDE + column] = 1;
                 }
             }
         }
@@ -183,7 +183,12 @@ mod tests {
             counts[usize::from(label)] += 1;
             let ink: usize = pixels.iter().map(|&pixel| usize::from(pixel)).sum();
             assert!((20..250).contains(&ink), "{ink} pixels of a {label}");
-            let corner = [0, SIDE - 1, SIDE * (SIDE - 1), SIDE * SIDE - 1];
+            let corner = [
+                0,
+                DIGIT_SIDE - 1,
+                DIGIT_SIDE * (DIGIT_SIDE - 1),
+                DIGIT_SIDE * DIGIT_SIDE - 1,
+            ];
             assert!(corner.iter().all(|&n| pixels[n] == 0));
         }
         assert!(counts.iter().all(|&count| count > 20), "{counts:?}");

@@ -30,11 +30,11 @@ use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::io::safetensors;
 use crate::loss::{Posterior, iwelbo, log_bernoulli, log_prior};
 use crate::nn::Weights;
 use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
-use crate::store;
 use crate::transition::{Vnca, VncaConfig};
 
 pub use decoder::{Broadcast, Deconvolution, Doubling};
@@ -313,7 +313,7 @@ impl Vae {
     /// card gives, [`Error::Weight`] if one is left over.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
-        let (values, card): (_, VaeCard) = store::read(path, device)?;
+        let (values, card): (_, VaeCard) = safetensors::read(path, device)?;
         if card.vae != 1 {
             let reason = format!("is of version {} of the format, expected 1", card.vae);
             return Err(Error::file(path, reason));
@@ -334,7 +334,7 @@ impl Vae {
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        store::write(path.as_ref(), &self.weights.snapshot()?, &self.card)
+        safetensors::write(path.as_ref(), &self.weights.snapshot()?, &self.card)
     }
 
     /// What it says of itself.
