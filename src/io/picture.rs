@@ -1,5 +1,6 @@
 //! One 8-bit RGB photograph, read from a file that may be broken or hostile.
 
+use super::atomic::write_atomic;
 use super::resize::lanczos_resize;
 use crate::error::{Error, Result};
 use image::{DynamicImage, ImageFormat, ImageReader, Limits};
@@ -82,6 +83,22 @@ impl Picture {
         }
         lanczos_resize(&self.pixels, self.height, self.width, size, size)
     }
+}
+
+/// Writes a picture as a PNG, atomically.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be written, [`Error::File`] if it is empty.
+pub fn write_png(picture: &Picture, path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let wrong = |error: png::EncodingError| Error::file(path, error);
+    let mut bytes = vec![];
+    let mut encoder = png::Encoder::new(&mut bytes, picture.width as u32, picture.height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header().map_err(wrong)?;
+    writer.write_image_data(&picture.pixels).map_err(wrong)?;
+    writer.finish().map_err(wrong)?;
+    write_atomic(path, &bytes)
 }
 
 /// The image in a PNG or JPEG file, whatever its name says; never an empty one.

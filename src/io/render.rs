@@ -1,12 +1,6 @@
-//! Pictures and motion: cells as images, enlarged, side by side, and as animations.
-
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::path::Path;
+//! Pictures of tensors: over a background, enlarged, side by side.
 
 use candle_core::{DType, Device, Tensor};
-use image::codecs::gif::{GifEncoder, Repeat};
-use image::{Delay, Frame, RgbaImage};
 
 use super::picture::Picture;
 use crate::error::{Error, Result};
@@ -141,135 +135,6 @@ pub fn sheet(rows: &[Vec<Picture>], gap: usize) -> Picture {
     }
 }
 
-/// Writes a picture as a PNG, whole or not at all.
-///
-/// # Errors
-/// [`Error::Io`] if it cannot be written, [`Error::File`] if it is empty.
-pub fn write_png(picture: &Picture, path: impl AsRef<Path>) -> Result<()> {
-    let (width, height) = (picture.width as u32, picture.height as u32);
-    written(path.as_ref(), |file, path| {
-        let mut encoder = png::Encoder::new(file, width, height);
-        encoder.set_color(png::ColorType::Rgb);
-        let wrong = |error: png::EncodingError| Error::file(path, error);
-        let mut writer = encoder.write_header().map_err(wrong)?;
-        writer.write_image_data(&picture.pixels).map_err(wrong)?;
-        writer.finish().map_err(wrong)
-    })
-}
-
-/// Pictures of one size that follow each other.
-#[derive(Clone, Debug, Default)]
-pub struct Animation {
-    frames: Vec<Picture>,
-}
-
-impl Animation {
-    /// No frames yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Appends a frame.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] unless it has the size of the others.
-    pub fn push(&mut self, frame: Picture) -> Result<()> {
-        if let Some(first) = self.frames.first()
-            && (first.height, first.width) != (frame.height, frame.width)
-        {
-            let expected = format!("[{}, {}, 3], that of the first", first.height, first.width);
-            return Err(Error::shape("frame", expected, &[frame.height, frame.width, 3]));
-        }
-        self.frames.push(frame);
-        Ok(())
-    }
-
-    /// The frames.
-    pub fn frames(&self) -> &[Picture] {
-        &self.frames
-    }
-
-    /// Writes the frames, `milliseconds` each and over again: as a GIF of 256 colours a frame if the name ends in
-    /// `.gif`, as an animated PNG without loss if it ends in `.png` or `.apng`, and otherwise as a folder of
-    /// PNG files `0000.png`, `0001.png` and so on.
-    ///
-    /// # Errors
-    /// [`Error::Config`] without a frame, [`Error::Io`] or [`Error::File`] if it cannot be written.
-    pub fn write(&self, path: impl AsRef<Path>, milliseconds: u32) -> Result<()> {
-        let path = path.as_ref();
-        let Some(first) = self.frames.first() else {
-            return Err(Error::config("frames", "at least one", 0));
-        };
-        let ending = path
-            .extension()
-            .and_then(|ending| ending.to_str())
-            .map(str::to_lowercase);
-        match ending.as_deref() {
-            Some("gif") => written(path, |file, path| self.gif(file, path, milliseconds)),
-            Some("png" | "apng") => written(path, |file, path| self.apng(first, file, path, milliseconds)),
-            _ => {
-                fs::create_dir_all(path).map_err(Error::io(path))?;
-                let mut frames = self.frames.iter().enumerate();
-                frames.try_for_each(|(n, frame)| write_png(frame, path.join(format!("{n:04}.png"))))
-            }
-        }
-    }
-
-    fn gif(&self, file: &mut dyn Write, path: &Path, milliseconds: u32) -> Result<()> {
-        let wrong = |error: image::ImageError| Error::file(path, error);
-        let mut encoder = GifEncoder::new_with_speed(file, 10);
-        encoder.set_repeat(Repeat::Infinite).map_err(wrong)?;
-        for frame in &self.frames {
-            let pixels = frame
-                .pixels
-                .chunks_exact(3)
-                .flat_map(|p| [p[0], p[1], p[2], 255])
-                .collect();
-            let Some(image) = RgbaImage::from_raw(frame.width as u32, frame.height as u32, pixels) else {
-                return Err(Error::file(path, "a frame has not the pixels of its size"));
-            };
-            let delay = Delay::from_numer_denom_ms(milliseconds, 1);
-            encoder
-                .encode_frame(Frame::from_parts(image, 0, 0, delay))
-                .map_err(wrong)?;
-        }
-        Ok(())
-    }
-
-    fn apng(&self, first: &Picture, file: &mut dyn Write, path: &Path, milliseconds: u32) -> Result<()> {
-        let wrong = |error: png::EncodingError| Error::file(path, error);
-        let mut encoder = png::Encoder::new(file, first.width as u32, first.height as u32);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_animated(self.frames.len() as u32, 0).map_err(wrong)?;
-        let delay = u16::try_from(milliseconds).unwrap_or(u16::MAX);
-        encoder.set_frame_delay(delay, 1000).map_err(wrong)?;
-        let mut writer = encoder.write_header().map_err(wrong)?;
-        for frame in &self.frames {
-            writer.write_image_data(&frame.pixels).map_err(wrong)?;
-        }
-        writer.finish().map_err(wrong)
-    }
-}
-
-/// Writes a file by `content`, which gets its final name for errors; the file appears when it is complete.
-fn written(path: &Path, content: impl FnOnce(&mut dyn Write, &Path) -> Result<()>) -> Result<()> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    }
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.partial", std::process::id()));
-    let partial = Path::new(&partial);
-    let mut file = BufWriter::new(File::create(partial).map_err(Error::io(path))?);
-    let done = content(&mut file, path)
-        .and_then(|()| file.flush().map_err(Error::io(path)))
-        .and_then(|()| fs::rename(partial, path).map_err(Error::io(path)));
-    if done.is_err() {
-        // The error at hand says more than a failure to tidy up would.
-        let _ = fs::remove_file(partial);
-    }
-    done
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,42 +171,5 @@ mod tests {
             (at(0, 0), at(1, 1), at(1, 4), at(1, 5), at(4, 10), at(6, 1)),
             (255, 0, 255, 9, 9, 0)
         );
-    }
-
-    #[test]
-    fn an_animation_reads_back_frame_by_frame() -> Result<()> {
-        let folder = tempfile::tempdir().map_err(Error::io("."))?;
-        let mut animation = Animation::new();
-        for value in [0, 100, 255] {
-            animation.push(frame(value))?;
-        }
-        assert!(animation.push(enlarged(&frame(0), 2)).is_err());
-        for name in ["a.gif", "a.png", "frames"] {
-            animation.write(folder.path().join(name), 50)?;
-        }
-        use image::AnimationDecoder;
-        let read = |name: &str| {
-            let file = File::open(folder.path().join(name)).map_err(Error::io(name))?;
-            Ok::<_, Error>(std::io::BufReader::new(file))
-        };
-        let values = |frames: image::Frames<'_>| -> Vec<u8> {
-            let first = |frame: Result<Frame, _>| frame.map(|frame| frame.buffer().as_raw()[0]);
-            frames
-                .map(first)
-                .collect::<Result<_, image::ImageError>>()
-                .unwrap_or_default()
-        };
-        let wrong = |error: image::ImageError| Error::file("a", error);
-        let gif = image::codecs::gif::GifDecoder::new(read("a.gif")?).map_err(wrong)?;
-        assert_eq!(values(gif.into_frames()), [0, 100, 255]);
-        let apng = image::codecs::png::PngDecoder::new(read("a.png")?).map_err(wrong)?;
-        assert_eq!(values(apng.apng().map_err(wrong)?.into_frames()), [0, 100, 255]);
-        assert_eq!(Picture::read(folder.path().join("frames/0002.png"))?, frame(255));
-        assert!(
-            Animation::new()
-                .write(folder.path().join("none.gif"), 50)
-                .is_err()
-        );
-        Ok(())
     }
 }

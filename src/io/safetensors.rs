@@ -1,8 +1,7 @@
 //! Safetensors files: tensors by name with a JSON description in the header, written atomically.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use candle_core::safetensors::Load;
@@ -11,6 +10,7 @@ use safetensors::SafeTensors;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::atomic::write_atomic;
 use crate::error::{Error, Result};
 
 /// The header entry that holds the description.
@@ -27,21 +27,7 @@ pub fn write(path: &Path, tensors: &Tensors, description: &impl Serialize) -> Re
     let text = serde_json::to_string(description).map_err(|error| Error::file(path, error))?;
     let header = HashMap::from([(ENTRY.to_string(), text)]);
     let bytes = safetensors::serialize(tensors, Some(header)).map_err(|error| Error::file(path, error))?;
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    }
-    // A rename within a folder is atomic: a reader, or a run killed here, sees the old file or the new.
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.partial", std::process::id()));
-    let partial = Path::new(&partial);
-    let written = File::create(partial)
-        .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(partial, path));
-    written.map_err(|error| {
-        // The error at hand says more than a failure to tidy up would.
-        let _ = fs::remove_file(partial);
-        Error::io(path)(error)
-    })
+    write_atomic(path, &bytes)
 }
 
 /// Tensors and description of a file that [`write()`] made.

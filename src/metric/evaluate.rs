@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::similarity::{psnr, relative, ssim};
 use crate::data::Batches;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 
 /// Means over test images, of the restored images and of the corrupted ones as they came.
@@ -40,7 +42,7 @@ impl Scores {
 /// the restored ones, which are not clamped.
 ///
 /// # Errors
-/// Those of `restore`, and [`Error::Shape`](crate::error::Error::Shape) for images smaller than the SSIM window.
+/// Those of `restore`, and [`Error::Shape`] for images smaller than the SSIM window.
 pub fn evaluate(
     batches: &Batches,
     device: &Device,

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::grid::OutputStart;
-use crate::io::safetensors;
-use crate::io::safetensors::{Tensors, add_prefixed, take_prefixed};
+use crate::io::card::{self, Card};
+use crate::io::safetensors::{Tensors, take_prefixed};
 use crate::model::autoencoder::{Autoencoder, AutoencoderConfig};
 use crate::model::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
 use crate::model::{LatentNca, Learning, PlainNca, Restorer};
@@ -17,6 +17,9 @@ use crate::nn::Weights;
 use crate::random::Key;
 use crate::rollout::Rollout;
 use crate::transition::{Nafca, NafcaConfig, TransitionFn, Vitca, VitcaConfig};
+
+/// What names of an autoencoder's weights begin with in a file.
+const AUTOENCODER: &str = "autoencoder.";
 
 /// Which system, and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,6 +159,10 @@ pub struct ModelCard {
     pub task: String,
     /// The command or code that made it; free text.
     pub made_by: String,
+}
+
+impl Card for ModelCard {
+    const KIND: &'static str = "model";
 }
 
 /// A restoration system with its weights.
@@ -303,12 +310,11 @@ impl Model {
         let System::Nca { restorer, .. } = &self.system else {
             return Err(Error::config("model", "an NCA", self.card.config.name()));
         };
-        let weights = match (learning, self.autoencoder()) {
-            (Learning::Transition, _) | (_, None) => self.weights.clone(),
-            // Those of the encoder that a loss does not reach stay as they are.
-            (_, Some((_, autoencoder))) => {
-                Weights::union(&[("transition.", &self.weights), ("autoencoder.", autoencoder)])
-            }
+        let weights = match learning {
+            Learning::Transition => self.weights.clone(),
+            _ if self.autoencoder().is_none() => self.weights.clone(),
+            // Weights of the encoder that the loss does not depend on stay as they are.
+            _ => self.all_weights(),
         };
         Ok((restorer(learning), weights))
     }
@@ -362,12 +368,16 @@ impl Model {
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let mut tensors = Tensors::new();
-        add_prefixed(&mut tensors, self.card.config.prefix(), self.weights.snapshot()?);
-        if let Some((_, weights)) = self.autoencoder() {
-            add_prefixed(&mut tensors, "autoencoder.", weights.snapshot()?);
+        card::save(path.as_ref(), &self.all_weights(), &self.card)
+    }
+
+    /// Its weights, the autoencoder's included, named as in a file.
+    fn all_weights(&self) -> Weights {
+        let own = (self.card.config.prefix(), &self.weights);
+        match self.autoencoder() {
+            None => Weights::union(&[own]),
+            Some((_, autoencoder)) => Weights::union(&[own, (AUTOENCODER, autoencoder)]),
         }
-        safetensors::write(path.as_ref(), &tensors, &self.card)
     }
 
     /// A model from a file that [`Model::save`] made.
@@ -376,36 +386,14 @@ impl Model {
     /// [`Error::Io`] or [`Error::File`] if it cannot be read, is of another kind or lacks a weight of the
     /// size its card gives; [`Error::Weight`] if one is left over.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let (mut tensors, card): (_, ModelCard) = safetensors::read(path.as_ref(), device)?;
-        if card.model != 1 {
-            let reason = format!("is of version {}, this library reads version 1", card.model);
-            return Err(Error::file(path, reason));
-        }
-        let weights = take_prefixed(&mut tensors, card.config.prefix());
-        let autoencoder = take_prefixed(&mut tensors, "autoencoder.");
-        // Sizes are held against the tensors one by one: a damaged card may ask for more than there is
-        // memory for.
-        let given = |values: &Tensors| Weights::given(values.clone(), DType::F32, device);
-        let model = Self::with_weights(card.config.clone(), given(&weights), given(&autoencoder));
-        let model = Self {
-            card,
-            ..model.map_err(|error| match error {
-                Error::Candle(error) => Error::file(&path, error),
-                other => other,
-            })?
-        };
-        model.weights.load(&weights)?;
-        match model.autoencoder() {
-            Some((_, weights)) => weights.load(&autoencoder)?,
-            None => add_prefixed(&mut tensors, "autoencoder.", autoencoder),
-        }
-        match tensors.first_key_value() {
-            None => Ok(model),
-            Some((key, tensor)) => Err(Error::Weight {
-                key: key.clone(),
-                expected: "no such weight".into(),
-                found: format!("shape {:?}", tensor.dims()),
-            }),
-        }
+        card::load(path.as_ref(), device, |card: ModelCard, mut values| {
+            let given = |values: Tensors| Weights::given(values, DType::F32, device);
+            let weights = given(take_prefixed(&mut values, card.config.prefix()));
+            let autoencoder = given(take_prefixed(&mut values, AUTOENCODER));
+            let model = Self::with_weights(card.config.clone(), weights, autoencoder)?;
+            let model = Self { card, ..model };
+            let weights = model.all_weights();
+            Ok((model, weights))
+        })
     }
 }

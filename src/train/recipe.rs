@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    AutoencoderTrainerConfig, NetworkTrainer, NetworkTrainerConfig, PoolTrainer, PoolTrainerConfig, Trainer,
-};
+use super::autoencoder_trainer::AutoencoderTrainerConfig;
+use super::network_trainer::{NetworkTrainer, NetworkTrainerConfig};
+use super::pool_trainer::{PoolTrainer, PoolTrainerConfig};
+use super::trainer::Trainer;
 use crate::data::{Corruption, Curriculum};
 use crate::error::{Error, Result};
 use crate::grid::OutputStart;

@@ -3,6 +3,7 @@
 use super::curriculum::Curriculum;
 use super::motion_blur::{Rotation, check_images, motion_blur, motion_kernel};
 use crate::error::{Error, Result};
+use crate::grid::draws::check_rate;
 use crate::random::Key;
 use candle_core::{Device, Tensor};
 use rand::Rng;
@@ -85,9 +86,7 @@ impl Corruption {
         }
         match *self {
             Self::Noise { sigma } => {
-                if !(0.0..=1.0).contains(&difficulty) {
-                    return Err(Error::config("difficulty", "a probability in [0, 1]", difficulty));
-                }
+                check_rate("difficulty", difficulty)?;
                 if !(sigma >= 0.0 && sigma.is_finite()) {
                     return Err(Error::config("sigma", "a finite number, 0 or more", sigma));
                 }

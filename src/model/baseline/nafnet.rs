@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::Network;
 use super::layers::{Conv, halves, pixel_shuffle, size};
+use super::network::Network;
 use crate::error::{Error, Result};
 use crate::nn::LayerNorm;
 use crate::ops::{scale_channels, scale_parts};

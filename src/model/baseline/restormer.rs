@@ -4,8 +4,8 @@ use candle_core::{D, Tensor};
 use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::Network;
 use super::layers::{Conv, halves, pixel_shuffle, pixel_unshuffle, size};
+use super::network::Network;
 use crate::error::{Error, Result};
 use crate::nn::LayerNorm;
 use crate::ops::{Function, activate};

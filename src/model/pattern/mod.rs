@@ -7,10 +7,13 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::grid::CellLayout;
-use crate::io::safetensors;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::grid::{AliveMask, CellLayout};
+use crate::io::card::{self, Card};
 use crate::nn::Weights;
+use crate::program::Program;
 use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
 use crate::transition::{Growing, GrowingConfig, Texture, TextureConfig, TransitionFn};
@@ -44,6 +47,10 @@ pub struct PatternCard {
     pub trained_by: String,
     /// The command or code that made it; free text.
     pub made_by: String,
+}
+
+impl Card for PatternCard {
+    const KIND: &'static str = "pattern";
 }
 
 /// A trained automaton.
@@ -98,11 +105,11 @@ impl TransitionFn for Rule {
         self.transition().layout()
     }
 
-    fn program(&self, cells: &Tensor) -> Result<Option<crate::program::Program>> {
+    fn program(&self, cells: &Tensor) -> Result<Option<Program>> {
         self.transition().program(cells)
     }
 
-    fn alive_mask(&self) -> Option<crate::grid::AliveMask> {
+    fn alive_mask(&self) -> Option<AliveMask> {
         self.transition().alive_mask()
     }
 }
@@ -130,17 +137,11 @@ impl Pattern {
     /// # Errors
     /// [`Error::Config`] for sizes that do not fit together.
     pub fn new(card: PatternCard, seed: u64, device: &Device) -> Result<Self> {
-        let weights = Weights::new(seed, DType::F32, device);
-        let rule = Rule::new(&card.config, &weights)?;
-        Ok(Self { card, rule, weights })
+        Self::with_weights(card, Weights::new(seed, DType::F32, device))
     }
 
-    /// A pattern with given weights. Sizes of the card are held against them one by one: a damaged card may ask for
-    /// more than there is memory for.
-    fn with_weights(card: PatternCard, values: safetensors::Tensors, device: &Device) -> Result<Self> {
-        let weights = Weights::given(values.clone(), DType::F32, device);
+    fn with_weights(card: PatternCard, weights: Weights) -> Result<Self> {
         let rule = Rule::new(&card.config, &weights)?;
-        weights.load(&values)?;
         Ok(Self { card, rule, weights })
     }
 
@@ -150,15 +151,9 @@ impl Pattern {
     /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is no pattern or lacks a weight of the size that
     /// its card gives, [`Error::Weight`] if one is left over.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let path = path.as_ref();
-        let (values, card): (_, PatternCard) = safetensors::read(path, device)?;
-        if card.pattern != 1 {
-            let reason = format!("is of version {} of the format, expected 1", card.pattern);
-            return Err(Error::file(path, reason));
-        }
-        Self::with_weights(card, values, device).map_err(|error| match error {
-            Error::Candle(error) => Error::file(path, error),
-            other => other,
+        card::load(path.as_ref(), device, |card, values| {
+            let weights = Weights::given(values, DType::F32, device);
+            Ok((Self::with_weights(card, weights.clone())?, weights))
         })
     }
 
@@ -167,7 +162,7 @@ impl Pattern {
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        safetensors::write(path.as_ref(), &self.weights.snapshot()?, &self.card)
+        card::save(path.as_ref(), &self.weights, &self.card)
     }
 
     /// What it says of itself.

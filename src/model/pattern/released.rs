@@ -4,13 +4,14 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 use super::{Pattern, PatternCard, PatternConfig};
 use crate::error::{Error, Result};
 use crate::grid::CellLayout;
 use crate::io::safetensors::Tensors;
+use crate::nn::Weights;
 use crate::transition::{GrowingConfig, TextureConfig};
 
 /// A layer of a Growing NCA: bytes `[in_ch + 1, out_ch]`, the bias last.
@@ -105,7 +106,7 @@ impl Pattern {
             "Mordvintsev, Randazzo, Niklasson and Levin, Growing Neural Cellular Automata, Distill 2020, \
                         CC-BY 4.0; decoded from 8 bits"
                 .into();
-        Self::with_weights(card, values, &Device::Cpu)
+        Self::with_weights(card, Weights::given(values, DType::F32, &Device::Cpu))
     }
 
     /// Names of the models in a `models.json` of "Self-Organising Textures" (Distill 2021).
@@ -199,7 +200,7 @@ impl Pattern {
             "Niklasson, Mordvintsev, Randazzo and Levin, Self-Organising Textures, Distill 2021; decoded \
                         from 8 bits"
                 .into();
-        Self::with_weights(card, values, &Device::Cpu)
+        Self::with_weights(card, Weights::given(values, DType::F32, &Device::Cpu))
     }
 }
 

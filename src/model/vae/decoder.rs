@@ -26,6 +26,33 @@ fn single(rule: &Vnca, z: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// What turns latents into images, with its weights.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Decoder {
+    /// A cell that doubles.
+    Doubling(Doubling),
+    /// A grid of equal cells.
+    Broadcast(Broadcast),
+    /// Transposed convolutions.
+    Baseline(Deconvolution),
+}
+
+impl Decoder {
+    /// The logits of pixels (`[B, H, W, 1]`) for latents `z` (`[B, Z]`). `rollout` is run after each doubling, or once; the
+    /// baseline has no use for it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the latents do not fit; as [`Rollout::run`].
+    pub fn decode(&self, z: &Tensor, rollout: &Rollout) -> Result<Tensor> {
+        match self {
+            Self::Doubling(decoder) => decoder.decode(z, rollout),
+            Self::Broadcast(decoder) => decoder.decode(z, rollout),
+            Self::Baseline(decoder) => decoder.decode(z),
+        }
+    }
+}
+
 /// An automaton that begins as one cell, the latent, and doubles: every cell divides into four, then all of them are
 /// updated a few times, over and over.
 #[derive(Clone, Debug)]

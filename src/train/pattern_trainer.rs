@@ -8,11 +8,13 @@ use candle_core::{DType, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::Identity;
+use super::adam::{Adam, AdamConfig};
+use super::checkpoint::{self, Identity};
 use super::pool::one;
-use super::{Adam, AdamConfig, Reading, checkpoint, descend};
+use super::trainer::{Reading, descend};
 use crate::error::{Error, Result};
 use crate::grid::Damage;
+use crate::grid::draws::{check_rate, check_steps};
 use crate::io::safetensors::Tensors;
 use crate::loss::PatternLoss;
 use crate::nn::Weights;
@@ -121,13 +123,8 @@ impl PatternTrainerConfig {
     }
 
     fn check(&self) -> Result<()> {
-        if self.steps.is_empty() {
-            let found = format!("{:?}", self.steps);
-            return Err(Error::config("steps", "a range that is not empty", found));
-        }
-        if !(0.0..=1.0).contains(&self.fire_rate) {
-            return Err(Error::config("fire_rate", "in [0, 1]", self.fire_rate));
-        }
+        check_steps("steps", &self.steps)?;
+        check_rate("fire_rate", self.fire_rate)?;
         if self.batch == 0 || (self.pool > 0 && self.pool < self.batch) {
             let expected = match self.pool {
                 0 => "at least 1".to_string(),
@@ -377,11 +374,11 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
             memory.insert("slots".into(), Tensor::new(slots, self.seed.device())?);
             memory.insert("states".into(), Tensor::stack(&states, 0)?);
         }
-        let kept = checkpoint::Memory::<()> {
-            memory,
+        let state = checkpoint::State::<()> {
+            trainer: memory,
             ..Default::default()
         };
-        checkpoint::save(path, self.identity(), (&self.weights, &self.adam), kept)
+        checkpoint::save(path, self.identity(), (&self.weights, &self.adam), state)
     }
 
     /// Goes on from a file of [`PatternTrainer::save`].
@@ -392,10 +389,10 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
     pub fn resume(&mut self, path: &Path) -> Result<()> {
         let identity = self.identity();
         let learned = (&self.weights, &mut self.adam);
-        let mut kept: checkpoint::Memory<()> =
+        let mut state: checkpoint::State<()> =
             checkpoint::restore(path, &identity, learned, self.seed.device())?;
         self.pool = vec![None; self.config.pool];
-        let (slots, states) = (kept.memory.remove("slots"), kept.memory.remove("states"));
+        let (slots, states) = (state.trainer.remove("slots"), state.trainer.remove("states"));
         let Some((slots, states)) = slots.zip(states) else {
             return Ok(());
         };

@@ -6,12 +6,12 @@ use crate::nn::Weights;
 
 /// The running mean of weights over updates, without the noise that the last few of them left.
 #[derive(Clone, Debug)]
-pub(super) struct Average {
+pub(super) struct WeightAverage {
     decay: f64,
     values: Tensors,
 }
 
-impl Average {
+impl WeightAverage {
     /// A mean in which each update leaves `decay` of what was there; fewer at the beginning, when what was there
     /// are the first weights.
     pub fn new(decay: f64) -> Self {

@@ -5,7 +5,8 @@ use rand::Rng;
 use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
-use super::{Adam, AdamConfig, Reading, Trainer, descend};
+use super::adam::{Adam, AdamConfig};
+use super::trainer::{Reading, Trainer, descend};
 use crate::data::{Batch, derangement};
 use crate::error::{Error, Result};
 use crate::loss;

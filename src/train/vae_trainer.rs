@@ -7,11 +7,14 @@ use candle_core::{DType, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::Identity;
-use super::{Adam, AdamConfig, Pool, Reading, checkpoint, descend};
+use super::adam::{Adam, AdamConfig};
+use super::checkpoint::{self, Identity};
+use super::pool::Pool;
+use super::trainer::{Reading, descend};
 use crate::data::BinaryImages;
 use crate::error::{Error, Result};
 use crate::grid::Damage;
+use crate::grid::draws::check_steps;
 use crate::loss::{Posterior, Term, log_bernoulli};
 use crate::model::vae::{Broadcast, Decoder, DecoderConfig, Vae};
 use crate::random::Key;
@@ -120,10 +123,7 @@ impl VaeTrainer {
         if config.batch == 0 {
             return Err(Error::config("batch", "at least 1", 0));
         }
-        if config.steps.is_empty() {
-            let found = format!("{:?}", config.steps);
-            return Err(Error::config("steps", "a range that is not empty", found));
-        }
+        check_steps("steps", &config.steps)?;
         if let Some(clip) = config.adam.clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
             return Err(Error::config("clip", "above 0", clip));
         }
@@ -319,11 +319,11 @@ impl VaeTrainer {
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let kept = checkpoint::Memory::<()> {
-            memory: self.pool.state()?,
+        let state = checkpoint::State::<()> {
+            trainer: self.pool.state()?,
             ..Default::default()
         };
-        checkpoint::save(path, self.identity(), (self.vae.weights(), &self.adam), kept)
+        checkpoint::save(path, self.identity(), (self.vae.weights(), &self.adam), state)
     }
 
     /// Goes on from a file of [`VaeTrainer::save`].
@@ -334,8 +334,8 @@ impl VaeTrainer {
     pub fn resume(&mut self, path: &Path) -> Result<()> {
         let (identity, weights) = (self.identity(), self.vae.weights());
         let learned = (weights, &mut self.adam);
-        let kept: checkpoint::Memory<()> = checkpoint::restore(path, &identity, learned, weights.device())?;
-        self.pool.restore(kept.memory)
+        let state: checkpoint::State<()> = checkpoint::restore(path, &identity, learned, weights.device())?;
+        self.pool.restore(state.trainer)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adam, AdamConfig, Reading, Trainer, descend};
+use super::adam::{Adam, AdamConfig};
+use super::trainer::{Reading, Trainer, descend};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::loss::{Term, mae, psnr_loss};
