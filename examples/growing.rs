@@ -20,9 +20,9 @@ use common::film::{Filming, Look, damage};
 use common::pattern_learner::PatternLearner;
 use common::training::Training;
 use lnca::data::{Emblem, read_target};
+use lnca::io::Background;
 use lnca::loss::{ImageLoss, PatternLoss};
 use lnca::random::Key;
-use lnca::render::Background;
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
 use lnca::{GrowingConfig, Pattern, PatternCard, PatternConfig};
 

@@ -19,11 +19,11 @@ use common::film::{Filming, Look};
 use common::pattern_learner::PatternLearner;
 use common::training::Training;
 use lnca::data::{self, Swatch, read_swatch};
+use lnca::io::{Background, Picture, enlarged, pictures, sheet, write_png};
 use lnca::loss::{OverflowNorm, PatchTransport, TextureLoss, Vgg16, VggComparison, VggStyle};
 use lnca::metric::FilterBank;
-use lnca::pattern::Rule;
+use lnca::model::pattern::Rule;
 use lnca::random::Key;
-use lnca::render::{Background, enlarged, pictures, sheet, write_png};
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
 use lnca::transition::{Lattice, bipolar_directions, polar_directions};
 use lnca::{Pattern, PatternCard, PatternConfig, TextureConfig};
@@ -360,7 +360,7 @@ fn score(args: &Score) -> Result<()> {
             .into_iter()
             .map(shown)
             .collect::<lnca::Result<Vec<_>>>()?;
-        let row: Vec<data::Picture> = row.concat().iter().map(|picture| enlarged(picture, 2)).collect();
+        let row: Vec<Picture> = row.concat().iter().map(|picture| enlarged(picture, 2)).collect();
         write_png(&sheet(&[row], 8), path)?;
     }
     Ok(())

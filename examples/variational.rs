@@ -22,11 +22,12 @@ use common::args::positive;
 use common::progress::bar;
 use common::training::{Learner, Training};
 use common::{Result, at};
-use lnca::data::{BinaryImages, Picture};
+use lnca::data::BinaryImages;
+use lnca::io::Picture;
+use lnca::io::{Background, enlarged, pictures, sheet, write_png};
+use lnca::model::vae::{Broadcast, Decoder, Doubling, Estimate};
 use lnca::random::Key;
-use lnca::render::{Background, enlarged, pictures, sheet, write_png};
 use lnca::train::{Adam, AdamConfig, Reading, VaeTrainer, VaeTrainerConfig};
-use lnca::vae::{Broadcast, Decoder, Doubling, Estimate};
 use lnca::{Damage, DecoderConfig, Vae, VaeCard, VaeConfig, Weights};
 use rand::Rng;
 

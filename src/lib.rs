@@ -6,18 +6,17 @@
 //!
 //! | what | where |
 //! | --- | --- |
-//! | cells: which channels are input, output, hidden | [`grid`] |
+//! | the grid and the channels of its cells: input, output, hidden | [`grid`] |
 //! | transitions: [`Vitca`], [`Nafca`], [`Growing`], [`Texture`], [`Vnca`], your own | [`transition`] |
 //! | rollouts: steps, update masks, memory | [`rollout`] |
-//! | the autoencoder around a latent NCA | [`autoencoder`] |
-//! | systems that restore images: [`LatentNca`], [`PlainNca`] | [`restorer`] |
-//! | losses, SSIM and PSNR | [`loss`], [`metric`], [`mod@evaluate`] |
+//! | transitions written as programs, which the fused engine runs | [`program`] |
+//! | models to save and load: restoration ([`Model`]), patterns ([`Pattern`]), variational ([`Vae`]) | [`model`] |
+//! | training: pools, checkpoints, resuming, published and tuned recipes | [`train`] |
+//! | losses; SSIM, PSNR and their means over a test set | [`loss`], [`metric`] |
 //! | images, corruptions, splits | [`data`] |
-//! | patterns that grow, textures | [`pattern`] |
-//! | variational autoencoders: [`Vae`] | [`vae`] |
-//! | training with a pool, checkpoints, resuming | [`train`] |
-//! | the published models, to save and load | [`model`] |
-//! | how they are trained, as published or as tuned here | [`recipe`] |
+//! | pictures, animations and safetensors files | [`io`] |
+//! | layers and Candle operations for transitions of your own | [`nn`], [`ops`] |
+//! | seeds and random numbers; errors | [`random`], [`error`] |
 //!
 //! # The whole idea in one example
 //!
@@ -36,7 +35,7 @@
 //!     corruption: Some(Corruption::NOISE),
 //!     curriculum: None,
 //! };
-//! let recipe = lnca::Recipe::paper(ModelConfig::latent_nafca());
+//! let recipe = Recipe::paper(ModelConfig::latent_nafca());
 //! let model = Model::new(recipe.model.clone(), 7, &Device::Cpu)?;
 //! let fit = Fit { epochs: 1, ..Fit::default() };
 //! if let Some((autoencoder, weights)) = model.autoencoder() {
@@ -62,60 +61,54 @@
 
 #![warn(missing_docs)]
 
-pub mod autoencoder;
-pub mod baseline;
 pub mod data;
 mod engine;
 pub mod error;
-pub mod evaluate;
 pub mod grid;
+pub mod io;
 pub mod loss;
 pub mod metric;
 pub mod model;
 pub mod nn;
 pub mod ops;
-pub mod pattern;
 pub mod program;
 pub mod random;
-pub mod recipe;
-pub mod render;
-pub mod restorer;
 pub mod rollout;
-pub mod store;
 pub mod train;
 pub mod transition;
-pub mod vae;
 
-pub use autoencoder::{Autoencoder, AutoencoderConfig};
 pub use engine::Precision;
 pub use error::{Error, Result};
-pub use evaluate::{Scores, evaluate};
 pub use grid::{AliveMask, CellLayout, Damage, OutputStart, Padding, Step};
-pub use model::{Model, ModelCard, ModelConfig};
+pub use metric::{Scores, evaluate};
+pub use model::autoencoder::{Autoencoder, AutoencoderConfig};
+pub use model::pattern::{Pattern, PatternCard, PatternConfig};
+pub use model::vae::{DecoderConfig, Vae, VaeCard, VaeConfig};
+pub use model::{LatentNca, Learning, Model, ModelCard, ModelConfig, PlainNca, Restorer};
 pub use nn::Weights;
 pub use ops::{Function, neighbourhood};
-pub use pattern::{Pattern, PatternCard, PatternConfig};
 pub use program::{Program, ProgramBuilder, Value};
-pub use recipe::Recipe;
-pub use restorer::{LatentNca, Learning, PlainNca, Restorer};
 pub use rollout::{Memory, Rollout};
-pub use train::{AutoencoderTrainer, Fit, PoolTrainer, TrainingData};
+pub use train::{AutoencoderTrainer, Fit, PoolTrainer, Recipe, TrainingData};
 pub use transition::{
     Growing, GrowingConfig, Nafca, NafcaConfig, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig,
     Vnca, VncaConfig,
 };
-pub use vae::{DecoderConfig, Vae, VaeCard, VaeConfig};
 
 /// What most programs need, Candle's tensors and devices included.
 pub mod prelude {
     pub use candle_core::{DType, Device, Tensor};
 
     pub use crate::data::{Batch, Corruption, Dataset, OpenOptions};
+    pub use crate::grid::{AliveMask, CellLayout, Padding, Step};
+    pub use crate::metric::evaluate;
+    pub use crate::model::autoencoder::Autoencoder;
+    pub use crate::model::{LatentNca, Model, ModelConfig, PlainNca, Restorer};
+    pub use crate::nn::Weights;
+    pub use crate::ops::{Function, neighbourhood};
+    pub use crate::program::{Program, ProgramBuilder};
     pub use crate::random::Key;
-    pub use crate::train::{Event, Trainer};
-    pub use crate::{
-        Autoencoder, AutoencoderTrainer, CellLayout, Fit, Growing, LatentNca, Memory, Model, ModelConfig,
-        Nafca, Padding, PlainNca, PoolTrainer, Recipe, Restorer, Rollout, Step, TrainingData, TransitionFn,
-        Vitca, Weights, evaluate, neighbourhood,
-    };
+    pub use crate::rollout::{Memory, Rollout};
+    pub use crate::train::{AutoencoderTrainer, Event, Fit, PoolTrainer, Recipe, Trainer, TrainingData};
+    pub use crate::transition::{Growing, Nafca, TransitionFn, Vitca};
 }

@@ -1,8 +1,8 @@
 //! Evaluation: scores of a model and of what it is compared with, always on the same corrupted images.
 
 use candle_core::{Device, Tensor};
-use lnca::baseline::ClassicalFilter;
 use lnca::data::{Batches, Corruption, Dataset, Kind, LoadReport, OpenOptions};
+use lnca::model::baseline::ClassicalFilter;
 use lnca::random::Key;
 use lnca::{Model, Scores, evaluate};
 use serde::Serialize;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use candle_core::{Device, Tensor};
+use lnca::io::{Animation, Background, enlarged, pictures, sheet, unskewed, write_png};
 use lnca::random::Key;
-use lnca::render::{Animation, Background, enlarged, pictures, sheet, unskewed, write_png};
 use lnca::{Damage, Pattern};
 
 use super::Result;

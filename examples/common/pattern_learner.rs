@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use lnca::data::Picture;
-use lnca::pattern::Rule;
+use lnca::io::Picture;
+use lnca::io::{Background, enlarged, pictures, sheet, write_png};
+use lnca::model::pattern::Rule;
 use lnca::random::Key;
-use lnca::render::{Background, enlarged, pictures, sheet, write_png};
 use lnca::train::{PatternTrainer, Reading};
 use lnca::{Pattern, PatternCard};
 

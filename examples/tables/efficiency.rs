@@ -215,7 +215,7 @@ fn subjects(args: &Args) -> Vec<Subject> {
             continue;
         }
         subjects.push(Subject { at, plain: false });
-        if !args.engine_only && model.config().training().is_some() {
+        if !args.engine_only && model.config().is_nca() {
             subjects.push(Subject { at, plain: true });
         }
     }

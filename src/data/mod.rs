@@ -26,37 +26,16 @@
 //! # }
 //! ```
 
-mod binary;
-mod blur;
-mod cifar;
 mod corrupt;
-mod curriculum;
-mod dataset;
-mod dead_leaves;
-mod digits;
-mod emblem;
-mod folder;
-#[cfg(feature = "datasets")]
-mod hub;
-mod idx;
-mod open;
-mod pairs;
-mod picture;
-mod resize;
+mod generated;
+mod images;
+mod mnist;
 mod sampling;
-mod swatch;
-mod tiles;
 
-pub use binary::{BinaryImages, BinaryParts};
-pub use blur::{MotionKernel, Rotation, motion_blur, motion_kernel};
-pub use corrupt::{Corruption, masked_noise};
-pub use curriculum::Curriculum;
-pub use dataset::{Batch, Batches, Dataset};
-pub use dead_leaves::dead_leaves;
-pub use emblem::{Emblem, read_target};
-pub use open::{Kind, LoadReport, OpenOptions, Part, Progress};
-pub use picture::{Picture, ResizeMode};
-pub use resize::lanczos_resize;
+pub use corrupt::{Corruption, Curriculum, MotionKernel, Rotation, masked_noise, motion_blur, motion_kernel};
+pub use generated::{Emblem, Swatch, dead_leaves, read_swatch, read_target};
+pub use images::{
+    Batch, Batches, Dataset, Kind, LoadReport, OpenOptions, Part, Progress, TileCounts, TilePairs, Tiles,
+};
+pub use mnist::{BinaryImages, BinaryParts};
 pub use sampling::{Split, derangement, shuffled, split};
-pub use swatch::{Swatch, read_swatch};
-pub use tiles::{TileCounts, TilePairs, Tiles};

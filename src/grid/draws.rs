@@ -4,6 +4,7 @@
 //! `[e / 4, i, step, stream]`, so that four elements share one call of the generator, and any engine, whatever its
 //! order, draws the same.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -98,6 +99,18 @@ pub(crate) fn check_rate(name: &'static str, rate: f64) -> Result<()> {
     match (0.0..=1.0).contains(&rate) {
         true => Ok(()),
         false => Err(Error::config(name, "in [0, 1]", rate)),
+    }
+}
+
+/// An error unless `steps`, a setting of this name, is a range with at least one number in it.
+pub(crate) fn check_steps(name: &'static str, steps: &RangeInclusive<usize>) -> Result<()> {
+    match steps.is_empty() {
+        false => Ok(()),
+        true => Err(Error::config(
+            name,
+            "a range that is not empty",
+            format!("{steps:?}"),
+        )),
     }
 }
 

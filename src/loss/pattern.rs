@@ -2,8 +2,9 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::style::StyleLoss;
-use super::{OverflowNorm, Term, overflow};
+use super::overflow::{OverflowNorm, overflow};
+use super::style::{StyleLoss, fingerprint};
+use super::term::Term;
 use crate::error::{Error, Result};
 use crate::random::Key;
 
@@ -72,14 +73,6 @@ impl PatternLoss for ImageLoss {
     fn settings(&self) -> serde_json::Value {
         serde_json::json!({ "loss": "image", "target": fingerprint(&self.target) })
     }
-}
-
-/// The shape of an image and the sum of its values, which another image hardly has.
-pub(super) fn fingerprint(image: &Tensor) -> serde_json::Value {
-    let sum = image
-        .to_dtype(DType::F64)
-        .and_then(|image| image.sum_all()?.to_scalar::<f64>());
-    serde_json::json!({ "shape": image.dims(), "sum": sum.ok() })
 }
 
 /// How far the colours of states are from a style, and their values from `[-1, 1]`: texture NCA.

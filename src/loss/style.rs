@@ -1,8 +1,8 @@
 //! Styles: how far images are from the texture of another one, wherever its parts lie.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 
-use super::transport::{directions, sliced_transport};
+use super::sliced_transport::{directions, sliced_transport};
 use crate::error::{Error, Result};
 use crate::ops::gather;
 use crate::random::Key;
@@ -18,13 +18,6 @@ pub trait StyleLoss: Send + Sync {
 
     /// All settings, and enough of the style to tell it from another.
     fn settings(&self) -> serde_json::Value;
-}
-
-/// The Gram matrices of features `[B, N, C]`, `F^T F / N`: `[B, C, C]`.
-pub fn gram(features: &Tensor) -> Result<Tensor> {
-    let (_, n, _) = features.dims3()?;
-    let features = features.contiguous()?;
-    Ok((features.transpose(1, 2)?.matmul(&features)? / n as f64)?)
 }
 
 /// `sqrt(x + 1) - 1` of non-negative features, which tames the large ones (Niklasson et al. 2021).
@@ -78,7 +71,7 @@ impl PatchTransport {
         Ok(Self {
             target: patches,
             directions,
-            print: super::pattern::fingerprint(target),
+            print: fingerprint(target),
         })
     }
 }
@@ -188,4 +181,12 @@ fn patches_of(image: &Tensor, border: Border) -> Result<Tensor> {
 /// Features `[B, C, H, W]` as sets of vectors `[B, H W, C]`.
 pub(super) fn as_sets(features: &Tensor) -> Result<Tensor> {
     Ok(features.flatten_from(2)?.transpose(1, D::Minus1)?.contiguous()?)
+}
+
+/// The shape of an image and the sum of its values, which another image hardly has.
+pub(super) fn fingerprint(image: &Tensor) -> serde_json::Value {
+    let sum = image
+        .to_dtype(DType::F64)
+        .and_then(|image| image.sum_all()?.to_scalar::<f64>());
+    serde_json::json!({ "shape": image.dims(), "sum": sum.ok() })
 }

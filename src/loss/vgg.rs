@@ -4,9 +4,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::style::{StyleLoss, as_sets, compress, gram, gram_distance};
-use super::transport::{directions, sliced_transport};
+use super::sliced_transport::{directions, sliced_transport};
+use super::style::{StyleLoss, as_sets, compress, fingerprint, gram_distance};
 use crate::error::{Error, Result};
+use crate::metric::gram;
 use crate::random::Key;
 
 /// Convolutions by their number in torchvision's list of layers, with their output channels, and whether a
@@ -157,7 +158,7 @@ impl VggStyle {
             network,
             comparison,
             target: vec![],
-            print: super::pattern::fingerprint(target),
+            print: fingerprint(target),
         };
         let target = style.statistics(&target.unsqueeze(0)?)?;
         style.target = target.into_iter().map(|set| set.detach()).collect();

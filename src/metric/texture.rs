@@ -5,7 +5,6 @@ use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use crate::error::{Error, Result};
-use crate::loss::gram;
 use crate::random::Key;
 
 /// Pixels along a filter.
@@ -96,6 +95,13 @@ impl FilterBank {
         }
         Ok(grams)
     }
+}
+
+/// The Gram matrices of features `[B, N, C]`, `F^T F / N`: `[B, C, C]`.
+pub fn gram(features: &Tensor) -> Result<Tensor> {
+    let (_, n, _) = features.dims3()?;
+    let features = features.contiguous()?;
+    Ok((features.transpose(1, 2)?.matmul(&features)? / n as f64)?)
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use super::inplace::{Change, Mean, norm};
+use super::adam_kernels::{Change, Mean, norm};
 use crate::error::{Error, Result};
-use crate::store::{Tensors, add_prefixed, take_prefixed};
+use crate::io::safetensors::{Tensors, add_prefixed, take_prefixed};
 
 /// Settings of [`Adam`]; the defaults are the published ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,11 +6,11 @@ use candle_core::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Adam;
+use super::adam::Adam;
 use crate::error::{Error, Result};
+use crate::io::card::{self, Card};
+use crate::io::safetensors::{self, Tensors, add_prefixed, take_prefixed};
 use crate::nn::Weights;
-use crate::store;
-use crate::store::{Tensors, add_prefixed, take_prefixed};
 
 /// Which training a checkpoint belongs to: it is resumed under equal ones only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,17 +19,20 @@ pub(super) struct Identity {
     pub settings: serde_json::Value,
 }
 
-/// What is remembered between updates beside weights and optimiser, and how far the training is.
+/// What a training needs beside weights and optimiser to go on.
 #[derive(Default)]
-pub(super) struct Memory<P> {
+pub(super) struct State<P> {
+    /// The best weights so far, by validation.
     pub best: Tensors,
-    pub memory: Tensors,
+    /// The state of the trainer, such as its pool.
+    pub trainer: Tensors,
     pub progress: P,
 }
 
-/// What a checkpoint says of itself.
+/// The card of a checkpoint.
 #[derive(Serialize, Deserialize)]
-struct Description<P> {
+struct CheckpointCard<P> {
+    /// Version of the file format: 1.
     checkpoint: u32,
     #[serde(flatten)]
     identity: Identity,
@@ -37,37 +40,41 @@ struct Description<P> {
     updates: usize,
 }
 
+impl<P: Serialize + DeserializeOwned> Card for CheckpointCard<P> {
+    const KIND: &'static str = "checkpoint";
+}
+
 /// Writes a checkpoint, whole or not at all.
-pub(super) fn save<P: Serialize>(
+pub(super) fn save<P: Serialize + DeserializeOwned>(
     path: &Path,
     identity: Identity,
     (weights, adam): (&Weights, &Adam),
-    kept: Memory<P>,
+    state: State<P>,
 ) -> Result<()> {
     let mut tensors = Tensors::new();
     add_prefixed(&mut tensors, "weights.", weights.snapshot()?);
-    add_prefixed(&mut tensors, "best.", kept.best);
+    add_prefixed(&mut tensors, "best.", state.best);
     add_prefixed(&mut tensors, "adam.", adam.state()?);
-    add_prefixed(&mut tensors, "memory.", kept.memory);
-    let description = Description {
+    add_prefixed(&mut tensors, "memory.", state.trainer);
+    let card = CheckpointCard {
         checkpoint: 1,
         identity,
-        progress: kept.progress,
+        progress: state.progress,
         updates: adam.updates(),
     };
-    store::write(path, &tensors, &description)?;
+    safetensors::write(path, &tensors, &card)?;
     tracing::info!("saved {}", path.display());
     Ok(())
 }
 
 /// Goes on from a checkpoint.
-pub(super) fn restore<P: DeserializeOwned>(
+pub(super) fn restore<P: Serialize + DeserializeOwned>(
     path: &Path,
     identity: &Identity,
     (weights, adam): (&Weights, &mut Adam),
     device: &Device,
-) -> Result<Memory<P>> {
-    let (mut tensors, found): (_, Description<P>) = store::read(path, device)?;
+) -> Result<State<P>> {
+    let (mut tensors, found): (_, CheckpointCard<P>) = card::read(path, device)?;
     if found.identity != *identity {
         let reason = format!(
             "is a checkpoint of another run: of phase {} with {}, not of phase {} with {}",
@@ -77,8 +84,8 @@ pub(super) fn restore<P: DeserializeOwned>(
     }
     weights.load(&take_prefixed(&mut tensors, "weights."))?;
     adam.restore(take_prefixed(&mut tensors, "adam."), found.updates)?;
-    Ok(Memory {
-        memory: take_prefixed(&mut tensors, "memory."),
+    Ok(State {
+        trainer: take_prefixed(&mut tensors, "memory."),
         best: take_prefixed(&mut tensors, "best."),
         progress: found.progress,
     })

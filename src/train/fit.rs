@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Identity, Memory};
-use super::{Reading, Trainer, checkpoint};
+use super::checkpoint::{self, Identity};
+use super::trainer::{Reading, Trainer};
 use crate::data::{Batches, Corruption, Curriculum, Dataset};
 use crate::error::{Error, Result};
+use crate::io::safetensors::Tensors;
 use crate::metric::SSIM_WINDOW;
 use crate::random::Key;
-use crate::store::Tensors;
 
 /// Images to train on and to validate with, and how they are corrupted.
 #[derive(Clone, Debug)]
@@ -150,6 +150,44 @@ impl Fit {
         data: &TrainingData,
         tell: &mut dyn FnMut(&Event),
     ) -> Result<()> {
+        self.check(data)?;
+        let phase = trainer.phase();
+        let key = Key::new(self.seed).fold_in_name(phase);
+        let validation = data.validation_batches(self.batch_size)?;
+        let batches = data.train.training_batches(0, self.batch_size, None, key)?.len();
+        if trainer.optimiser().config().cosine_updates.is_none() {
+            let updates = self.epochs * batches * trainer.updates_per_batch();
+            trainer.optimiser_mut().anneal_over(updates);
+        }
+        let mut run = Run {
+            fit: self,
+            data,
+            progress: Progress::default(),
+            best: Tensors::new(),
+            trainer,
+            tell,
+        };
+        run.resume()?;
+        (run.tell)(&Event::Started {
+            phase,
+            done: run.progress.epoch * batches + run.progress.batch,
+            batches: self.epochs * batches,
+        });
+        while run.progress.epoch < self.epochs {
+            let started = Instant::now();
+            run.train_epoch(key)?;
+            run.validate(&validation, started)?;
+            run.progress.epoch += 1;
+            run.progress.batch = 0;
+            run.save()?;
+        }
+        if !run.best.is_empty() {
+            run.trainer.weights().load(&run.best)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, data: &TrainingData) -> Result<()> {
         if self.epochs == 0 {
             return Err(Error::config("epochs", "at least 1", 0));
         }
@@ -160,116 +198,105 @@ impl Fit {
             let expected = format!("{SSIM_WINDOW} pixels a side or more, the window of SSIM");
             return Err(Error::config("validation", expected, data.validation.size()));
         }
-        let phase = trainer.phase();
-        let key = Key::new(self.seed).fold_in_name(phase);
-        let validation = data.validation_batches(self.batch_size)?;
-        let batches = data.train.training_batches(0, self.batch_size, None, key)?.len();
-        if trainer.optimiser().config().cosine_updates.is_none() {
-            let updates = self.epochs * batches * trainer.updates_per_batch();
-            trainer.optimiser_mut().anneal_over(updates);
-        }
-        let mut progress = Progress::default();
-        let mut best = Tensors::new();
-        if let Some(path) = self
-            .checkpoint
-            .as_deref()
-            .filter(|path| self.resume && path.exists())
-        {
-            (progress, best) = self.restore(path, trainer, data)?;
-            tracing::info!(
-                phase,
-                epoch = progress.epoch,
-                batch = progress.batch,
-                "resumed {}",
-                path.display()
-            );
-        }
-        tell(&Event::Started {
-            phase,
-            done: progress.epoch * batches + progress.batch,
-            batches: self.epochs * batches,
-        });
-        while progress.epoch < self.epochs {
-            let started = Instant::now();
-            let epoch = progress.epoch;
-            let corruption = data.corruption_in(epoch, self.epochs);
-            let training = data
-                .train
-                .training_batches(epoch, self.batch_size, corruption, key)?;
-            while progress.batch < batches {
-                let batch = training.get(progress.batch, &self.device)?;
-                let key = key
-                    .fold_in_name("batch")
-                    .fold_in(epoch as u64)
-                    .fold_in(progress.batch as u64);
-                let readings = trainer
-                    .learn(&batch, key)
-                    .map_err(|error| locate(error, phase, progress))?;
-                let learning_rate = trainer.optimiser().learning_rate();
-                let event = Event::Batch {
-                    phase,
-                    epoch,
-                    batch: progress.batch,
-                    learning_rate,
-                    readings: &readings,
-                };
-                tracing::debug!(
-                    phase,
-                    epoch,
-                    batch = progress.batch,
-                    loss = Reading::total(&readings)
-                );
-                tell(&event);
-                progress.batch += 1;
-                if progress.batch < batches && progress.batch.is_multiple_of(self.checkpoint_every.max(1)) {
-                    self.save(trainer, data, progress, &best, tell)?;
-                }
-            }
-            let trained = trainer.average().cloned().map(|average| {
-                let trained = trainer.weights().snapshot()?;
-                trainer.weights().load(&average)?;
-                Ok::<_, Error>(trained)
-            });
-            let trained = trained.transpose()?;
-            let ssim = mean_validation(trainer, &validation, &self.device)?;
-            // A rollout longer than those of training may explode: no score then, and never the best.
-            let improved = ssim.is_finite() && progress.best.is_none_or(|best| ssim > best);
-            if improved {
-                best = trainer.weights().snapshot()?;
-                progress.best = Some(ssim);
-            }
-            tracing::info!(phase, epoch, ssim, improved, "validated");
-            tell(&Event::Validated {
+        Ok(())
+    }
+}
+
+/// A fit while it runs.
+struct Run<'a> {
+    fit: &'a Fit,
+    data: &'a TrainingData,
+    trainer: &'a mut dyn Trainer,
+    tell: &'a mut dyn FnMut(&Event),
+    progress: Progress,
+    /// The weights with the best validation SSIM so far; empty before the first.
+    best: Tensors,
+}
+
+impl Run<'_> {
+    /// Learns from the batches of this epoch that are left.
+    fn train_epoch(&mut self, key: Key) -> Result<()> {
+        let (fit, phase, epoch) = (self.fit, self.trainer.phase(), self.progress.epoch);
+        let corruption = self.data.corruption_in(epoch, fit.epochs);
+        let batches = self
+            .data
+            .train
+            .training_batches(epoch, fit.batch_size, corruption, key)?;
+        while self.progress.batch < batches.len() {
+            let number = self.progress.batch;
+            let batch = batches.get(number, &fit.device)?;
+            let key = key
+                .fold_in_name("batch")
+                .fold_in(epoch as u64)
+                .fold_in(number as u64);
+            let readings = self
+                .trainer
+                .learn(&batch, key)
+                .map_err(|error| locate(error, phase, self.progress))?;
+            let loss = Reading::total(&readings);
+            tracing::debug!(phase, epoch, batch = number, loss);
+            (self.tell)(&Event::Batch {
                 phase,
                 epoch,
-                ssim,
-                best: improved,
-                time: started.elapsed(),
+                batch: number,
+                learning_rate: self.trainer.optimiser().learning_rate(),
+                readings: &readings,
             });
-            if let Some(trained) = trained {
-                trainer.weights().load(&trained)?;
+            self.progress.batch += 1;
+            let done = self.progress.batch;
+            if done < batches.len() && done.is_multiple_of(fit.checkpoint_every.max(1)) {
+                self.save()?;
             }
-            progress = Progress {
-                epoch: epoch + 1,
-                batch: 0,
-                ..progress
-            };
-            self.save(trainer, data, progress, &best, tell)?;
         }
-        if !best.is_empty() {
-            trainer.weights().load(&best)?;
+        Ok(())
+    }
+
+    /// Validates the weights, or their running mean where there is one, and keeps them if they are the best so far.
+    fn validate(&mut self, batches: &Batches, started: Instant) -> Result<()> {
+        let (phase, epoch) = (self.trainer.phase(), self.progress.epoch);
+        let weights = self.trainer.weights().clone();
+        let trained = match self.trainer.average().cloned() {
+            None => None,
+            Some(average) => {
+                let trained = weights.snapshot()?;
+                weights.load(&average)?;
+                Some(trained)
+            }
+        };
+        let mut scores = Vec::new();
+        for batch in batches.iter(&self.fit.device) {
+            scores.extend(self.trainer.validate(&batch?, scores.len())?);
+        }
+        let ssim = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+        // A rollout longer than those of training may explode: no score then, and never the best.
+        let improved = ssim.is_finite() && self.progress.best.is_none_or(|best| ssim > best);
+        if improved {
+            self.best = weights.snapshot()?;
+            self.progress.best = Some(ssim);
+        }
+        tracing::info!(phase, epoch, ssim, improved, "validated");
+        (self.tell)(&Event::Validated {
+            phase,
+            epoch,
+            ssim,
+            best: improved,
+            time: started.elapsed(),
+        });
+        if let Some(trained) = trained {
+            weights.load(&trained)?;
         }
         Ok(())
     }
 
     /// Everything that decides what the next batches will do to the weights.
-    fn identity(&self, trainer: &dyn Trainer, data: &TrainingData) -> Identity {
-        let Self {
+    fn identity(&self) -> Identity {
+        let (trainer, data) = (&self.trainer, self.data);
+        let Fit {
             epochs,
             batch_size,
             seed,
             ..
-        } = self;
+        } = self.fit;
         let settings = serde_json::json!({
             "trainer": trainer.settings(),
             "epochs": epochs, "batch_size": batch_size, "seed": seed,
@@ -283,49 +310,39 @@ impl Fit {
         }
     }
 
-    fn save(
-        &self,
-        trainer: &dyn Trainer,
-        data: &TrainingData,
-        progress: Progress,
-        best: &Tensors,
-        tell: &mut dyn FnMut(&Event),
-    ) -> Result<()> {
-        let Some(path) = &self.checkpoint else {
+    fn save(&mut self) -> Result<()> {
+        let Some(path) = &self.fit.checkpoint else {
             return Ok(());
         };
-        let kept = Memory {
-            best: best.clone(),
-            memory: trainer.memory()?,
-            progress,
+        let state = checkpoint::State {
+            best: self.best.clone(),
+            trainer: self.trainer.state()?,
+            progress: self.progress,
         };
-        let learned = (trainer.weights(), trainer.optimiser());
-        checkpoint::save(path, self.identity(trainer, data), learned, kept)?;
-        tell(&Event::Saved { path });
+        let learned = (self.trainer.weights(), self.trainer.optimiser());
+        checkpoint::save(path, self.identity(), learned, state)?;
+        (self.tell)(&Event::Saved { path });
         Ok(())
     }
 
-    fn restore(
-        &self,
-        path: &Path,
-        trainer: &mut dyn Trainer,
-        data: &TrainingData,
-    ) -> Result<(Progress, Tensors)> {
-        let identity = self.identity(trainer, data);
-        let weights = trainer.weights().clone();
-        let learned = (&weights, trainer.optimiser_mut());
-        let kept: Memory<Progress> = checkpoint::restore(path, &identity, learned, &self.device)?;
-        trainer.restore_memory(kept.memory)?;
-        Ok((kept.progress, kept.best))
+    /// Goes on from the checkpoint, if it is there and wanted.
+    fn resume(&mut self) -> Result<()> {
+        let Some(path) = &self.fit.checkpoint else {
+            return Ok(());
+        };
+        if !self.fit.resume || !path.exists() {
+            return Ok(());
+        }
+        let (identity, weights) = (self.identity(), self.trainer.weights().clone());
+        let learned = (&weights, self.trainer.optimiser_mut());
+        let state: checkpoint::State<Progress> =
+            checkpoint::restore(path, &identity, learned, &self.fit.device)?;
+        self.trainer.restore_state(state.trainer)?;
+        (self.progress, self.best) = (state.progress, state.best);
+        let (phase, Progress { epoch, batch, .. }) = (self.trainer.phase(), self.progress);
+        tracing::info!(phase, epoch, batch, "resumed {}", path.display());
+        Ok(())
     }
-}
-
-fn mean_validation(trainer: &dyn Trainer, batches: &Batches, device: &Device) -> Result<f64> {
-    let mut scores = Vec::new();
-    for batch in batches.iter(device) {
-        scores.extend(trainer.validate(&batch?, scores.len())?);
-    }
-    Ok(scores.iter().sum::<f64>() / scores.len().max(1) as f64)
 }
 
 /// Adds epoch and batch to an error that only knows the update.

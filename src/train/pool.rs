@@ -4,8 +4,8 @@ use candle_core::Tensor;
 
 use crate::data::shuffled;
 use crate::error::{Error, Result};
+use crate::io::safetensors::Tensors;
 use crate::random::Key;
-use crate::store::Tensors;
 
 /// One state in the pool and the images it belongs to, none with a batch axis.
 #[derive(Clone, Debug)]

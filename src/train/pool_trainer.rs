@@ -6,18 +6,23 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::average::Average;
-use super::{Adam, AdamConfig, Pool, Reading, Trainer, descend};
+use super::adam::{Adam, AdamConfig};
+use super::pool::Pool;
+use super::trainer::{Reading, Trainer, descend};
+use super::weight_average::WeightAverage;
 use crate::data::Batch;
 use crate::engine::Precision;
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::grid::draws::{check_rate, check_steps};
+use crate::io::safetensors::{Tensors, add_prefixed, take_prefixed};
 use crate::loss::RestorationLoss;
 use crate::metric::ssim;
+use crate::model::Restorer;
 use crate::nn::Weights;
 use crate::random::Key;
-use crate::restorer::Restorer;
 use crate::rollout::{Memory, Rollout};
-use crate::store::{Tensors, add_prefixed, take_prefixed};
 
 /// Which of the two updates of a batch comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +102,7 @@ pub struct PoolTrainer {
     weights: Weights,
     adam: Adam,
     pool: Pool,
-    average: Option<Average>,
+    average: Option<WeightAverage>,
     memory: Memory,
     phase: &'static str,
 }
@@ -108,18 +113,13 @@ impl PoolTrainer {
     /// # Errors
     /// [`Error::Config`] for an empty range of steps, or a fire rate or decay outside `[0, 1]`.
     pub fn new(restorer: Arc<dyn Restorer>, weights: &Weights, config: PoolTrainerConfig) -> Result<Self> {
-        if config.steps.is_empty() {
-            let found = format!("{:?}", config.steps);
-            return Err(Error::config("steps", "a range that is not empty", found));
-        }
-        if !(0.0..=1.0).contains(&config.fire_rate) {
-            return Err(Error::config("fire_rate", "in [0, 1]", config.fire_rate));
-        }
-        if let Some(decay) = config.average.filter(|decay| !(0.0..=1.0).contains(decay)) {
-            return Err(Error::config("average", "in [0, 1]", decay));
+        check_steps("steps", &config.steps)?;
+        check_rate("fire_rate", config.fire_rate)?;
+        if let Some(decay) = config.average {
+            check_rate("average", decay)?;
         }
         Ok(Self {
-            average: config.average.map(Average::new),
+            average: config.average.map(WeightAverage::new),
             adam: Adam::new(weights.vars(), config.adam.clone()),
             pool: Pool::new(config.pool),
             weights: weights.clone(),
@@ -274,19 +274,19 @@ impl Trainer for PoolTrainer {
         Ok(ssim(&restored, &batch.clean)?.to_vec1()?)
     }
 
-    fn memory(&self) -> Result<Tensors> {
-        let mut memory = self.pool.state()?;
+    fn state(&self) -> Result<Tensors> {
+        let mut state = self.pool.state()?;
         if let Some(average) = &self.average {
-            add_prefixed(&mut memory, "average.", average.values().clone());
+            add_prefixed(&mut state, "average.", average.values().clone());
         }
-        Ok(memory)
+        Ok(state)
     }
 
-    fn restore_memory(&mut self, mut memory: Tensors) -> Result<()> {
-        let values = take_prefixed(&mut memory, "average.");
+    fn restore_state(&mut self, mut state: Tensors) -> Result<()> {
+        let values = take_prefixed(&mut state, "average.");
         if let Some(average) = &mut self.average {
             average.restore(values);
         }
-        self.pool.restore(memory)
+        self.pool.restore(state)
     }
 }

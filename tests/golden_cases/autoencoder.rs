@@ -1,7 +1,7 @@
 //! Cases of the adjusted convolution, the autoencoders and whole latent models.
 
 use candle_core::{DType, Tensor, Var};
-use lnca::autoencoder::{Activation, AdjustedConv, Depth, Direction};
+use lnca::model::autoencoder::{Activation, AdjustedConv, Depth, Direction};
 use lnca::{Autoencoder, AutoencoderConfig, LatentNca, Restorer, Rollout, TransitionFn, Weights};
 
 use super::case::Result;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
 use lnca::Weights;
-use lnca::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
+use lnca::model::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
 
 use super::case::{Case, Result};
 use super::check::{Check, Grade};

@@ -1,7 +1,8 @@
 //! Cases of the data: corruptions, resizing, the curriculum.
 
 use candle_core::{DType, Device, Tensor};
-use lnca::data::{Curriculum, Rotation, lanczos_resize, masked_noise, motion_blur, motion_kernel};
+use lnca::data::{Curriculum, Rotation, masked_noise, motion_blur, motion_kernel};
+use lnca::io::lanczos_resize;
 
 use super::case::Result;
 use super::check::{Check, Grade, Limit};

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Device, Tensor, Var};
-use lnca::loss::{
-    OverflowNorm, compress, excess, gram, gram_distance, overflow, sliced_transport, unit_columns,
-};
+use lnca::loss::{OverflowNorm, compress, excess, gram_distance, overflow, sliced_transport, unit_columns};
+use lnca::metric::gram;
 use lnca::train::{Adam, AdamConfig};
 use lnca::transition::{Lattice, Quantisation};
 use lnca::{CellLayout, Function, Pattern, Rollout, Texture, TextureConfig, TransitionFn, Weights};

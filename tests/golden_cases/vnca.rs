@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Device, Tensor, Var};
 use lnca::loss::{Posterior, elbo, elbo_of_mean, iwelbo, log_bernoulli, log_prior};
+use lnca::model::vae::{Broadcast, Deconvolution, Doubling, Encoder};
 use lnca::train::{Adam, AdamConfig, VaeTrainerConfig};
-use lnca::vae::{Broadcast, Deconvolution, Doubling, Encoder};
 use lnca::{Damage, Memory, Rollout, Vnca, VncaConfig, Weights};
 
 use super::case::Result;

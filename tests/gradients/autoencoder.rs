@@ -1,8 +1,8 @@
 //! The autoencoder, with respect to images, latents, skip-connections and every weight.
 
 use candle_core::{DType, Device, Var};
-use lnca::autoencoder::{Activation, AdjustedConv, Depth, Direction};
 use lnca::loss::{RestorationLoss, total};
+use lnca::model::autoencoder::{Activation, AdjustedConv, Depth, Direction};
 use lnca::{
     Autoencoder, AutoencoderConfig, LatentNca, Nafca, NafcaConfig, Restorer, Result, Rollout, Weights,
 };

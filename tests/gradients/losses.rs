@@ -103,8 +103,8 @@ fn styles() -> Result<()> {
         Ok((sum + loss::sliced_transport(&set(b)?, &target, &directions)?)?)
     })?;
     assert_pair("gram", (2, 2, 3, 3), |a, b| {
-        let grams = loss::gram(&loss::compress(&a.flatten(1, 2)?.sqr()?)?)?;
-        loss::gram_distance(&grams, &loss::gram(&b.narrow(0, 0, 1)?.flatten(1, 2)?)?)
+        let grams = lnca::metric::gram(&loss::compress(&a.flatten(1, 2)?.sqr()?)?)?;
+        loss::gram_distance(&grams, &lnca::metric::gram(&b.narrow(0, 0, 1)?.flatten(1, 2)?)?)
     })?;
     let style = loss::PatchTransport::new(&normal(6, (9, 8, 3), DType::F64), 2, 3)?;
     assert_pair("patches", (1, 6, 5, 3), |a, b| {

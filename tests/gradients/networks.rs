@@ -1,7 +1,7 @@
 //! The restoration networks, small: weights of every kind of layer, and the image.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lnca::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
+use lnca::model::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
 use lnca::{Result, Weights};
 
 use crate::assert_gradients;

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use lnca::loss::{Posterior, elbo, elbo_of_mean, iwelbo, log_bernoulli, log_prior, softplus};
+use lnca::model::vae::{Broadcast, Deconvolution, Doubling, Encoder};
 use lnca::random::Key;
-use lnca::vae::{Broadcast, Deconvolution, Doubling, Encoder};
 use lnca::{Memory, Result, Rollout, Vnca, VncaConfig, Weights};
 
 use crate::assert_gradients;

@@ -3,9 +3,9 @@
 use std::ops::RangeInclusive;
 
 use candle_core::{DType, Device, Tensor};
-use lnca::autoencoder::Depth;
 use lnca::loss::{dist, mae, masked_mse, mse, psnr_loss, total, total_variation};
 use lnca::metric::{psnr, ssim};
+use lnca::model::autoencoder::Depth;
 use lnca::random::Key;
 use lnca::train::{PoolTrainer, PoolTrainerConfig};
 use lnca::{

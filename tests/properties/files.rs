@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use lnca::io::safetensors::{self as store, Tensors};
 use lnca::random::Key;
-use lnca::store::{self, Tensors};
 use lnca::{Error, Model, ModelCard, Result};
 use proptest::prelude::*;
 use tempfile::TempDir;

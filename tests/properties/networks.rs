@@ -1,7 +1,7 @@
 //! The restoration networks: their sizes, and images of any size.
 
 use candle_core::{DType, Device, Tensor, Var};
-use lnca::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
+use lnca::model::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
 use lnca::random::Key;
 use lnca::{Error, Model, ModelConfig, Result, Weights};
 

@@ -1,7 +1,7 @@
 //! Restoring images: any size, any batch, any memory layout.
 
 use candle_core::{DType, Device, Tensor};
-use lnca::autoencoder::Depth;
+use lnca::model::autoencoder::Depth;
 use lnca::model::{Model, ModelConfig};
 use lnca::random::Key;
 use lnca::{AutoencoderConfig, CellLayout, NafcaConfig, OutputStart, Result, VitcaConfig};

@@ -88,7 +88,7 @@ fn training() -> Result<[u64; 4]> {
         hashes.push(hash(trainer.weights().snapshot()?.values()));
         hashes.push(hash(
             trainer
-                .memory()?
+                .state()?
                 .values()
                 .chain(trainer.optimiser().state()?.values()),
         ));

@@ -3,9 +3,9 @@
 use candle_core::{DType, Device, Tensor};
 use lnca::data::BinaryImages;
 use lnca::loss::{Posterior, elbo, iwelbo, log_bernoulli, log_mean_exp};
+use lnca::model::vae::{Decoder, Deconvolution, Encoder};
 use lnca::random::Key;
 use lnca::train::{AdamConfig, VaeTrainer, VaeTrainerConfig};
-use lnca::vae::{Decoder, Deconvolution, Encoder};
 use lnca::{DecoderConfig, Error, Result, Rollout, Vae, VaeCard, VaeConfig, Vnca, VncaConfig, Weights};
 
 use crate::common::{normal, randomise, values};
@@ -302,7 +302,7 @@ fn binarised_mnist_where_it_lies() -> Result<()> {
         .batch(&[0, 1, 2, 3, 4, 5, 6, 7], &Device::Cpu)?;
     let bound = |vae: &Vae| -> Result<f64> {
         let estimates = vae.estimate(&test, 4, Key::new(1), 0)?;
-        Ok(lnca::vae::Estimate::mean(&estimates).iwelbo)
+        Ok(lnca::model::vae::Estimate::mean(&estimates).iwelbo)
     };
     let before = bound(&vae)?;
     let mut trainer = VaeTrainer::new(

@@ -1,8 +1,8 @@
 //! The restoration networks learn.
 
 use candle_core::{DType, Device};
-use lnca::baseline::{NafNet, NafNetConfig, Restormer, RestormerConfig};
 use lnca::data::{Corruption, Dataset};
+use lnca::model::baseline::{NafNet, NafNetConfig, Restormer, RestormerConfig};
 use lnca::random::Key;
 use lnca::train::{NetworkTrainer, NetworkTrainerConfig, Reading, Trainer};
 use lnca::{Result, Weights};

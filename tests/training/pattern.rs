@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use lnca::data::{Emblem, Swatch};
 use lnca::loss::{ImageLoss, OverflowNorm, PatchTransport, PatternLoss, TextureLoss};
-use lnca::pattern::Rule;
+use lnca::model::pattern::Rule;
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig, Reading};
 use lnca::{Error, GrowingConfig, Pattern, PatternCard, PatternConfig, Result, TextureConfig};
 

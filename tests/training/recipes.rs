@@ -2,8 +2,8 @@
 
 use candle_core::{Device, Tensor};
 use lnca::data::Corruption;
+use lnca::io::safetensors::Tensors;
 use lnca::random::Key;
-use lnca::store::Tensors;
 use lnca::train::{Event, PoolTrainerConfig, Trainer};
 use lnca::{Fit, Learning, Model, ModelConfig, PoolTrainer, Recipe, Result, Rollout};
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use lnca::store::{self, Tensors};
+use lnca::io::safetensors::{self as store, Tensors};
 use lnca::train::Event;
 use lnca::{Error, Fit, Result, TrainingData};
 

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use lnca::data::BinaryImages;
+use lnca::model::vae::Estimate;
 use lnca::random::Key;
 use lnca::train::{Adam, AdamConfig, Evolving, Reading, VaeTrainer, VaeTrainerConfig};
-use lnca::vae::Estimate;
 use lnca::{DecoderConfig, Error, Memory, Result, Vae, VaeCard, VaeConfig};
 
 use crate::common::{normal, values};

@@ -1,0 +1,217 @@
+//! The synthetic corruptions a restorer is trained to undo.
+
+use super::curriculum::Curriculum;
+use super::motion_blur::{Rotation, check_images, motion_blur, motion_kernel};
+use crate::error::{Error, Result};
+use crate::grid::draws::check_rate;
+use crate::random::Key;
+use candle_core::{Device, Tensor};
+use rand::Rng;
+use rand_distr::StandardNormal;
+use serde::{Deserialize, Serialize};
+
+/// Adds to `clean`, `[B, H, W, C]`, the `noise` of the pixels where `mask` is 1, both `[B, H, W, 1]`
+/// and so the same in every channel, and clips to `[0, 1]`.
+///
+/// # Errors
+/// The shapes do not agree as said.
+pub fn masked_noise(clean: &Tensor, mask: &Tensor, noise: &Tensor) -> Result<Tensor> {
+    check_images("clean", clean)?;
+    let expected = [&clean.dims()[..3], &[1]].concat();
+    for (name, tensor) in [("mask", mask), ("noise", noise)] {
+        if tensor.dims() != expected {
+            return Err(Error::shape(name, format!("{expected:?}"), tensor.dims()));
+        }
+    }
+    Ok(clean.broadcast_add(&(mask * noise)?)?.clamp(0f64, 1f64)?)
+}
+
+/// A synthetic corruption of clean images. Its draws depend on nothing but the key of each image.
+///
+/// Source: "Latent Neural Cellular Automata for Resource-Efficient Image Restoration" and the program
+/// published with it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Corruption {
+    /// Gaussian noise, equal in R, G and B, on a random share of the pixels. The difficulty is the
+    /// probability that a pixel is hit.
+    Noise {
+        /// Standard deviation, in image values.
+        sigma: f64,
+    },
+    /// Motion blur at a random whole angle in degrees. The difficulty is the length in pixels, 1 to
+    /// 255, truncated to a whole number.
+    Blur {
+        /// How the kernel's line is turned.
+        rotation: Rotation,
+    },
+}
+
+impl Corruption {
+    /// The paper's noise, of standard deviation 0.2.
+    pub const NOISE: Self = Self::Noise { sigma: 0.2 };
+    /// The paper's blur, with exact rotation.
+    pub const BLUR: Self = Self::Blur {
+        rotation: Rotation::Exact,
+    };
+
+    /// The difficulty of validation and test images: half of the pixels, or 7 pixels.
+    pub fn test_difficulty(&self) -> f64 {
+        match self {
+            Self::Noise { .. } => 0.5,
+            Self::Blur { .. } => 7.0,
+        }
+    }
+
+    /// The paper's course of the difficulty over a training phase.
+    pub fn curriculum(&self) -> Curriculum {
+        match self {
+            Self::Noise { .. } => Curriculum::NOISE,
+            Self::Blur { .. } => Curriculum::BLUR,
+        }
+    }
+
+    /// Corrupts `clean`, `[B, H, W, C]` in `[0, 1]`, image `b` with the draws of `keys[b]` alone: not
+    /// of its place in the batch, the other images or the number of threads.
+    ///
+    /// # Errors
+    /// `clean` is not of four axes, there is not one key for each image, or `difficulty` or sigma is
+    /// out of range.
+    pub fn apply(&self, clean: &Tensor, difficulty: f64, keys: &[Key]) -> Result<Tensor> {
+        check_images("clean", clean)?;
+        let (images, height, width, _) = clean.dims4()?;
+        if images != keys.len() {
+            let expected = format!("[{}, H, W, C], one image per key", keys.len());
+            return Err(Error::shape("clean", expected, clean.dims()));
+        }
+        match *self {
+            Self::Noise { sigma } => {
+                check_rate("difficulty", difficulty)?;
+                if !(sigma >= 0.0 && sigma.is_finite()) {
+                    return Err(Error::config("sigma", "a finite number, 0 or more", sigma));
+                }
+                let pixels = height * width;
+                let mut mask = Vec::with_capacity(images * pixels);
+                let mut noise = Vec::with_capacity(images * pixels);
+                for key in keys {
+                    let mut rng = key.rng();
+                    for _ in 0..pixels {
+                        let hit = f64::from(rng.random::<f32>()) < difficulty;
+                        mask.push(f32::from(hit));
+                        let draw: f64 = if hit { rng.sample(StandardNormal) } else { 0.0 };
+                        noise.push((sigma * draw) as f32);
+                    }
+                }
+                let like_clean = |values: Vec<f32>| -> Result<Tensor> {
+                    let tensor = Tensor::from_vec(values, (images, height, width, 1), &Device::Cpu)?;
+                    Ok(tensor.to_dtype(clean.dtype())?.to_device(clean.device())?)
+                };
+                masked_noise(clean, &like_clean(mask)?, &like_clean(noise)?)
+            }
+            Self::Blur { rotation } => {
+                // A negative or missing difficulty casts to 0, which the kernel refuses.
+                let size = difficulty as usize;
+                let kernels: Result<Vec<_>> = keys
+                    .iter()
+                    .map(|key| motion_kernel(size, key.rng().random_range(0..360), rotation))
+                    .collect();
+                motion_blur(clean, &kernels?)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::DType;
+
+    fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+        Ok(tensor.flatten_all()?.to_vec1()?)
+    }
+
+    fn grey(images: usize) -> Result<Tensor> {
+        Ok(Tensor::full(0.5f32, (images, 32, 32, 3), &Device::Cpu)?)
+    }
+
+    #[test]
+    fn an_image_is_corrupted_alike_in_any_batch_and_on_any_number_of_threads() -> Result<()> {
+        let keys: Vec<Key> = (0..5).map(|i| Key::new(9).fold_in(i)).collect();
+        let ramp = Tensor::arange(0f32, 5.0 * 48.0, &Device::Cpu)?.reshape((5, 4, 4, 3))?;
+        let clean = (ramp / 240.0)?;
+        for corruption in [Corruption::NOISE, Corruption::BLUR] {
+            let difficulty = corruption.test_difficulty();
+            let together = values(&corruption.apply(&clean, difficulty, &keys)?)?;
+            let mut apart = Vec::new();
+            for (i, key) in keys.iter().enumerate() {
+                let one = corruption.apply(&clean.narrow(0, i, 1)?, difficulty, &[*key])?;
+                apart.extend(values(&one)?);
+            }
+            assert_eq!(together, apart);
+            let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            let alone = one_thread.install(|| corruption.apply(&clean, difficulty, &keys))?;
+            assert_eq!(together, values(&alone)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn noise_hits_its_share_of_pixels_and_all_channels_alike() -> Result<()> {
+        let noisy = Corruption::NOISE.apply(&grey(8)?, 0.3, &[0, 1, 2, 3, 4, 5, 6, 7].map(Key::new))?;
+        let noisy = values(&noisy)?;
+        let hit: Vec<f64> = noisy
+            .chunks(3)
+            .filter(|pixel| pixel[0] != 0.5)
+            .map(|pixel| f64::from(pixel[0]) - 0.5)
+            .collect();
+        assert!(
+            noisy
+                .chunks(3)
+                .all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2])
+        );
+        let share = hit.len() as f64 / 8192.0;
+        assert!((share - 0.3).abs() < 0.02, "share {share}");
+        let deviation = (hit.iter().map(|d| d * d).sum::<f64>() / hit.len() as f64).sqrt();
+        assert!((deviation - 0.2).abs() < 0.01, "deviation {deviation}");
+        Ok(())
+    }
+
+    #[test]
+    fn noise_is_clipped() -> Result<()> {
+        let draws = Tensor::new(&[[[[0.9f32], [-0.9]]]], &Device::Cpu)?;
+        let clean = Tensor::full(0.5f32, (1, 1, 2, 3), &Device::Cpu)?;
+        let noisy = masked_noise(&clean, &draws.ones_like()?, &draws)?;
+        assert_eq!(values(&noisy)?, [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn blur_keeps_the_middle_of_a_flat_image_and_truncates_its_length() -> Result<()> {
+        let blurred = Corruption::BLUR.apply(&grey(1)?, 7.9, &[Key::new(3)])?;
+        let same = Corruption::BLUR.apply(&grey(1)?, 7.0, &[Key::new(3)])?;
+        assert_eq!(values(&blurred)?, values(&same)?);
+        let middle = values(&blurred.narrow(1, 8, 16)?.narrow(2, 8, 16)?)?;
+        assert!(middle.iter().all(|v| (v - 0.5).abs() < 1e-6));
+        Ok(())
+    }
+
+    #[test]
+    fn out_of_range_settings_are_errors() -> Result<()> {
+        let (clean, keys) = (grey(1)?, [Key::new(0)]);
+        for difficulty in [-0.1, 1.1, f64::NAN] {
+            assert!(Corruption::NOISE.apply(&clean, difficulty, &keys).is_err());
+        }
+        for difficulty in [-3.0, 0.5, 256.0, f64::NAN, f64::INFINITY] {
+            assert!(Corruption::BLUR.apply(&clean, difficulty, &keys).is_err());
+        }
+        assert!(
+            Corruption::Noise { sigma: -1.0 }
+                .apply(&clean, 0.5, &keys)
+                .is_err()
+        );
+        assert!(Corruption::NOISE.apply(&clean, 0.5, &[]).is_err());
+        let flat = Tensor::zeros((4, 4), DType::F32, &Device::Cpu)?;
+        assert!(Corruption::NOISE.apply(&flat, 0.5, &keys).is_err());
+        Ok(())
+    }
+}

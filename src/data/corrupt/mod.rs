@@ -1,0 +1,9 @@
+//! Synthetic corruptions, and how hard they are in the course of training.
+
+mod corruption;
+mod curriculum;
+mod motion_blur;
+
+pub use corruption::{Corruption, masked_noise};
+pub use curriculum::Curriculum;
+pub use motion_blur::{MotionKernel, Rotation, motion_blur, motion_kernel};

@@ -1,0 +1,504 @@
+//! One door to the images in a folder, whatever their layout.
+
+use super::cifar;
+use super::dataset::{Dataset, check_side};
+use super::files::{ends_in, is_picture, walk};
+use super::pairs::{Pair, are_paired, by_folders, by_words};
+use super::tiles::{TileCounts, TilePairs, Tiles};
+use crate::data::sampling::{Split, shuffled};
+use crate::error::{Error, Result};
+use crate::io::{Picture, ResizeMode, lanczos_resize};
+use crate::random::Key;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Told, from any thread, how many of how many files, pairs or records are done. Calls may overtake
+/// each other.
+pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
+/// How the images of a folder are laid out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Clean PNG and JPEG files at any depth, such as one folder per class.
+    Folder,
+    /// Clean and damaged PNG and JPEG files told apart by a word in their names or the names of their
+    /// folders: `sharp/1.png` and `blur/1.png`, `7_GT.png` and `7_NOISY.png`, `a_mean.jpg` and
+    /// `a_real.jpg`, and the like. What is left of the name must be equal.
+    Pairs,
+    /// Two folders of equally named files, their paths relative to the folder opened.
+    PairFolders {
+        /// Folder of the clean images.
+        clean: PathBuf,
+        /// Folder of the damaged ones.
+        damaged: PathBuf,
+    },
+    /// CIFAR-10's binary batches: every `*.bin` file, or a single one.
+    Cifar,
+}
+
+/// Which part of the images is wanted; see [`Dataset::split`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Every image.
+    #[default]
+    All,
+    /// 64 %, to train on.
+    Train,
+    /// 16 %, to validate.
+    Validation,
+    /// 20 %, to test.
+    Test,
+}
+
+/// What to read and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OpenOptions {
+    /// Side of every image after resizing, in pixels, 1 to 4096.
+    pub size: usize,
+    /// Read at most this many photographs, pairs or records: a random sample, drawn by the seed.
+    pub limit: Option<usize>,
+    /// Seed of the sample and of the split.
+    pub seed: u64,
+    /// Which part of what was read is wanted.
+    pub part: Part,
+    /// The layout; none means to find out.
+    pub kind: Option<Kind>,
+    /// What happens to photographs that are not square.
+    pub fit: ResizeMode,
+    /// How pairs are cut into tiles; none resizes each photograph as a whole. Clean folders are never
+    /// tiled.
+    pub tiles: Option<Tiles>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            size: 32,
+            limit: None,
+            seed: 0,
+            part: Part::All,
+            kind: None,
+            fit: ResizeMode::Crop,
+            tiles: Some(Tiles::default()),
+        }
+    }
+}
+
+/// What was found and read, before any part was taken.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LoadReport {
+    /// The layout.
+    pub kind: Kind,
+    /// Photographs, pairs or records in the folder.
+    pub found: usize,
+    /// Of these, how many were to be read: fewer under a limit.
+    pub chosen: usize,
+    /// Images read: tiles, where photographs were cut.
+    pub images: usize,
+    /// Files that could not be read, and why. The rest of a pair is left out with them.
+    pub skipped: Vec<(PathBuf, String)>,
+    /// What became of the tiles; zeros where nothing was cut.
+    pub tiles: TileCounts,
+}
+
+impl Dataset {
+    /// Reads the images in and below `dir`, or the one CIFAR-10 file of that name, in parallel.
+    ///
+    /// Files are sorted by name. Files that cannot be read are skipped, reported and logged, as long as
+    /// one can be read.
+    ///
+    /// # Errors
+    /// The folder is missing or has no image, none can be read, a clean or damaged image has no partner
+    /// or one of another size, a CIFAR-10 file ends within a record, an option is out of its range.
+    ///
+    /// ```no_run
+    /// use lnca::data::{Dataset, OpenOptions, Part};
+    /// # fn main() -> lnca::Result<()> {
+    /// let options = OpenOptions { part: Part::Train, ..OpenOptions::default() };
+    /// let (train, report) = Dataset::open("celeba", &options, &|_, _| ())?;
+    /// println!("{} images, {} files skipped", train.len(), report.skipped.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open(
+        dir: impl AsRef<Path>,
+        options: &OpenOptions,
+        progress: Progress<'_>,
+    ) -> Result<(Self, LoadReport)> {
+        let dir = dir.as_ref();
+        check_side(options.size)?;
+        let (data, report) = load(dir, options, progress)?;
+        for (path, reason) in &report.skipped {
+            tracing::warn!(path = %path.display(), reason, "skipped an unreadable image");
+        }
+        if options.part == Part::All {
+            return Ok((data, report));
+        }
+        let Split {
+            train,
+            validation,
+            test,
+        } = data.split(options.seed)?;
+        let part = match options.part {
+            Part::All => data,
+            Part::Train => train,
+            Part::Validation => validation,
+            Part::Test => test,
+        };
+        Ok((part, report))
+    }
+}
+
+fn load(dir: &Path, options: &OpenOptions, progress: Progress<'_>) -> Result<(Dataset, LoadReport)> {
+    let is_file = std::fs::metadata(dir).map_err(Error::io(dir))?.is_file();
+    let paths = match &options.kind {
+        Some(Kind::PairFolders { .. }) => Vec::new(),
+        _ if is_file => vec![PathBuf::new()],
+        _ => walk(dir)?,
+    };
+    let bins = || paths.iter().filter(|path| ends_in(&dir.join(path), &["bin"]));
+    let kind = match &options.kind {
+        Some(kind) => kind.clone(),
+        None if is_file && bins().next().is_none() => {
+            return Err(Error::file(
+                dir,
+                "expected a folder of images or a CIFAR-10 .bin file",
+            ));
+        }
+        None if are_paired(&paths) => Kind::Pairs,
+        None if paths.iter().any(|path| is_picture(path)) => Kind::Folder,
+        None => Kind::Cifar,
+    };
+    let loading = Loading {
+        dir,
+        options,
+        progress,
+    };
+    let (size, fit) = (options.size, options.fit);
+    let read_pair = |pair: &Pair| pair_images(pair, dir, options);
+    match &kind {
+        Kind::Folder => {
+            let files: Vec<&PathBuf> = paths.iter().filter(|path| is_picture(path)).collect();
+            loading.run(kind, files, |file| {
+                Ok(TilePairs {
+                    clean: Picture::read(dir.join(file))?.square(size, fit)?,
+                    ..TilePairs::default()
+                })
+            })
+        }
+        Kind::Pairs => loading.run(kind, by_words(paths)?, read_pair),
+        Kind::PairFolders { clean, damaged } => {
+            let (clean, damaged) = (dir.join(clean), dir.join(damaged));
+            let pairs = by_folders((&clean, walk(&clean)?), (&damaged, walk(&damaged)?))?;
+            loading.run(kind, pairs, read_pair)
+        }
+        Kind::Cifar => {
+            // Joining an empty path would end a file's name with a slash.
+            let files: Vec<PathBuf> = match is_file {
+                true => vec![dir.to_path_buf()],
+                false => bins().map(|path| dir.join(path)).collect(),
+            };
+            let images = cifar::read(&files)?;
+            let side = cifar::SIDE;
+            let records = images.chunks_exact(side * side * 3).collect();
+            loading.run(kind, records, |record| {
+                Ok(TilePairs {
+                    clean: lanczos_resize(record, side, side, size, size)?,
+                    ..TilePairs::default()
+                })
+            })
+        }
+    }
+}
+
+fn pair_images(pair: &Pair, dir: &Path, options: &OpenOptions) -> Result<TilePairs> {
+    let (clean_path, damaged_path) = (dir.join(&pair.clean), dir.join(&pair.damaged));
+    let (clean, damaged) = (Picture::read(&clean_path)?, Picture::read(&damaged_path)?);
+    let size = |of: &Picture| format!("{}x{}", of.height, of.width);
+    if size(&clean) != size(&damaged) {
+        let expected = format!("{} as its clean partner {}", size(&clean), clean_path.display());
+        let found = format!("{} of {}", damaged_path.display(), size(&damaged));
+        return Err(Error::config("damaged image", expected, found));
+    }
+    match options.tiles {
+        Some(tiles) => tiles.cut(&clean, &damaged, options.size),
+        None => Ok(TilePairs {
+            clean: clean.square(options.size, options.fit)?,
+            damaged: damaged.square(options.size, options.fit)?,
+            counts: TileCounts::default(),
+        }),
+    }
+}
+
+struct Loading<'a> {
+    dir: &'a Path,
+    options: &'a OpenOptions,
+    progress: Progress<'a>,
+}
+
+impl Loading<'_> {
+    /// Reads all sources, or a sample, and puts their images together in the order of the sources.
+    /// Each source is a group of its own.
+    fn run<S: Sync>(
+        &self,
+        kind: Kind,
+        sources: Vec<S>,
+        read: impl Fn(&S) -> Result<TilePairs> + Sync,
+    ) -> Result<(Dataset, LoadReport)> {
+        let found = sources.len();
+        if found == 0 {
+            let reason = "no PNG, JPEG or CIFAR-10 .bin file of the wanted layout here or below";
+            return Err(Error::file(self.dir, reason));
+        }
+        let chosen = match self.options.limit {
+            Some(0) => return Err(Error::config("limit", "at least 1 image", 0)),
+            Some(limit) if limit < found => {
+                let mut sample = shuffled(found, Key::new(self.options.seed).fold_in_name("limit"));
+                sample.truncate(limit);
+                sample.sort_unstable();
+                sample
+            }
+            _ => (0..found).collect(),
+        };
+        let done = AtomicUsize::new(0);
+        let results = chosen.par_iter().map(|&source| {
+            let result = read(&sources[source]);
+            (self.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, chosen.len());
+            match result {
+                Ok(images) => Ok(Ok(images)),
+                Err(Error::File { path, reason }) => Ok(Err((path, reason))),
+                Err(Error::Io { path, source }) => Ok(Err((path, source.to_string()))),
+                Err(fatal) => Err(fatal),
+            }
+        });
+        let results: Vec<Result<TilePairs, (PathBuf, String)>> = results.collect::<Result<_>>()?;
+        let bytes = self.options.size * self.options.size * 3;
+        let (mut clean, mut damaged) = (Vec::new(), Vec::new());
+        let (mut groups, mut skipped) = (Vec::new(), Vec::new());
+        let mut tiles = TileCounts::default();
+        for (group, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(images) => {
+                    groups.extend(std::iter::repeat_n(group, images.clean.len() / bytes));
+                    clean.extend(images.clean);
+                    damaged.extend(images.damaged);
+                    tiles += images.counts;
+                }
+                Err(reason) => skipped.push(reason),
+            }
+        }
+        if clean.is_empty() {
+            let reason = match skipped.first() {
+                Some((path, reason)) => format!(
+                    "none of {} images could be used; the first, {}: {reason}",
+                    chosen.len(),
+                    path.display()
+                ),
+                None => format!(
+                    "every tile was dropped: {} flat, {} redundant",
+                    tiles.flat, tiles.redundant
+                ),
+            };
+            return Err(Error::file(self.dir, reason));
+        }
+        let report = LoadReport {
+            kind,
+            found,
+            chosen: chosen.len(),
+            images: groups.len(),
+            skipped,
+            tiles,
+        };
+        let damaged = Some(damaged).filter(|damaged| !damaged.is_empty());
+        let data = Dataset::new(self.options.size, clean, damaged, Some(groups))?;
+        Ok((data, report))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cifar::tests::records;
+    use super::*;
+    use crate::io::picture_tests::{sample, write};
+
+    fn open(dir: &Path, options: &OpenOptions) -> Result<(Dataset, LoadReport)> {
+        Dataset::open(dir, options, &|_, _| ())
+    }
+
+    fn message(dir: &Path, options: &OpenOptions) -> String {
+        open(dir, options).unwrap_err().to_string()
+    }
+
+    fn small() -> OpenOptions {
+        OpenOptions {
+            size: 4,
+            ..OpenOptions::default()
+        }
+    }
+
+    #[test]
+    fn a_folder_is_read_in_the_order_of_names_and_bad_files_are_reported() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        write(&sample(9, 7, 1), &dir.path().join("b/1.png"));
+        write(&sample(4, 4, 2), &dir.path().join("a/2.png"));
+        std::fs::write(dir.path().join("a/bad.jpg"), "not an image").unwrap();
+        let calls = AtomicUsize::new(0);
+        let count = |done: usize, total: usize| {
+            assert!((1..=3).contains(&done) && total == 3);
+            calls.fetch_add(1, Ordering::Relaxed);
+        };
+        let (data, report) = Dataset::open(dir.path(), &small(), &count)?;
+        assert_eq!(calls.into_inner(), 3);
+        assert_eq!(
+            (report.kind, report.found, report.images, data.len()),
+            (Kind::Folder, 3, 2, 2)
+        );
+        assert_eq!(data.clean(0), Some(&sample(4, 4, 2).pixels[..]));
+        assert!(report.skipped[0].0.ends_with("a/bad.jpg"), "{:?}", report.skipped);
+        assert!(!data.is_paired());
+        Ok(())
+    }
+
+    #[test]
+    fn a_limit_is_a_fixed_sample_and_parts_are_disjoint() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..20 {
+            write(&sample(4, 4, i), &dir.path().join(format!("{i:02}.png")));
+        }
+        let images = |part, limit| {
+            let options = OpenOptions {
+                part,
+                limit,
+                ..small()
+            };
+            let data = open(dir.path(), &options)?.0;
+            Ok::<_, Error>(
+                (0..data.len())
+                    .map(|i| data.clean(i).unwrap()[2])
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(images(Part::All, Some(6))?, images(Part::All, Some(6))?);
+        assert_eq!(images(Part::All, Some(99))?, (0..20).collect::<Vec<_>>());
+        let parts = [Part::Train, Part::Validation, Part::Test].map(|part| images(part, None).unwrap());
+        assert_eq!(parts.each_ref().map(Vec::len), [12, 4, 4]);
+        let mut all = parts.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..20).collect::<Vec<_>>());
+        Ok(())
+    }
+
+    #[test]
+    fn pairs_are_found_tiled_and_grouped() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, tint) in [("1", 10), ("2", 90), ("3", 170)] {
+            write(
+                &sample(16, 21, tint),
+                &dir.path().join("sharp").join(name).with_extension("png"),
+            );
+            write(
+                &sample(16, 21, tint + 1),
+                &dir.path().join("blur").join(name).with_extension("png"),
+            );
+        }
+        let tiles = Tiles {
+            side: 8,
+            ..Tiles::default()
+        };
+        let options = OpenOptions {
+            size: 8,
+            tiles: Some(tiles),
+            ..OpenOptions::default()
+        };
+        let (data, report) = open(dir.path(), &options)?;
+        assert_eq!(
+            (report.kind, report.found, report.tiles.cut),
+            (Kind::Pairs, 3, 12)
+        );
+        assert_eq!((data.len(), data.group(0)), (report.tiles.kept, Some(0)));
+        for i in 0..data.len() {
+            let (clean, damaged) = (data.clean(i).unwrap(), data.damaged(i).unwrap());
+            assert_eq!(clean[2] + 1, damaged[2]);
+            assert_eq!(clean[2], [10, 90, 170][data.group(i).unwrap()]);
+        }
+        let named = Kind::PairFolders {
+            clean: "blur".into(),
+            damaged: "sharp".into(),
+        };
+        let options = OpenOptions {
+            kind: Some(named),
+            tiles: None,
+            ..options
+        };
+        let (data, _) = open(dir.path(), &options)?;
+        assert_eq!((data.len(), data.clean(0).unwrap()[2]), (3, 11));
+        // A pair with one unreadable member is left out.
+        std::fs::write(dir.path().join("blur/2.png"), "").unwrap();
+        let (data, report) = open(dir.path(), &options)?;
+        assert_eq!((data.len(), report.skipped.len(), data.group(1)), (2, 1, Some(2)));
+        Ok(())
+    }
+
+    #[test]
+    fn pairs_that_do_not_match_are_errors_that_name_them() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&sample(8, 8, 1), &dir.path().join("a_GT.png"));
+        write(&sample(8, 6, 1), &dir.path().join("a_NOISY.png"));
+        let sizes = message(dir.path(), &small());
+        for part in ["a_GT.png", "8x8", "a_NOISY.png", "8x6"] {
+            assert!(sizes.contains(part), "{sizes}");
+        }
+        write(&sample(8, 8, 1), &dir.path().join("b_GT.png"));
+        assert!(message(dir.path(), &small()).contains("b_GT.png"));
+    }
+
+    #[test]
+    fn cifar_files_and_folders_are_recognised() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("cifar-10-batches-bin/test_batch.bin");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let (bytes, images) = records(3);
+        std::fs::write(&file, &bytes).unwrap();
+        for path in [dir.path(), &file] {
+            let (data, report) = open(path, &OpenOptions::default())?;
+            assert_eq!((report.kind, data.len()), (Kind::Cifar, 3));
+            assert_eq!(data.clean(2), Some(&images[2 * 3072..]));
+        }
+        assert_eq!(open(&file, &small())?.0.clean(0).map(<[u8]>::len), Some(48));
+        std::fs::write(&file, &bytes[..5000]).unwrap();
+        assert!(message(dir.path(), &small()).contains("test_batch.bin"));
+        Ok(())
+    }
+
+    #[test]
+    fn folders_without_an_image_are_errors_that_name_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().display().to_string();
+        assert!(message(&dir.path().join("none"), &small()).contains("none"));
+        assert!(message(dir.path(), &small()).contains(&name));
+        for kind in [Kind::Folder, Kind::Pairs, Kind::Cifar] {
+            let options = OpenOptions {
+                kind: Some(kind),
+                ..small()
+            };
+            assert!(message(dir.path(), &options).contains(&name));
+        }
+        let file = dir.path().join("a.png");
+        std::fs::write(&file, "broken").unwrap();
+        assert!(message(dir.path(), &small()).contains("a.png"));
+        assert!(message(&file, &small()).contains("folder"));
+        for (size, limit) in [(0, None), (1 << 40, None), (4, Some(0))] {
+            let options = OpenOptions {
+                size,
+                limit,
+                ..small()
+            };
+            assert!(open(dir.path(), &options).is_err());
+        }
+    }
+}

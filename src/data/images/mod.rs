@@ -1,0 +1,14 @@
+//! Image data sets in memory: where they come from, and their batches.
+
+mod cifar;
+mod dataset;
+mod files;
+#[cfg(feature = "datasets")]
+mod hub;
+mod loader;
+mod pairs;
+mod tiles;
+
+pub use dataset::{Batch, Batches, Dataset};
+pub use loader::{Kind, LoadReport, OpenOptions, Part, Progress};
+pub use tiles::{TileCounts, TilePairs, Tiles};

@@ -1,0 +1,18 @@
+//! Files: pictures, animations, and tensors with a description. Every file is written whole or not at all.
+
+mod animation;
+mod atomic;
+pub(crate) mod card;
+mod picture;
+mod render;
+mod resize;
+pub mod safetensors;
+
+pub use animation::Animation;
+pub use atomic::write_atomic;
+pub(crate) use picture::decode;
+#[cfg(test)]
+pub(crate) use picture::tests as picture_tests;
+pub use picture::{Picture, ResizeMode, write_png};
+pub use render::{Background, enlarged, pictures, sheet, unskewed};
+pub use resize::lanczos_resize;

@@ -1,0 +1,49 @@
+//! Overflow losses: how far values leave their range.
+
+use candle_core::{D, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::grid::CellLayout;
+
+/// What divides the sum of an overflow loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OverflowNorm {
+    /// All elements: the published program, for which its weights were tuned.
+    #[default]
+    Elements,
+    /// The batch and the channels: the published article.
+    Channels,
+    /// Nothing: the published texture NCA.
+    One,
+}
+
+/// OVER: how far `x` (`[B, H, W, C]`) leaves `[low, high]`, `|x - clip(x, low, high)|` summed and divided.
+pub fn overflow(x: &Tensor, low: f64, high: f64, norm: OverflowNorm) -> Result<Tensor> {
+    let excess = excess(x, low, high)?;
+    Ok(match norm {
+        OverflowNorm::Elements => excess.mean_all()?,
+        OverflowNorm::Channels => {
+            let divisor = x.dim(0)? * x.dim(D::Minus1)?;
+            (excess.sum_all()? / divisor as f64)?
+        }
+        OverflowNorm::One => excess.sum_all()?,
+    })
+}
+
+/// How far each element of `x` leaves `[low, high]`, `|x - clip(x, low, high)|`.
+pub fn excess(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
+    // Masks rather than a clamp or hinges, whose gradients Candle does not leave 0 at the bounds.
+    let above = ((x - high)? * x.gt(high)?.to_dtype(x.dtype())?)?;
+    let below = ((low - x)? * x.lt(low)?.to_dtype(x.dtype())?)?;
+    Ok((above + below)?)
+}
+
+/// OVER_out and OVER_hid of cells: output channels leave `[0, 1]`, hidden ones `[-1, 1]`.
+pub fn cell_overflow(layout: &CellLayout, cells: &Tensor, norm: OverflowNorm) -> Result<(Tensor, Tensor)> {
+    Ok((
+        overflow(&layout.output(cells)?, 0.0, 1.0, norm)?,
+        overflow(&layout.hidden(cells)?, -1.0, 1.0, norm)?,
+    ))
+}

@@ -1,0 +1,12 @@
+//! The peers a cellular automaton is measured against: classical filters, and restoration networks.
+
+mod classical;
+mod layers;
+mod nafnet;
+mod network;
+mod restormer;
+
+pub use classical::ClassicalFilter;
+pub use nafnet::{NafNet, NafNetConfig};
+pub use network::Network;
+pub use restormer::{Restormer, RestormerConfig};

@@ -1,0 +1,11 @@
+//! Models: systems with their weights, to be made, saved and loaded.
+
+pub mod autoencoder;
+pub mod baseline;
+pub mod pattern;
+mod restoration;
+mod restorer;
+pub mod vae;
+
+pub use restoration::{Model, ModelCard, ModelConfig};
+pub use restorer::{LatentNca, Learning, PlainNca, Restorer};

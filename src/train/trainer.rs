@@ -1,0 +1,114 @@
+//! What trainers have in common.
+
+use candle_core::Tensor;
+
+use super::adam::Adam;
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::io::safetensors::Tensors;
+use crate::loss::{Term, total};
+use crate::nn::Weights;
+use crate::random::Key;
+
+/// Something that learns from batches of images; [`Fit`](super::Fit) runs it.
+///
+/// Everything that changes in training must be in its weights, its optimiser or its state, and every random draw
+/// must come from the key given: then a resumed run gives the same bits as one that never stopped.
+pub trait Trainer {
+    /// The name of this phase of training, such as `autoencoder`.
+    fn phase(&self) -> &'static str;
+
+    /// All settings, as JSON: a checkpoint is resumed only under the same ones.
+    fn settings(&self) -> serde_json::Value;
+
+    /// What is trained, running statistics included.
+    fn weights(&self) -> &Weights;
+
+    /// The weights to validate and keep in place of those that the last update left, if there are such.
+    fn average(&self) -> Option<&Tensors> {
+        None
+    }
+
+    /// The optimiser.
+    fn optimiser(&self) -> &Adam;
+
+    /// The optimiser, to be changed.
+    fn optimiser_mut(&mut self) -> &mut Adam;
+
+    /// Optimiser updates that one batch makes.
+    fn updates_per_batch(&self) -> usize;
+
+    /// Learns from one batch.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] before a weight is touched if a loss is not finite.
+    fn learn(&mut self, batch: &Batch, key: Key) -> Result<Vec<Reading>>;
+
+    /// The SSIM of each image of a validation batch; `first_image` is the number of its first one.
+    fn validate(&self, batch: &Batch, first_image: usize) -> Result<Vec<f64>>;
+
+    /// What changes from batch to batch beside weights and optimiser, such as a pool; by default nothing.
+    fn state(&self) -> Result<Tensors> {
+        Ok(Tensors::new())
+    }
+
+    /// Goes on from a state that [`Trainer::state`] gave.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] if it is that of another trainer.
+    fn restore_state(&mut self, state: Tensors) -> Result<()> {
+        match state.into_keys().next() {
+            None => Ok(()),
+            Some(key) => Err(Error::Weight {
+                key: format!("memory.{key}"),
+                expected: "nothing: this trainer has no state of its own".into(),
+                found: "a tensor".into(),
+            }),
+        }
+    }
+}
+
+/// The value of one term of a loss in one update.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Reading {
+    /// Name of the term.
+    pub name: &'static str,
+    /// Its factor in the total.
+    pub weight: f64,
+    /// Its unweighted value.
+    pub value: f64,
+}
+
+impl Reading {
+    /// The weighted sum of readings.
+    pub fn total(readings: &[Reading]) -> f64 {
+        readings
+            .iter()
+            .map(|reading| reading.weight * reading.value)
+            .sum()
+    }
+}
+
+/// One update by a loss: reads its terms, checks them, goes down their gradient.
+pub(super) fn descend(adam: &mut Adam, terms: &[Term]) -> Result<Vec<Reading>> {
+    let read = |term: &Term| -> Result<Reading> {
+        let value = scalar(&term.value)?;
+        if !value.is_finite() {
+            let at = format!("update {}", adam.updates());
+            let what = format!("the loss term `{}`", term.name);
+            return Err(Error::Diverged { what, value, at });
+        }
+        Ok(Reading {
+            name: term.name,
+            weight: term.weight,
+            value,
+        })
+    };
+    let readings = terms.iter().map(read).collect::<Result<_>>()?;
+    adam.step(&total(terms)?.backward()?)?;
+    Ok(readings)
+}
+
+fn scalar(value: &Tensor) -> Result<f64> {
+    Ok(value.to_dtype(candle_core::DType::F64)?.to_scalar()?)
+}
