@@ -112,7 +112,7 @@ pub mod prelude {
 
     pub use crate::data::{Batch, Corruption, Dataset, OpenOptions};
     pub use crate::random::Key;
-    pub use crate::train::{Event, Trainer};
+    pub use crate::train::{Event, Learner, Trainer};
     pub use crate::{
         Autoencoder, AutoencoderTrainer, CellLayout, Fit, Growing, LatentNca, Memory, Model, ModelConfig,
         Nafca, Padding, PlainNca, PoolTrainer, Recipe, Restorer, Rollout, Step, TrainingData, TransitionFn,

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use lnca::data::BinaryImages;
 use lnca::loss::{Posterior, elbo, iwelbo, log_bernoulli, log_mean_exp};
 use lnca::random::Key;
-use lnca::train::{AdamConfig, VaeTrainer, VaeTrainerConfig};
+use lnca::train::{AdamConfig, Learner, VaeTrainer, VaeTrainerConfig};
 use lnca::vae::{Decoder, Deconvolution, Encoder};
 use lnca::{DecoderConfig, Error, Result, Rollout, Vae, VaeCard, VaeConfig, Vnca, VncaConfig, Weights};
 
