@@ -4,17 +4,12 @@
 //! cargo run --release --example custom_transition    # about a minute
 //! ```
 
-mod common;
-
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
-use common::progress::TrainingProgress;
-use common::sheet::{Label, Sheet};
-use common::{Result, at};
 use lnca::data::{Corruption, Dataset};
 use lnca::nn::Linear;
 use lnca::random::Key;
@@ -23,6 +18,9 @@ use lnca::{
     CellLayout, Fit, Padding, PlainNca, PoolTrainer, Restorer, Rollout, Step, TrainingData, TransitionFn,
     Weights, evaluate, neighbourhood,
 };
+use lnca_examples::progress::TrainingProgress;
+use lnca_examples::sheet::{Label, Sheet};
+use lnca_examples::{Result, at};
 
 /// A two-layer perceptron over the nine cells that a cell sees: the whole of a new automaton.
 #[derive(Clone)]
@@ -66,7 +64,7 @@ impl TransitionFn for Perceptron {
 }
 
 fn main() -> ExitCode {
-    common::exit(run())
+    lnca_examples::exit(run())
 }
 
 fn run() -> Result<()> {

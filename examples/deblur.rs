@@ -6,10 +6,8 @@
 //! cargo run --release --example deblur -- --help
 //! ```
 
-mod common;
-
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    common::exit(common::pipeline::run(&common::args::DEBLUR))
+    lnca_examples::exit(lnca_examples::pipeline::run(&lnca_examples::args::DEBLUR))
 }

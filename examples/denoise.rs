@@ -6,10 +6,8 @@
 //! cargo run --release --example denoise -- --help
 //! ```
 
-mod common;
-
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    common::exit(common::pipeline::run(&common::args::DENOISE))
+    lnca_examples::exit(lnca_examples::pipeline::run(&lnca_examples::args::DENOISE))
 }

@@ -6,25 +6,23 @@
 //! cargo run --release --example growing -- run --model out/lizard/model.safetensors --damage lower-half
 //! ```
 
-mod common;
-
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use candle_core::{Device, Tensor};
 use clap::{Parser, Subcommand, ValueEnum};
-use common::Result;
-use common::args::positive;
-use common::film::{Filming, Look, damage};
-use common::pattern_learner::PatternLearner;
-use common::training::Training;
 use lnca::data::{Emblem, read_target};
 use lnca::io::Background;
 use lnca::loss::{ImageLoss, PatternLoss};
 use lnca::random::Key;
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
 use lnca::{GrowingConfig, Pattern, PatternCard, PatternConfig};
+use lnca_examples::Result;
+use lnca_examples::args::positive;
+use lnca_examples::film::{Filming, Look, damage};
+use lnca_examples::pattern_learner::PatternLearner;
+use lnca_examples::training::Training;
 
 /// Models used where none is named, below the folder of this crate: to run, and to score against the built-in fish.
 const LIZARD: &str = "models/lizard.safetensors";
@@ -65,7 +63,7 @@ impl Source {
             (Some(path), _) => Pattern::released_growing(path)?,
             (None, Some(path)) => Pattern::load(path, &Device::Cpu)?,
             (None, None) => {
-                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(default);
+                let path = lnca_examples::shipped(default);
                 Pattern::load(path, &Device::Cpu)?
             }
         })
@@ -224,7 +222,7 @@ impl Regime {
 }
 
 fn main() -> ExitCode {
-    common::exit(match Args::parse().command {
+    lnca_examples::exit(match Args::parse().command {
         Some(Command::Train(args)) => train(&args),
         Some(Command::Run(args)) => run(&args),
         Some(Command::Score(args)) => score(&args),
@@ -252,7 +250,7 @@ fn train(args: &Train) -> Result<()> {
             args.regime.name(),
             args.updates
         ),
-        made_by: common::command_line(),
+        made_by: lnca_examples::command_line(),
         ..PatternCard::new(PatternConfig::Growing(GrowingConfig::default()), size)
     };
     let pattern = PatternLearner::pattern(&args.training, card)?;

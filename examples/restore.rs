@@ -6,23 +6,21 @@
 //! cargo run --release --example restore                  # a demonstration on generated images
 //! ```
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::{Device, Tensor};
 use clap::Parser;
-use common::args::{DeviceName, positive};
-use common::progress::bar;
-use common::sheet::{Label, Sheet, to_bytes};
-use common::{Result, at};
 use image::{DynamicImage, ImageFormat, ImageReader, RgbImage};
 use lnca::data::{Corruption, dead_leaves};
 use lnca::io::Picture;
 use lnca::metric::ssim;
 use lnca::random::Key;
 use lnca::{Model, ModelConfig};
+use lnca_examples::args::{DeviceName, positive};
+use lnca_examples::progress::bar;
+use lnca_examples::sheet::{Label, Sheet, to_bytes};
+use lnca_examples::{Result, at};
 
 /// The model used where none is named, below the folder of this crate.
 const SHIPPED_MODEL: &str = "models/denoise.safetensors";
@@ -66,7 +64,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    common::exit(run(&Args::parse()))
+    lnca_examples::exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -89,7 +87,7 @@ fn run(args: &Args) -> Result<()> {
 }
 
 fn load(path: Option<&Path>, device: &Device) -> Result<Model> {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join(SHIPPED_MODEL);
+    let shipped = lnca_examples::shipped(SHIPPED_MODEL);
     if path.is_none() && !shipped.exists() {
         return Err(format!(
             "{SHIPPED_MODEL} is missing from the folder of this crate: name a model with --model, such as \

@@ -6,18 +6,11 @@
 //! cargo run --release --example texture -- run --model out/photo/model.safetensors --size 256
 //! ```
 
-mod common;
-
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use candle_core::{Device, Tensor};
 use clap::{Parser, Subcommand, ValueEnum};
-use common::Result;
-use common::args::positive;
-use common::film::{Filming, Look};
-use common::pattern_learner::PatternLearner;
-use common::training::Training;
 use lnca::data::{self, Swatch, read_swatch};
 use lnca::io::{Background, Picture, enlarged, pictures, sheet, write_png};
 use lnca::loss::{OverflowNorm, PatchTransport, TextureLoss, Vgg16, VggComparison, VggStyle};
@@ -27,6 +20,11 @@ use lnca::random::Key;
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
 use lnca::transition::{Lattice, bipolar_directions, polar_directions};
 use lnca::{Pattern, PatternCard, PatternConfig, TextureConfig};
+use lnca_examples::Result;
+use lnca_examples::args::positive;
+use lnca_examples::film::{Filming, Look};
+use lnca_examples::pattern_learner::PatternLearner;
+use lnca_examples::training::Training;
 
 /// The model used where none is named, below the folder of this crate.
 const SHIPPED_MODEL: &str = "models/bubbles.safetensors";
@@ -74,7 +72,7 @@ impl Source {
             (Some(path), Some(name), _) => Pattern::released_texture(path, name)?,
             (_, _, Some(path)) => Pattern::load(path, &Device::Cpu)?,
             _ => {
-                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(SHIPPED_MODEL);
+                let path = lnca_examples::shipped(SHIPPED_MODEL);
                 Pattern::load(path, &Device::Cpu)?
             }
         })
@@ -251,7 +249,7 @@ fn range(text: &str) -> Result<(usize, usize), String> {
 }
 
 fn main() -> ExitCode {
-    common::exit(match Args::parse().command {
+    lnca_examples::exit(match Args::parse().command {
         Some(Command::Train(args)) => train(&args),
         Some(Command::Run(args)) => run(&args),
         Some(Command::Score(args)) => score(&args),
@@ -279,7 +277,7 @@ fn train(args: &Train) -> Result<()> {
     let card = PatternCard {
         target: name,
         trained_by: format!("{}, {} updates", loss.style().name(), args.updates),
-        made_by: common::command_line(),
+        made_by: lnca_examples::command_line(),
         ..PatternCard::new(PatternConfig::Texture(TextureConfig::default()), size)
     };
     let pattern = PatternLearner::pattern(&args.training, card)?;

@@ -8,8 +8,6 @@
 //! cargo run --release --example variational -- pictures --model out/mnist/model.safetensors --data mnist
 //! ```
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,10 +16,6 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::Module;
 use candle_nn::ops::sigmoid;
 use clap::{Parser, Subcommand, ValueEnum};
-use common::args::positive;
-use common::progress::bar;
-use common::training::{Learner, Training};
-use common::{Result, at};
 use lnca::data::BinaryImages;
 use lnca::io::Picture;
 use lnca::io::{Background, enlarged, pictures, sheet, write_png};
@@ -29,6 +23,10 @@ use lnca::model::vae::{Broadcast, Decoder, Doubling, Estimate};
 use lnca::random::Key;
 use lnca::train::{Adam, AdamConfig, Reading, VaeTrainer, VaeTrainerConfig};
 use lnca::{Damage, DecoderConfig, Vae, VaeCard, VaeConfig, Weights};
+use lnca_examples::args::positive;
+use lnca_examples::progress::bar;
+use lnca_examples::training::{Learner, Training};
+use lnca_examples::{Result, at};
 use rand::Rng;
 
 /// Built-in digits to train on and to test with.
@@ -239,7 +237,7 @@ struct Probe {
 }
 
 fn main() -> ExitCode {
-    common::exit(match Args::parse().command {
+    lnca_examples::exit(match Args::parse().command {
         Some(Command::Train(args)) => train(&args),
         Some(Command::Evaluate(args)) => evaluate(&args),
         Some(Command::Pictures(args)) => draw(&args),
@@ -279,7 +277,7 @@ fn train(args: &Train) -> Result<()> {
     let card = VaeCard {
         data: images.name.into(),
         trained_by: format!("{} updates of {} images", args.updates, args.batch),
-        made_by: common::command_line(),
+        made_by: lnca_examples::command_line(),
         ..VaeCard::new(config)
     };
     let vae = Vae::new(card, args.training.seed, &Device::Cpu)?;

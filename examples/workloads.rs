@@ -2,9 +2,8 @@
 //!
 //! With `--serve` it works for a driver that interleaves several programs: it prints `{"ready": true}`, runs
 //! one repetition for every line `go` and prints its seconds, and ends with a record of all of them.
-
-#[path = "common/memory.rs"]
-mod memory;
+//!
+//! It uses nothing that the other examples share, their allocator included: it is built fast and measures the library alone.
 
 use std::io::{BufRead, Write};
 use std::str::FromStr;
@@ -245,12 +244,12 @@ where
         }
         Ok(began.elapsed().as_secs_f64())
     };
-    let loaded = memory::of_process("VmHWM");
+    let loaded = peak_memory();
     let first = once()?;
     if first < 60.0 {
         once()?;
     }
-    let warm = memory::of_process("VmHWM");
+    let warm = peak_memory();
     // The high-water mark of the timed repetitions alone; only Linux can be asked for it.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let inner = (0.2 / once()?.max(1e-6)).ceil().max(1.0) as usize;
@@ -279,7 +278,7 @@ where
     };
     let median = (times[times.len() / 2] + times[(times.len() - 1) / 2]) / 2.0;
     let updates = (case.batch * case.side * case.side * case.steps) as f64;
-    let run = memory::of_process("VmHWM");
+    let run = peak_memory();
     say(serde_json::json!({
         "workload": format!("W{}", case.workload),
         "case": case.name,
@@ -308,6 +307,14 @@ where
         "rss_peak_mb": run.max(warm),
     }));
     Ok(())
+}
+
+/// The most memory that this process has had so far in MiB, as Linux tells it; 0 elsewhere.
+fn peak_memory() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) / 1024.0
 }
 
 fn say(value: serde_json::Value) {

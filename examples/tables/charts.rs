@@ -5,10 +5,10 @@ use std::path::Path;
 use plotters::coord::combinators::IntoLogRange;
 use plotters::prelude::*;
 
-use super::common::Result;
-use super::common::sheet::{Canvas, FONT, legend, register_font};
 use super::efficiency::{Subject, paper};
 use super::paper::Efficiency;
+use lnca_examples::Result;
+use lnca_examples::sheet::{Canvas, FONT, legend, register_font};
 
 const SIZE: (usize, usize) = (1100, 620);
 

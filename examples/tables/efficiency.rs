@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::charts;
-use super::common::args::{DeviceName, ModelName, positive};
-use super::common::{Result, at, write};
 use super::measure::{Measured, STEPS, What, epoch_seconds};
 use super::meter::available;
 use super::paper::{CONFIGURATIONS, Efficiency, MODELS};
+use lnca_examples::args::{DeviceName, ModelName, positive};
+use lnca_examples::{Result, at, write};
 
 /// What to measure.
 #[derive(clap::Args)]

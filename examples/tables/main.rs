@@ -7,9 +7,6 @@
 //! cargo run --release --example tables -- --help
 //! ```
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod charts;
 mod efficiency;
 mod measure;
@@ -45,9 +42,9 @@ enum Table {
 }
 
 fn main() -> ExitCode {
-    common::exit(match Args::parse().table {
-        Table::Denoise(args) => restoration::run(&common::args::DENOISE, &args),
-        Table::Deblur(args) => restoration::run(&common::args::DEBLUR, &args),
+    lnca_examples::exit(match Args::parse().table {
+        Table::Denoise(args) => restoration::run(&lnca_examples::args::DENOISE, &args),
+        Table::Deblur(args) => restoration::run(&lnca_examples::args::DEBLUR, &args),
         Table::Efficiency(args) => efficiency::run(&args),
         Table::Measure(args) => measure::run(&args),
     })

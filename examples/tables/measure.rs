@@ -10,9 +10,9 @@ use lnca::{AutoencoderTrainer, Memory, Model, Recipe};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
-use super::common::Result;
-use super::common::args::{DeviceName, ModelName};
 use super::meter::Meter;
+use lnca_examples::Result;
+use lnca_examples::args::{DeviceName, ModelName};
 
 /// Steps of every timed update: the mean of the published 8 to 32.
 pub const STEPS: usize = 20;

@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 
-use super::common::{Result, memory};
+use lnca_examples::Result;
 
 /// Memory that is free in the system in MiB, if it says.
 pub fn available() -> Option<f64> {
@@ -10,6 +10,14 @@ pub fn available() -> Option<f64> {
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(kilobytes / 1024.0)
+}
+
+/// The most memory that this process has had so far in MiB, as Linux tells it; 0 elsewhere.
+fn of_process() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) / 1024.0
 }
 
 /// The most memory in use since it was started.
@@ -33,7 +41,7 @@ impl Meter {
     /// In MiB.
     pub fn peak_mb(self) -> f64 {
         match self {
-            Self::Process => memory::of_process("VmHWM"),
+            Self::Process => of_process(),
             #[cfg(feature = "cuda")]
             Self::Gpu(meter) => meter.peak_mb(),
         }

@@ -1,6 +1,6 @@
 //! The numbers of the paper's tables.
 
-use super::common::args::ModelName;
+use lnca_examples::args::ModelName;
 
 /// The models in the order of the paper.
 pub const MODELS: [ModelName; 5] = [

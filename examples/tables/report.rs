@@ -6,11 +6,11 @@ use candle_core::Device;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::common::args::{ModelName, Task};
-use super::common::sheet::{Label, Sheet};
-use super::common::{Result, at, pipeline, write};
 use super::paper;
 use super::restoration::{Args, Cell, DataSet, Outcome, RecipeName, Run};
+use lnca_examples::args::{ModelName, Task};
+use lnca_examples::sheet::{Label, Sheet};
+use lnca_examples::{Result, at, pipeline, write};
 
 /// The scores of a row of a result, SSIM and PSNR.
 fn scores(result: &Value, row: usize) -> Option<(f64, f64)> {

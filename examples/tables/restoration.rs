@@ -12,9 +12,9 @@ use lnca::train::Trainer;
 use lnca::{AutoencoderTrainer, Model, Recipe};
 use serde_json::Value;
 
-use super::common::args::{Args as CellArgs, ModelName, Task, positive};
-use super::common::{Result, at, pipeline, write};
 use super::{paper, report};
+use lnca_examples::args::{Args as CellArgs, ModelName, Task, positive};
+use lnca_examples::{Result, at, pipeline, write};
 
 /// Without data of one's own, a table of a few minutes: images, epochs, and those of an autoencoder.
 const BUILT_IN: (usize, usize, usize) = (400, 4, 10);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::adam::{Adam, AdamConfig};
 use super::checkpoint::{self, Identity};
 use super::pool::one;
+use super::learner::Learner;
 use super::trainer::{Reading, descend};
 use crate::error::{Error, Result};
 use crate::grid::Damage;
@@ -222,44 +223,10 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         &self.transition
     }
 
-    /// The number of updates made.
-    pub fn updates(&self) -> usize {
-        self.adam.updates()
-    }
-
-    /// The learning rate of the next update.
-    pub fn learning_rate(&self) -> f64 {
-        self.adam.learning_rate()
-    }
-
-    /// One update.
-    ///
-    /// # Errors
-    /// [`Error::Diverged`] before a weight is touched if the loss or a gradient is not finite.
-    pub fn update(&mut self) -> Result<Vec<Reading>> {
-        let key = Key::new(self.config.seed)
-            .fold_in_name("pattern")
-            .fold_in(self.updates() as u64);
-        let (slots, states) = self.draw(key.fold_in_name("draw"))?;
-        let damage: Vec<Damage> = (0..self.config.damaged)
-            .map(|n| Damage::random_circle(key.fold_in_name("damage").fold_in(n as u64)))
-            .collect();
-        let (order, states) = self.prepare(&states, &damage)?;
-        let rollout = Rollout::sampled(self.config.steps.clone(), key)?.fire_rate(self.config.fire_rate);
-        let (readings, cells) = self.update_from(&states, &rollout, key.fold_in_name("loss"))?;
-        for (&place, state) in order.iter().zip(0..) {
-            if let Some(slot) = slots.get(place) {
-                let state = one(&cells, state)?;
-                self.pool[*slot] = self.is_sound(&state)?.then_some(state);
-            }
-        }
-        Ok(readings)
-    }
-
     /// One update from given states (`[B, H, W, C]`) by a given rollout; also the states that it ends with.
     ///
     /// # Errors
-    /// As [`PatternTrainer::update`].
+    /// As [`Learner::update`].
     pub fn update_from(
         &mut self,
         states: &Tensor,
@@ -357,12 +324,38 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
             }),
         }
     }
+}
 
-    /// Writes everything that the next update depends on to a safetensors file, whole or not at all.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if it cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
+impl<T: TransitionFn + Clone + 'static> Learner for PatternTrainer<T> {
+    fn updates(&self) -> usize {
+        self.adam.updates()
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.adam.learning_rate()
+    }
+
+    fn update(&mut self) -> Result<Vec<Reading>> {
+        let key = Key::new(self.config.seed)
+            .fold_in_name("pattern")
+            .fold_in(self.updates() as u64);
+        let (slots, states) = self.draw(key.fold_in_name("draw"))?;
+        let damage: Vec<Damage> = (0..self.config.damaged)
+            .map(|n| Damage::random_circle(key.fold_in_name("damage").fold_in(n as u64)))
+            .collect();
+        let (order, states) = self.prepare(&states, &damage)?;
+        let rollout = Rollout::sampled(self.config.steps.clone(), key)?.fire_rate(self.config.fire_rate);
+        let (readings, cells) = self.update_from(&states, &rollout, key.fold_in_name("loss"))?;
+        for (&place, state) in order.iter().zip(0..) {
+            if let Some(slot) = slots.get(place) {
+                let state = one(&cells, state)?;
+                self.pool[*slot] = self.is_sound(&state)?.then_some(state);
+            }
+        }
+        Ok(readings)
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
         let changed = self.pool.iter().enumerate();
         let changed: Vec<(usize, &Tensor)> = changed
             .filter_map(|(slot, state)| state.as_ref().map(|state| (slot, state)))
@@ -381,12 +374,7 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         checkpoint::save(path, self.identity(), (&self.weights, &self.adam), state)
     }
 
-    /// Goes on from a file of [`PatternTrainer::save`].
-    ///
-    /// # Errors
-    /// [`Error::File`] if it is of a training with other settings, [`Error::Weight`] if its weights or states
-    /// do not fit; [`Error::Io`] if it cannot be read.
-    pub fn resume(&mut self, path: &Path) -> Result<()> {
+    fn resume(&mut self, path: &Path) -> Result<()> {
         let identity = self.identity();
         let learned = (&self.weights, &mut self.adam);
         let mut state: checkpoint::State<()> =

@@ -7,6 +7,7 @@ use candle_core::{DType, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::learner::Learner;
 use super::adam::{Adam, AdamConfig};
 use super::checkpoint::{self, Identity};
 use super::pool::Pool;
@@ -71,7 +72,8 @@ pub struct Evolving {
     pub kl: bool,
 }
 
-/// Trains a [`Vae`] to maximise the evidence lower bound of images, with one sample each.
+/// Trains a [`Vae`] to maximise the evidence lower bound of images, with one sample each. The readings of an update are
+/// `nll`, minus the log-likelihood, and `kl`, means over its images in nats.
 ///
 /// Everything that an update draws is a function of the seed and of the number of the update, so a run that was saved and
 /// resumed is the run that never stopped. Source: Palm, González Duque, Sudhakaran and Risi, "Variational Neural Cellular
@@ -157,34 +159,6 @@ impl VaeTrainer {
         &self.pool
     }
 
-    /// The number of updates made.
-    pub fn updates(&self) -> usize {
-        self.adam.updates()
-    }
-
-    /// The learning rate of the next update.
-    pub fn learning_rate(&self) -> f64 {
-        self.adam.learning_rate()
-    }
-
-    /// One update. Its readings are `nll`, minus the log-likelihood, and `kl`, means over the images in nats.
-    ///
-    /// # Errors
-    /// [`Error::Diverged`] before a weight is touched if the loss or a gradient is not finite.
-    pub fn update(&mut self) -> Result<Vec<Reading>> {
-        let key = Key::new(self.config.seed)
-            .fold_in_name("vae")
-            .fold_in(self.updates() as u64);
-        if let (Decoder::Broadcast(decoder), true) = (self.vae.decoder(), self.config.pool > 0) {
-            let decoder = decoder.clone();
-            return self.update_with_pool(&decoder, key);
-        }
-        let images = self.draw(self.config.batch, key)?;
-        let noise = self.vae.noise(self.config.batch, 1, key)?.squeeze(1)?;
-        let rollout = self.rollout(key)?;
-        Ok(self.update_from(&images, &noise, None, &rollout)?.0)
-    }
-
     /// Half of the images come from the pool, with the grids that earlier updates left of them, half of which are
     /// damaged.
     fn update_with_pool(&mut self, decoder: &Broadcast, key: Key) -> Result<Vec<Reading>> {
@@ -223,7 +197,7 @@ impl VaeTrainer {
     /// is that after each doubling, if the decoder doubles; also the grids that it ends with, if it does not.
     ///
     /// # Errors
-    /// As [`VaeTrainer::update`]; [`Error::Config`] for grids to evolve further where the decoder has none.
+    /// As [`Learner::update`]; [`Error::Config`] for grids to evolve further where the decoder has none.
     pub fn update_from(
         &mut self,
         images: &Tensor,
@@ -313,12 +287,32 @@ impl VaeTrainer {
             }),
         }
     }
+}
 
-    /// Writes everything that the next update depends on to a safetensors file, whole or not at all.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if it cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
+impl Learner for VaeTrainer {
+    fn updates(&self) -> usize {
+        self.adam.updates()
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.adam.learning_rate()
+    }
+
+    fn update(&mut self) -> Result<Vec<Reading>> {
+        let key = Key::new(self.config.seed)
+            .fold_in_name("vae")
+            .fold_in(self.updates() as u64);
+        if let (Decoder::Broadcast(decoder), true) = (self.vae.decoder(), self.config.pool > 0) {
+            let decoder = decoder.clone();
+            return self.update_with_pool(&decoder, key);
+        }
+        let images = self.draw(self.config.batch, key)?;
+        let noise = self.vae.noise(self.config.batch, 1, key)?.squeeze(1)?;
+        let rollout = self.rollout(key)?;
+        Ok(self.update_from(&images, &noise, None, &rollout)?.0)
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
         let state = checkpoint::State::<()> {
             trainer: self.pool.state()?,
             ..Default::default()
@@ -326,12 +320,7 @@ impl VaeTrainer {
         checkpoint::save(path, self.identity(), (self.vae.weights(), &self.adam), state)
     }
 
-    /// Goes on from a file of [`VaeTrainer::save`].
-    ///
-    /// # Errors
-    /// [`Error::File`] if it is of a training with other settings, [`Error::Weight`] if its weights or grids do not
-    /// fit; [`Error::Io`] if it cannot be read.
-    pub fn resume(&mut self, path: &Path) -> Result<()> {
+    fn resume(&mut self, path: &Path) -> Result<()> {
         let (identity, weights) = (self.identity(), self.vae.weights());
         let learned = (weights, &mut self.adam);
         let state: checkpoint::State<()> = checkpoint::restore(path, &identity, learned, weights.device())?;

@@ -6,7 +6,9 @@ use std::process::Command;
 use candle_core::{DType, Device, Tensor};
 use lnca::data::{BinaryImages, Corruption, Dataset};
 use lnca::random::Key;
-use lnca::train::{AutoencoderTrainerConfig, PoolTrainerConfig, Trainer, VaeTrainer, VaeTrainerConfig};
+use lnca::train::{
+    AutoencoderTrainerConfig, Learner, PoolTrainerConfig, Trainer, VaeTrainer, VaeTrainerConfig,
+};
 use lnca::{
     AutoencoderTrainer, DecoderConfig, Model, ModelConfig, NafcaConfig, PoolTrainer, Precision, Result,
     Rollout, TransitionFn, Vae, VaeCard, VaeConfig, Weights,

@@ -5,7 +5,7 @@ use lnca::data::BinaryImages;
 use lnca::loss::{Posterior, elbo, iwelbo, log_bernoulli, log_mean_exp};
 use lnca::model::vae::{Decoder, Deconvolution, Encoder};
 use lnca::random::Key;
-use lnca::train::{AdamConfig, VaeTrainer, VaeTrainerConfig};
+use lnca::train::{AdamConfig, Learner, VaeTrainer, VaeTrainerConfig};
 use lnca::{DecoderConfig, Error, Result, Rollout, Vae, VaeCard, VaeConfig, Vnca, VncaConfig, Weights};
 
 use crate::common::{normal, randomise, values};

@@ -5,6 +5,7 @@ mod best;
 mod common;
 mod custom;
 mod failures;
+mod learner;
 mod learning;
 mod networks;
 mod pattern;

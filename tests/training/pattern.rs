@@ -4,10 +4,11 @@ use candle_core::{DType, Device, Tensor};
 use lnca::data::{Emblem, Swatch};
 use lnca::loss::{ImageLoss, OverflowNorm, PatchTransport, PatternLoss, TextureLoss};
 use lnca::model::pattern::Rule;
-use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig, Reading};
+use lnca::train::{AdamConfig, Learner, PatternTrainer, PatternTrainerConfig, Reading};
 use lnca::{Error, GrowingConfig, Pattern, PatternCard, PatternConfig, Result, TextureConfig};
 
 use crate::common::values;
+use crate::learner::{is_refused, stopped_is_never_stopped};
 
 fn growing(config: PatternTrainerConfig) -> Result<(Pattern, PatternTrainer<Rule>)> {
     let target = Emblem::Flower.draw(12, 3)?;
@@ -90,38 +91,19 @@ fn a_texture_is_learned() -> Result<()> {
 
 #[test]
 fn a_resumed_training_is_the_one_that_never_stopped() -> Result<()> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("checkpoint.safetensors");
     let config = small(PatternTrainerConfig::regenerating());
-    let (whole, mut straight) = growing(config.clone())?;
-    for _ in 0..7 {
-        straight.update()?;
-    }
-    let (_, mut first) = growing(config.clone())?;
-    for _ in 0..4 {
-        first.update()?;
-    }
-    first.save(&path)?;
-    let (resumed, mut second) = growing(config.clone())?;
-    second.resume(&path)?;
-    assert_eq!(second.updates(), 4);
-    for _ in 0..3 {
-        second.update()?;
-    }
-    for ((name, a), (_, b)) in whole.weights().vars().iter().zip(resumed.weights().vars()) {
-        assert_eq!(values(a), values(&b), "{name}");
-    }
-    assert_eq!(values(&straight.pool(12)?), values(&second.pool(12)?));
+    let make = || -> Result<_> {
+        let (pattern, trainer) = growing(config.clone())?;
+        Ok((pattern.weights().clone(), trainer))
+    };
+    let (straight, resumed) = stopped_is_never_stopped(make, (4, 7))?;
+    assert_eq!(values(&straight.pool(12)?), values(&resumed.pool(12)?));
 
-    // Under other settings it is refused, and nothing has changed.
-    let (untouched, mut other) = growing(PatternTrainerConfig { seed: 1, ..config })?;
-    let before = untouched.weights().snapshot()?;
-    let error = other.resume(&path).unwrap_err();
-    assert!(matches!(error, Error::File { .. }), "{error}");
-    for (name, var) in untouched.weights().vars() {
-        assert_eq!(values(&var), values(&before[&name]));
-    }
-    Ok(())
+    let (pattern, other) = growing(PatternTrainerConfig {
+        seed: 1,
+        ..config.clone()
+    })?;
+    is_refused(&straight, (pattern.weights(), other))
 }
 
 #[test]

@@ -1,13 +1,18 @@
-//! What the examples share: arguments, progress, pictures, and the pipeline of `denoise` and `deblur`.
-
-#![allow(dead_code)] // every example uses a part of it
+//! What the examples of [`lnca`] share.
+//!
+//! | what | where |
+//! | --- | --- |
+//! | kinds of arguments: models, devices, numbers | [`args`] |
+//! | progress bars | [`progress`] |
+//! | the training of patterns and of variational autoencoders | [`training`], [`pattern_learner`] |
+//! | pictures: contact sheets, charts, films of patterns | [`sheet`], [`curves`], [`film`] |
+//! | the run of `denoise` and `deblur` | [`pipeline`], [`run_folder`], [`log`], [`evaluation`] |
 
 pub mod args;
 pub mod curves;
 pub mod evaluation;
 pub mod film;
 pub mod log;
-pub mod memory;
 pub mod pattern_learner;
 pub mod pipeline;
 pub mod progress;
@@ -16,7 +21,7 @@ pub mod sheet;
 pub mod training;
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Training allocates and frees the same large tensors all the time. The allocator of the C library
@@ -53,6 +58,12 @@ pub fn command_line() -> String {
         _ => word,
     };
     std::env::args().map(last).collect::<Vec<_>>().join(" ")
+}
+
+/// A file of the library's folder, such as a trained model that comes with it.
+pub fn shipped(path: &str) -> PathBuf {
+    // The examples are a folder of the library's.
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(path)
 }
 
 /// Names the file in an error of the operating system or of an encoder.

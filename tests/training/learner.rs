@@ -1,0 +1,58 @@
+//! What holds for every [`Learner`]: it resumes as if it had never stopped, and only under its own settings.
+
+use std::path::PathBuf;
+
+use lnca::train::Learner;
+use lnca::{Error, Result, Weights};
+
+use crate::common::values;
+
+/// Trains one learner without a stop, and another that is saved after update `stop` and resumed by a third: their
+/// weights have the same bits after update `last`. Returns the first and the third.
+pub fn stopped_is_never_stopped<L: Learner>(
+    make: impl Fn() -> Result<(Weights, L)>,
+    (stop, last): (usize, usize),
+) -> Result<(L, L)> {
+    let (_folder, checkpoint) = place();
+    let train = |learner: &mut dyn Learner, last: usize| -> Result<()> {
+        while learner.updates() < last {
+            assert!(!learner.update()?.is_empty());
+        }
+        Ok(())
+    };
+    let (whole, mut straight) = make()?;
+    train(&mut straight, last)?;
+    let (_, mut stopped) = make()?;
+    train(&mut stopped, stop)?;
+    stopped.save(&checkpoint)?;
+    let (weights, mut resumed) = make()?;
+    resumed.resume(&checkpoint)?;
+    assert_eq!(resumed.updates(), stop);
+    assert_eq!(resumed.learning_rate(), stopped.learning_rate());
+    train(&mut resumed, last)?;
+    for ((name, a), (_, b)) in whole.vars().iter().zip(weights.vars()) {
+        assert_eq!(values(a), values(&b), "{name}");
+    }
+    Ok((straight, resumed))
+}
+
+/// A checkpoint of `one` is refused by `other`, a learner of `weights` with other settings, and changes nothing.
+pub fn is_refused(one: &impl Learner, (weights, mut other): (&Weights, impl Learner)) -> Result<()> {
+    let (_folder, checkpoint) = place();
+    one.save(&checkpoint)?;
+    let before = weights.snapshot()?;
+    let error = other.resume(&checkpoint).unwrap_err();
+    assert!(matches!(error, Error::File { .. }), "{error}");
+    assert_eq!(other.updates(), 0);
+    for (name, var) in weights.vars() {
+        assert_eq!(values(&var), values(&before[&name]), "{name}");
+    }
+    Ok(())
+}
+
+/// A checkpoint's path in a folder that lasts as long as the first value.
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint.safetensors");
+    (folder, path)
+}
