@@ -109,6 +109,8 @@ pub mod prelude {
     pub use crate::program::{Program, ProgramBuilder};
     pub use crate::random::Key;
     pub use crate::rollout::{Memory, Rollout};
-    pub use crate::train::{AutoencoderTrainer, Event, Fit, Learner, PoolTrainer, Recipe, Trainer, TrainingData};
+    pub use crate::train::{
+        AutoencoderTrainer, Event, Fit, Learner, PoolTrainer, Recipe, Trainer, TrainingData,
+    };
     pub use crate::transition::{Growing, Nafca, TransitionFn, Vitca};
 }

@@ -5,6 +5,9 @@
 //! program (what is needed where, what is fused, where gradients flow) is in [`program`](crate::program), what is
 //! drawn at random in [`grid::draws`](crate::grid::draws).
 
+// An operation that is added and forgotten somewhere must not compile.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod cpu;
 mod custom_op;
 mod fallback;

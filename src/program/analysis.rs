@@ -58,9 +58,10 @@ impl Program {
         // The first channel of a part of the cells.
         let mut parts: Vec<Option<usize>> = vec![];
         for node in &self.nodes {
-            let part = match node.op {
-                Op::Slice { x, start } => parts[x].map(|first| first + start),
-                ref op => matches!(op, Op::Cells).then_some(0),
+            let part = if let Op::Slice { x, start } = node.op {
+                parts[x].map(|first| first + start)
+            } else {
+                matches!(node.op, Op::Cells).then_some(0)
             };
             parts.push(part);
             never_changes.push(match part {

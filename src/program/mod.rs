@@ -5,6 +5,9 @@
 //! and, inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU, fused: whole steps stay in the
 //! cache, forwards and backwards.
 
+// An operation that is added and forgotten somewhere must not compile.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod analysis;
 mod builder;
 mod lower;

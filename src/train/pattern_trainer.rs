@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::adam::{Adam, AdamConfig};
 use super::checkpoint::{self, Identity};
-use super::pool::one;
 use super::learner::Learner;
+use super::pool::one;
 use super::trainer::{Reading, descend};
 use crate::error::{Error, Result};
 use crate::grid::Damage;

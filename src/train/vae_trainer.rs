@@ -7,9 +7,9 @@ use candle_core::{DType, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::learner::Learner;
 use super::adam::{Adam, AdamConfig};
 use super::checkpoint::{self, Identity};
+use super::learner::Learner;
 use super::pool::Pool;
 use super::trainer::{Reading, descend};
 use crate::data::BinaryImages;

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use lnca::data::BinaryImages;
 use lnca::model::vae::Estimate;
 use lnca::random::Key;
-use lnca::train::{Adam, AdamConfig, Learner, Evolving, Reading, VaeTrainer, VaeTrainerConfig};
+use lnca::train::{Adam, AdamConfig, Evolving, Learner, Reading, VaeTrainer, VaeTrainerConfig};
 use lnca::{DecoderConfig, Error, Memory, Result, Vae, VaeCard, VaeConfig};
 
 use crate::common::{normal, values};

@@ -14,10 +14,10 @@ pub(super) enum Work {
     Op(Op),
     /// The lanes of input `x` that fire, one after the other.
     Compress { x: usize },
-    /// The way back: the lanes of `x` at their places, 0 where none fired.
+    /// The inverse: the lanes of `x` at their places, 0 where none fired.
     Expand { x: usize },
-    /// A constant, or a value that is fixed or stands, which lies on the whole grid and is given: the constants of the
-    /// program come first, in its order.
+    /// A value that lies on the whole grid and is given, by its number: the constants of the program come first, in its
+    /// order, then hoisted, then cached values.
     Given { slot: usize },
 }
 
@@ -40,19 +40,18 @@ pub(super) struct PlanNode {
     pub channel: usize,
     /// Whether a gradient flows through it.
     pub differentiable: bool,
-    /// For a linear layer: whether its values are cut off at 0, the function that comes after it.
+    /// For a linear layer: whether the ReLU that comes after it is fused into it.
     pub relu: bool,
-    /// For a linear layer: what is added to its values, the sum that comes after it.
+    /// For a linear layer: the other operand of the sum that is fused into it.
     pub addend: Option<usize>,
-    /// Whether it is a product that is made where it is added, by the linear layer that it is the `plus` of. Its own values
-    /// are never made, and not needed on the way back.
+    /// Whether this product is fused into the linear layer that it is added to, and never stored.
     pub fused: bool,
-    /// Whether the backward pass does without its values: those of a last linear layer.
+    /// Whether the backward pass does without its values: it is an output, a linear layer that no other reads.
     pub forward_only: bool,
-    /// Of a given value: whether bands may add to its gradient where that lies on the grid, one after the other, to
-    /// the same bits as if each had its own: there is but one band, or each adds to a channel once.
+    /// Of a given value: whether bands may accumulate its gradient in place with identical bits: there is but one band,
+    /// or each band adds to a channel once.
     pub in_place: bool,
-    /// Whether it is the last to read the buffers of these roots.
+    /// The roots whose buffers it is the last to read.
     pub last_use_of: Vec<usize>,
 }
 
@@ -63,7 +62,7 @@ pub(super) struct PlanNode {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub nodes: Vec<PlanNode>,
-    /// What is computed: the update, or standing values.
+    /// What is computed: the update, or hoisted or cached values.
     pub outputs: Vec<usize>,
     pub height: usize,
     pub columns: usize,
@@ -77,8 +76,8 @@ pub(super) struct Plan {
     band_rows: usize,
 }
 
-/// Floats that the values of a band may take when none is kept: half of a second-level cache of 2 MiB. In
-/// training, where all are, larger bands pay, whose halos are a smaller part of them.
+/// Floats that the values of a band may take in inference, where few are held at a time: half of a second-level cache of
+/// 2 MiB. In training, where all are held, larger bands pay, whose halos are a smaller part of them.
 const BAND_FLOATS: usize = 1 << 18;
 /// Most parts of a grid whose gradients are summed apart.
 const STRIPS: usize = 8;
@@ -90,7 +89,7 @@ pub(super) struct Setting<'a> {
     /// Height and columns.
     pub grid: (usize, usize),
     pub images: usize,
-    /// Whether only the lanes that fire are computed where that is possible.
+    /// Whether lanes that do not fire are skipped where no neighbour reads their values.
     pub sparse: bool,
     /// Through which nodes of the program gradients flow.
     pub differentiable: &'a [bool],
@@ -162,7 +161,7 @@ impl Plan {
     pub fn stride(&self, node: usize) -> usize {
         let rows = match self.nodes[node].domain {
             Domain::Rows(halo) if self.bands.len() > 1 => self.band_rows + 2 * halo,
-            _ => self.band_rows,
+            Domain::Rows(_) | Domain::Fired => self.band_rows,
         };
         padded(rows * self.row())
     }
@@ -223,7 +222,7 @@ impl Plan {
         let nodes = self.nodes.iter().enumerate();
         nodes.filter_map(|(n, node)| match node.work {
             Work::Given { slot } => Some((n, slot)),
-            _ => None,
+            Work::Op(_) | Work::Compress { .. } | Work::Expand { .. } => None,
         })
     }
 
@@ -270,9 +269,10 @@ impl Plan {
                 Lowered::Computed(fused) => fused,
             };
             let (mut op, added) = (fused.op, fused.addend);
-            let is_dense = match &op {
-                Op::Slice { x, .. } => self.nodes[numbers[*x]].domain != Domain::Fired,
-                op => matches!(op, Op::Cells) || dense[n] || op.padding().is_some(),
+            let is_dense = if let Op::Slice { x, .. } = op {
+                self.nodes[numbers[x]].domain != Domain::Fired
+            } else {
+                matches!(op, Op::Cells) || dense[n] || op.padding().is_some()
             };
             let domain = if is_dense { Domain::Rows(0) } else { Domain::Fired };
             let mut renumber = |x: usize| {
@@ -354,7 +354,7 @@ impl Plan {
         });
     }
 
-    /// How far around a band each value is needed.
+    /// How many rows around a band each value is needed on.
     fn find_halos(&mut self) {
         for n in (0..self.nodes.len()).rev() {
             let own = self.halo_of(n);
@@ -476,15 +476,9 @@ impl Plan {
         most
     }
 
-    /// Floats that are kept of a step, where values are.
+    /// Floats that are stored of a step, where values are.
     pub fn trace_floats(&self) -> usize {
-        let of_node = |(n, node): (usize, &PlanNode)| {
-            let shares = match node.work {
-                Work::Op(Op::Attention(of)) => 9 * of.heads,
-                _ => 0,
-            };
-            (node.width + shares) * self.stride(n)
-        };
+        let of_node = |(n, node): (usize, &PlanNode)| (node.width + node.saved_channels()) * self.stride(n);
         let nodes = self.nodes.iter().enumerate();
         let band: usize = nodes.filter(|(_, node)| node.traced()).map(of_node).sum();
         band * self.bands.len()
@@ -493,17 +487,39 @@ impl Plan {
     /// Channels of a node that take memory of a band: none of what is part of another, or lies on the grid.
     fn own_channels(&self, n: usize) -> usize {
         let node = &self.nodes[n];
-        match node.work {
-            Work::Given { .. } => 0,
-            _ if node.root != n || node.fused => 0,
-            _ => node.width,
-        }
+        let elsewhere = matches!(node.work, Work::Given { .. }) || node.root != n || node.fused;
+        if elsewhere { 0 } else { node.width }
     }
 }
 
 impl PlanNode {
-    /// Whether its values may be kept for the way back: they cost more to compute again than to write and read. The last
-    /// ones are not needed there.
+    /// Channels that it saves for the backward pass beside its values.
+    fn saved_channels(&self) -> usize {
+        match &self.work {
+            Work::Compress { .. } | Work::Expand { .. } | Work::Given { .. } => 0,
+            Work::Op(op) => match op {
+                Op::Attention(of) => 9 * of.heads,
+                Op::Dropout { .. } => self.width,
+                Op::Cells
+                | Op::Constant(_)
+                | Op::Slice { .. }
+                | Op::Concat(_)
+                | Op::Linear { .. }
+                | Op::Neighbourhood { .. }
+                | Op::SumTaps { .. }
+                | Op::Depthwise { .. }
+                | Op::LayerNorm { .. }
+                | Op::InverseRms { .. }
+                | Op::Map { .. }
+                | Op::Add { .. }
+                | Op::Mul { .. }
+                | Op::Affine { .. } => 0,
+            },
+        }
+    }
+
+    /// Whether its values may be stored for the backward pass: they cost more to compute again than to write and read,
+    /// and are needed there.
     pub fn traced(&self) -> bool {
         let costs = matches!(self.work, Work::Op(Op::Linear { .. } | Op::Attention(_)));
         costs && !self.forward_only
