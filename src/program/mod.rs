@@ -5,9 +5,19 @@
 //! and, inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU, fused: whole steps stay in the
 //! cache, forwards and backwards.
 
+mod adjoint;
 mod builder;
 mod op;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "for engines that cut a step into kernels")
+)]
+mod phases;
 mod reference;
+#[cfg(test)]
+#[expect(dead_code, reason = "tests outside the crate read the variables too")]
+#[path = "../../tests/common/programs.rs"]
+mod test_programs;
 
 use candle_core::Tensor;
 
@@ -15,6 +25,7 @@ use crate::error::Result;
 use crate::grid::{AliveMask, CellLayout};
 
 pub use crate::ops::Function;
+pub use adjoint::Pullback;
 pub use builder::{ProgramBuilder, Value};
 pub(crate) use op::{Attention, Node, Op};
 
@@ -63,6 +74,12 @@ impl Program {
         rule.iter().try_for_each(|rule| rule.check(channels))?;
         self.alive = rule;
         Ok(self)
+    }
+
+    /// The weights and tables of the operations, in the order in which they came. A convolution is a linear
+    /// map, whose weight is a permutation of its kernel.
+    pub fn weights(&self) -> &[Tensor] {
+        &self.params
     }
 
     /// The channels of the cells that it works on.
