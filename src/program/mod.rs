@@ -14,6 +14,7 @@ mod op;
 )]
 mod phases;
 mod reference;
+mod structure;
 #[cfg(test)]
 #[expect(dead_code, reason = "tests outside the crate read the variables too")]
 #[path = "../../tests/common/programs.rs"]
@@ -28,6 +29,7 @@ pub use crate::ops::Function;
 pub use adjoint::Pullback;
 pub use builder::{ProgramBuilder, Value};
 pub(crate) use op::{Attention, Node, Op};
+pub use structure::Structure;
 
 /// A transition as a list of operations on cell vectors, with its weights.
 ///
