@@ -61,6 +61,10 @@
 
 #![warn(missing_docs)]
 
+// Tests inside the crate share files with those outside it, which call it by its name.
+#[cfg(test)]
+extern crate self as lnca;
+
 pub mod data;
 mod engine;
 pub mod error;

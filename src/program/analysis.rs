@@ -40,11 +40,13 @@ impl Program {
         dense
     }
 
-    /// The nodes through which gradients flow to the cells or to a parameter that is `trained`.
-    pub(crate) fn differentiable(&self, trained: &[bool]) -> Vec<bool> {
+    /// The nodes through which gradients flow to the cells, if that of the `cells` is wanted, or to a parameter that is
+    /// `trained`.
+    pub(crate) fn differentiable(&self, cells: bool, trained: &[bool]) -> Vec<bool> {
         let mut differentiable: Vec<bool> = vec![];
         for node in &self.nodes {
-            let own = matches!(node.op, Op::Cells) || node.op.params().iter().any(|&param| trained[param]);
+            let is_wanted = cells && matches!(node.op, Op::Cells);
+            let own = is_wanted || node.op.params().iter().any(|&param| trained[param]);
             let inherited = node.op.inputs().into_iter().any(|x| differentiable[x]);
             differentiable.push(own || inherited);
         }

@@ -8,12 +8,22 @@
 // An operation that is added and forgotten somewhere must not compile.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod adjoint;
 mod analysis;
 mod builder;
 mod lower;
 mod op;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "for engines that cut a step into kernels")
+)]
+mod phases;
 mod reference;
 mod structure;
+#[cfg(test)]
+#[expect(dead_code, reason = "tests outside the crate read the variables too")]
+#[path = "../../tests/common/programs.rs"]
+mod test_programs;
 
 use candle_core::Tensor;
 
@@ -21,10 +31,11 @@ use crate::error::Result;
 use crate::grid::{AliveMask, CellLayout};
 
 pub use crate::ops::Function;
+pub use adjoint::Pullback;
 pub use builder::{ProgramBuilder, Value};
 pub(crate) use lower::{Lowered, last_uses};
 pub(crate) use op::{Attention, Node, Op};
-pub(crate) use structure::Structure;
+pub use structure::Structure;
 
 /// A transition as a list of operations on cell vectors, with its weights.
 ///
@@ -71,6 +82,12 @@ impl Program {
         rule.iter().try_for_each(|rule| rule.check(channels))?;
         self.alive = rule;
         Ok(self)
+    }
+
+    /// The weights and tables of the operations, in the order in which they came. A convolution is a linear
+    /// map, whose weight is a permutation of its kernel.
+    pub fn weights(&self) -> &[Tensor] {
+        &self.params
     }
 
     /// The channels of the cells that it works on.

@@ -14,13 +14,21 @@ impl Program {
         self.layout.check(cells)?;
         let mut values: Vec<Tensor> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
-            let value = self.value(&node.op, &values, cells, step)?;
+            let value = self.value(&node.op, node.width, &values, cells, step)?;
             values.push(value);
         }
         Ok(values.swap_remove(self.update))
     }
 
-    fn value(&self, op: &Op, values: &[Tensor], cells: &Tensor, step: &Step) -> Result<Tensor> {
+    /// The value of an operation, `[B, H, W, width]`; inputs are numbers of `values`.
+    pub(super) fn value(
+        &self,
+        op: &Op,
+        width: usize,
+        values: &[Tensor],
+        cells: &Tensor,
+        step: &Step,
+    ) -> Result<Tensor> {
         let param = |p: &usize| &self.params[*p];
         Ok(match op {
             Op::Cells => cells.clone(),
@@ -33,10 +41,7 @@ impl Program {
                 let table = table.to_dtype(cells.dtype())?.to_device(cells.device())?;
                 table.broadcast_as((b, h, w, table.dims()[2]))?
             }
-            Op::Slice { x, start } => {
-                let width = self.nodes[values.len()].width;
-                values[*x].narrow(D::Minus1, *start, width)?
-            }
+            Op::Slice { x, start } => values[*x].narrow(D::Minus1, *start, width)?,
             Op::Concat(parts) => {
                 let parts: Vec<&Tensor> = parts.iter().map(|&part| &values[part]).collect();
                 Tensor::cat(&parts, D::Minus1)?

@@ -7,7 +7,8 @@ use lnca::{
     AliveMask, Damage, Function, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Padding, Precision,
     Result, Rollout, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig, Weights,
 };
-use rand::Rng;
+
+use crate::programs::noise;
 
 fn values(x: &Tensor) -> Vec<f64> {
     let x = x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
@@ -15,7 +16,7 @@ fn values(x: &Tensor) -> Vec<f64> {
 }
 
 /// The largest value of a tensor.
-fn largest(x: &Tensor) -> f64 {
+pub fn largest(x: &Tensor) -> f64 {
     values(x).into_iter().fold(0.0, |m, x| m.max(x.abs()))
 }
 
@@ -30,14 +31,6 @@ pub fn distance(a: &Tensor, b: &Tensor, least: f64) -> f64 {
         .map(difference)
         .fold(0.0, |m: f64, d| if d.is_nan() { d } else { m.max(d) })
         / scale
-}
-
-/// Uniform values in (-1, 1).
-pub fn noise(shape: &[usize], seed: u64) -> Tensor {
-    let mut rng = Key::new(seed).rng();
-    let count = shape.iter().product();
-    let values: Vec<f32> = (0..count).map(|_| rng.random_range(-1.0..1.0)).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
 /// The last cells, their gradient with respect to the first, and those of all variables, under a

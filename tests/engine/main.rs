@@ -1,7 +1,10 @@
 //! The engine computes what plain Candle operations compute, forwards and backwards, bit for bit the
 //! same on any number of threads.
 
+mod adjoint;
 mod agreement;
+#[path = "../common/programs.rs"]
+mod programs;
 mod random_programs;
 
 /// The kernels for lesser processors: this program again, asked to use them.

@@ -1,160 +1,12 @@
 //! Programs of random operations, weights, grids and masks.
 
-use candle_core::{Device, Tensor, Var};
-use lnca::AliveMask;
-use lnca::random::{Key, Philox};
-use lnca::{
-    CellLayout, Function, Memory, Padding, Program, ProgramBuilder, Result, Rollout, TransitionFn, Value,
-};
+use candle_core::{DType, Device, Tensor, Var};
+use lnca::random::Key;
+use lnca::{CellLayout, Function, Memory, Padding, Program, ProgramBuilder, Result, Rollout, TransitionFn};
 use proptest::prelude::*;
-use rand::Rng;
 
-use crate::agreement::{agree, noise};
-
-/// A random program and its weights, some of which are not trained.
-struct Draw {
-    rng: Philox,
-    vars: Vec<Tensor>,
-}
-
-impl Draw {
-    fn weight(&mut self, shape: &[usize]) -> Tensor {
-        let fan_in: usize = shape[1..].iter().product();
-        let scale = 1.0 / (fan_in.max(1) as f64).sqrt();
-        let value = (noise(shape, self.rng.random()) * scale).unwrap();
-        if self.rng.random_bool(0.2) {
-            return value;
-        }
-        let var = Var::from_tensor(&value).unwrap().as_tensor().clone();
-        self.vars.push(var.clone());
-        var
-    }
-
-    fn padding(&mut self, circular: bool) -> Padding {
-        match circular && self.rng.random_bool(0.7) {
-            true => Padding::Circular,
-            false => Padding::Zero,
-        }
-    }
-
-    fn function(&mut self) -> Function {
-        let bounds = Function::Clamp { min: -0.4, max: 0.3 };
-        let all = [
-            Function::Relu,
-            Function::Elu,
-            Function::Gelu,
-            Function::Silu,
-            Function::Sigmoid,
-            Function::Tanh,
-            bounds,
-        ];
-        all[self.rng.random_range(0..all.len())]
-    }
-
-    fn program(&mut self, layout: CellLayout, grid: (usize, usize), operations: usize) -> Result<Program> {
-        let circular = self.rng.random_bool(0.5);
-        let mut p = ProgramBuilder::new(layout);
-        let mut values: Vec<Value> = vec![p.cells()];
-        if layout.input > 0 && self.rng.random_bool(0.5) {
-            // What never changes in a rollout.
-            let inputs = p.slice(p.cells(), 0, layout.input)?;
-            values.push(self.linear(&mut p, inputs)?);
-        }
-        for _ in 0..operations {
-            // Recent values more often, so that programs grow deep.
-            let at = self
-                .rng
-                .random_range(values.len().saturating_sub(3)..values.len());
-            let (x, other) = (values[at], values[self.rng.random_range(0..values.len())]);
-            let value = match self.rng.random_range(0..12) {
-                0 | 1 => self.linear(&mut p, x)?,
-                2 => {
-                    let start = self.rng.random_range(0..x.width());
-                    let width = self.rng.random_range(1..=x.width() - start);
-                    p.slice(x, start, width)?
-                }
-                3 if x.width() + other.width() < 60 => p.concat(&[x, other])?,
-                4 if x.width() < 12 => {
-                    let padding = self.padding(circular);
-                    let shape = [self.rng.random_range(1..4), 3, 3];
-                    let kernels = self.weight(&shape);
-                    p.stencil(x, &kernels, padding)?
-                }
-                5 if x.width() < 12 => {
-                    let (padding, output) = (self.padding(circular), self.rng.random_range(1..14));
-                    let (kernel, bias) = (self.weight(&[output, x.width(), 3, 3]), self.weight(&[output]));
-                    p.convolution(x, &kernel, Some(&bias), padding)?
-                }
-                6 if self.rng.random_bool(0.3) => p.inverse_rms(x, 0.1)?,
-                // Channels that are alike would make it large, and what comes after it flat.
-                6 if self.rng.random_bool(0.3) => p.inverse_std(x, 1.0)?,
-                6 => {
-                    let weights = [self.weight(&[x.width()]), self.weight(&[x.width()])];
-                    p.layer_norm(x, &weights[0], &weights[1], 0.1)?
-                }
-                7 => {
-                    let function = self.function();
-                    p.map(x, function)?
-                }
-                8 if x.width() == other.width() => p.add(x, other)?,
-                9 => {
-                    let one = p.slice(other, other.width() - 1, 1)?;
-                    p.mul(x, if x.width() == other.width() { other } else { one })?
-                }
-                10 => {
-                    let weights = [self.weight(&[x.width()]), self.weight(&[x.width()])];
-                    p.affine(x, Some(&weights[0]), Some(&weights[1]))?
-                }
-                11 => {
-                    let (heads, padding) = (self.rng.random_range(1..4), self.padding(circular));
-                    let width = 3 * heads;
-                    let mut part = || {
-                        let weight = self.weight(&[width, x.width()]);
-                        p.linear(x, &weight, None)
-                    };
-                    let (q, k, v) = (part()?, part()?, part()?);
-                    // Others may look further at one of them.
-                    values.extend([k, v]);
-                    p.attention(q, k, v, heads, padding)?
-                }
-                _ => match self.rng.random_bool(0.5) {
-                    true => p.dropout(x, 0.3)?,
-                    false => {
-                        let shape = [grid.0, grid.1, x.width()];
-                        let table = match self.rng.random_bool(0.3) {
-                            true => noise(&shape, self.rng.random()),
-                            false => self.weight(&shape),
-                        };
-                        let table = p.constant(&table)?;
-                        // It may be looked at by itself, too.
-                        values.push(table);
-                        p.add(x, table)?
-                    }
-                },
-            };
-            // Products of products would leave the range in which f32 can be compared.
-            let bounded = p.map(value, Function::Tanh)?;
-            values.push(if value.width() > 24 { bounded } else { value });
-        }
-        let last = p.map(values[values.len() - 1], Function::Tanh)?;
-        let weight = (self.weight(&[layout.update_channels(), last.width()]) * 0.3)?;
-        let update = p.linear(last, &weight, None)?;
-        let rule = AliveMask {
-            channel: layout.channels() - 1,
-            threshold: 0.1,
-            padding: self.padding(true),
-        };
-        let rule = self.rng.random_bool(0.3).then_some(rule);
-        p.finish(update)?.with_alive_mask(rule)
-    }
-
-    fn linear(&mut self, p: &mut ProgramBuilder, x: Value) -> Result<Value> {
-        let output = self.rng.random_range(1..20);
-        let weight = self.weight(&[output, x.width()]);
-        let bias = self.rng.random_bool(0.5).then(|| self.weight(&[output]));
-        p.linear(x, &weight, bias.as_ref())
-    }
-}
+use crate::agreement::agree;
+use crate::programs::{Draw, noise};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
@@ -169,7 +21,7 @@ proptest! {
         rate in prop_oneof![Just(1.0), 0.0..1.0],
     ) {
         let layout = CellLayout { input, output, hidden };
-        let mut draw = Draw { rng: Key::new(seed).rng(), vars: vec![] };
+        let mut draw = Draw::new(seed, DType::F32);
         let program = draw.program(layout, (height, width), operations).unwrap();
         let rollout = Rollout::new(steps)
             .fire_rate(rate)
@@ -189,10 +41,7 @@ fn tall_grids_run_alike() {
             output: 3,
             hidden: 4,
         };
-        let mut draw = Draw {
-            rng: Key::new(seed).rng(),
-            vars: vec![],
-        };
+        let mut draw = Draw::new(seed, DType::F32);
         let program = draw.program(layout, (151, 40), 10).unwrap();
         let rollout = Rollout::new(2).fire_rate(0.6).key(Key::new(seed)).training(true);
         agree(&program, &draw.vars, (1, 151, 40), &rollout);
@@ -209,10 +58,7 @@ fn keys_and_values_are_needed_on_different_rows() {
     };
     let width = 32;
     for (further, rate) in [(1, 1.0), (2, 1.0), (1, 0.6), (2, 0.6)] {
-        let mut draw = Draw {
-            rng: Key::new(7).rng(),
-            vars: vec![],
-        };
+        let mut draw = Draw::new(7, DType::F32);
         let mut p = ProgramBuilder::new(layout);
         let weights = [(); 3].map(|()| draw.weight(&[width, 4]));
         let qkv = weights.map(|weight| p.linear(p.cells(), &weight, None).unwrap());
@@ -245,10 +91,7 @@ fn values_of_inputs_run_alike() {
         .into_iter()
         .enumerate()
     {
-        let mut draw = Draw {
-            rng: Key::new(case as u64).rng(),
-            vars: vec![],
-        };
+        let mut draw = Draw::new(case as u64, DType::F32);
         let mut p = ProgramBuilder::new(layout);
         let inputs = p.slice(p.cells(), 0, 2).unwrap();
         let others = p.slice(p.cells(), 2, 4).unwrap();
@@ -282,7 +125,7 @@ fn a_table_of_another_grid_is_an_error() {
         hidden: 0,
     };
     let mut p = ProgramBuilder::new(layout);
-    let table = Tensor::zeros((4, 4, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let table = Tensor::zeros((4, 4, 2), DType::F32, &Device::Cpu).unwrap();
     let table = p.constant(&table).unwrap();
     let update = p.add(p.cells(), table).unwrap();
     let program = p.finish(update).unwrap();
@@ -299,10 +142,7 @@ fn weights_that_touch_constants_alone_learn_too() {
         output: 3,
         hidden: 0,
     };
-    let mut draw = Draw {
-        rng: Key::new(1).rng(),
-        vars: vec![],
-    };
+    let mut draw = Draw::new(1, DType::F32);
     let mut p = ProgramBuilder::new(layout);
     let table = p.constant(&noise(&[4, 4, 3], 1)).unwrap();
     let var = |seed| Var::from_tensor(&noise(&[3], seed)).unwrap().as_tensor().clone();

@@ -68,7 +68,7 @@ impl Compiled {
             sparse: job.is_sparse(),
             // Cells that die change without having fired, and after a single step nothing is used again.
             reuses: job.program.alive.is_none() && job.task.steps.len() > 1,
-            differentiable: job.program.differentiable(&job.weights.trained),
+            differentiable: job.program.differentiable(true, &job.weights.trained),
             training: job.differentiable,
         };
         let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
