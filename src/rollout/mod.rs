@@ -1,37 +1,22 @@
 //! Rollouts: a transition applied many times, with update masks, an alive mask and a memory policy.
 
+mod fused;
+mod memory;
 mod recompute;
+mod steps;
 
-use std::ops::{Range, RangeInclusive};
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 
-use candle_core::{D, DType, Tensor};
+use candle_core::Tensor;
 use rand::Rng;
 
-use crate::engine::{self, Fallback, Precision};
+use crate::engine::Precision;
 use crate::error::{Error, Result};
-use crate::grid::Step;
-use crate::grid::draws::{Draws, FireRate, Stream};
+use crate::grid::draws::FireRate;
 use crate::random::Key;
 use crate::transition::TransitionFn;
 
-/// What is kept of a rollout for its backward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
-    /// Every intermediate of every step: no recomputation, and a graph as deep as the rollout, which
-    /// long rollouts can make too deep for the stack of a thread.
-    Everything,
-    /// The state before every n-th step; each stretch is computed again in the backward pass. With n = 1, and
-    /// where every cell fires, the engine also keeps values of the last steps, if those of half of the steps take no more
-    /// than 32 MiB.
-    Every(usize),
-    /// As many states, evenly spread over the steps, as fit in so many bytes together with those of the
-    /// stretch that is being computed again; where too few fit, the fewest that will do, about twice the
-    /// root of the number of steps.
-    Budget(usize),
-    /// Nothing: the result has no gradient.
-    Nothing,
-}
+pub use memory::Memory;
 
 /// `n` applications of a transition to a grid of cells.
 ///
@@ -210,23 +195,10 @@ impl Rollout {
         (0..self.steps).map(step).collect()
     }
 
-    /// Steps between two states that are kept.
+    /// Steps between two states that are stored.
     fn stretch(&self, cells: &Tensor) -> usize {
-        match self.memory {
-            Memory::Every(stretch) => stretch,
-            Memory::Everything | Memory::Nothing => 1,
-            Memory::Budget(bytes) => {
-                // Kept are the states before each stretch and, while one is computed again, those in it.
-                let fit = bytes / (cells.elem_count() * cells.dtype().size_in_bytes()).max(1);
-                let kept = |stretch: &usize| match stretch {
-                    1 => self.steps,
-                    _ => self.steps.div_ceil(*stretch) + stretch,
-                };
-                let stretches = 1..=self.steps.max(1);
-                let least = stretches.clone().min_by_key(kept).unwrap_or(1);
-                stretches.clone().find(|s| kept(s) <= fit).unwrap_or(least)
-            }
-        }
+        let bytes = cells.elem_count() * cells.dtype().size_in_bytes();
+        self.memory.stretch(self.steps, bytes)
     }
 
     fn check(&self, transition: &impl TransitionFn, cells: &Tensor) -> Result<()> {
@@ -246,176 +218,4 @@ impl Rollout {
         }
         Ok(())
     }
-
-    /// The transition compiled for an engine, if one runs it on `cells`.
-    fn compile<T: TransitionFn>(&self, transition: &T, cells: &Tensor) -> Result<Option<Fused<'_>>> {
-        if self.plain || self.steps == 0 {
-            return Ok(None);
-        }
-        let fallback = |reason: Fallback| {
-            reason.tell();
-            Ok(None)
-        };
-        if self.memory == Memory::Everything {
-            return fallback(Fallback::Everything);
-        }
-        let Some(mut program) = transition.program(cells)? else {
-            return fallback(Fallback::NoProgram);
-        };
-        if program.layout() != transition.layout() {
-            let (expected, found) = (transition.layout(), program.layout());
-            let expected = format!("the layout of its transition, {expected:?}");
-            return Err(Error::config("program", expected, format!("{found:?}")));
-        }
-        let masks = self
-            .masks
-            .iter()
-            .flatten()
-            .map(fires)
-            .collect::<Result<Option<Vec<_>>>>()?;
-        let Some(masks) = masks else {
-            return fallback(Fallback::Mask);
-        };
-        if self.memory == Memory::Nothing {
-            program = program.detached();
-        }
-        match engine::Compiled::new(program, cells)? {
-            Ok(compiled) => Ok(Some(Fused {
-                rollout: self,
-                compiled,
-                masks: self.masks.is_some().then(|| Arc::new(masks)),
-                every: self.stretch(cells),
-            })),
-            Err(reason) => fallback(reason),
-        }
-    }
-
-    fn advance<T: TransitionFn>(
-        &self,
-        transition: &T,
-        cells: &Tensor,
-        steps: Range<usize>,
-    ) -> Result<Tensor> {
-        steps
-            .into_iter()
-            .try_fold(cells.clone(), |cells, step| self.step(transition, &cells, step))
-    }
-
-    /// The cells after `steps` without their graph, and the variables that the steps used.
-    fn advance_detached<T: TransitionFn>(
-        &self,
-        transition: &T,
-        cells: &Tensor,
-        steps: Range<usize>,
-    ) -> Result<(Tensor, Vec<Tensor>)> {
-        let mut vars: Vec<Tensor> = Vec::new();
-        let mut cells = cells.detach();
-        for step in steps {
-            let next = self.step(transition, &cells, step)?;
-            for node in next.sorted_nodes() {
-                if node.is_variable() && vars.iter().all(|var| var.id() != node.id()) {
-                    vars.push(node.clone());
-                }
-            }
-            cells = next.detach();
-        }
-        Ok((cells, vars))
-    }
-
-    /// One step: the in channels stay, the cells that fire take their update, dead cells become 0.
-    fn step<T: TransitionFn>(&self, transition: &T, cells: &Tensor, index: usize) -> Result<Tensor> {
-        let layout = transition.layout();
-        let (b, h, w) = layout.check(cells)?;
-        let update = transition.update(cells, &self.step_at(index))?;
-        let expected = [b, h, w, layout.update_channels()];
-        if update.dims() != expected {
-            return Err(Error::shape("update", format!("{expected:?}"), update.dims()));
-        }
-        let update = match self.mask(index, (b, h, w), cells)? {
-            Some(mask) => update.broadcast_mul(&mask)?,
-            None => update,
-        };
-        let next = match layout.input {
-            0 => (cells + update)?,
-            input => (cells + update.pad_with_zeros(D::Minus1, input, 0)?)?,
-        };
-        match transition.alive_mask() {
-            Some(rule) => {
-                let alive = (rule.of(cells)? * rule.of(&next)?)?;
-                Ok(next.broadcast_mul(&alive)?)
-            }
-            None => Ok(next),
-        }
-    }
-
-    fn step_at(&self, index: usize) -> Step {
-        Step {
-            index,
-            training: self.training,
-            key: self.key,
-            first_image: self.first_image,
-        }
-    }
-
-    /// The update mask of a step, `[B, H, W, 1]`, or `None` where every cell fires.
-    fn mask(&self, step: usize, size: (usize, usize, usize), like: &Tensor) -> Result<Option<Tensor>> {
-        if let Some(masks) = &self.masks {
-            return Ok(Some(
-                masks[step].to_device(like.device())?.to_dtype(like.dtype())?,
-            ));
-        }
-        if self.fire_rate.is_full() {
-            return Ok(None);
-        }
-        let draws = Draws {
-            key: self.key,
-            stream: Stream::Fire,
-            step,
-        };
-        let below = |cell, draw| f32::from(u8::from(draw < self.fire_rate.of(cell)));
-        let mask = draws.map((self.first_image, size.0), size.1 * size.2, below);
-        let mask = Tensor::from_vec(mask, (size.0, size.1, size.2, 1), like.device())?;
-        Ok(Some(mask.to_dtype(like.dtype())?))
-    }
-}
-
-/// A rollout on an engine.
-struct Fused<'a> {
-    rollout: &'a Rollout,
-    compiled: engine::Compiled,
-    masks: Option<Arc<Vec<Vec<bool>>>>,
-    every: usize,
-}
-
-impl Fused<'_> {
-    /// The cells after `steps`.
-    fn run(&self, cells: &Tensor, steps: Range<usize>) -> Result<Tensor> {
-        let of = self.rollout;
-        let task = engine::Task {
-            steps,
-            key: of.key,
-            first_image: of.first_image,
-            fire_rate: of.fire_rate.clone(),
-            masks: self.masks.clone(),
-            training: of.training,
-            precision: of.precision,
-            every: self.every,
-            store_values: of.memory == Memory::Every(1),
-        };
-        match of.memory {
-            Memory::Nothing => self.compiled.run(task, &cells.detach()),
-            Memory::Everything | Memory::Every(_) | Memory::Budget(_) => self.compiled.run(task, cells),
-        }
-    }
-}
-
-/// Whether each cell fires under a given mask of zeros and ones, or `None` if it holds anything else.
-fn fires(mask: &Tensor) -> Result<Option<Vec<bool>>> {
-    let values = mask.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-    let fires = |value: f32| match value {
-        0.0 => Some(false),
-        1.0 => Some(true),
-        _ => None,
-    };
-    Ok(values.into_iter().map(fires).collect())
 }

@@ -1,0 +1,101 @@
+//! Rollouts on an engine: compiled once, run for all steps or step by step.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use super::{Memory, Rollout};
+use crate::engine::{self, Fallback};
+use crate::error::{Error, Result};
+use crate::transition::TransitionFn;
+
+impl Rollout {
+    /// The transition compiled for an engine, if one runs it on `cells`.
+    pub(super) fn compile<T: TransitionFn>(
+        &self,
+        transition: &T,
+        cells: &Tensor,
+    ) -> Result<Option<Fused<'_>>> {
+        if self.plain || self.steps == 0 {
+            return Ok(None);
+        }
+        let fallback = |reason: Fallback| {
+            reason.tell();
+            Ok(None)
+        };
+        if self.memory == Memory::Everything {
+            return fallback(Fallback::Everything);
+        }
+        let Some(mut program) = transition.program(cells)? else {
+            return fallback(Fallback::NoProgram);
+        };
+        if program.layout() != transition.layout() {
+            let (expected, found) = (transition.layout(), program.layout());
+            let expected = format!("the layout of its transition, {expected:?}");
+            return Err(Error::config("program", expected, format!("{found:?}")));
+        }
+        let masks = self
+            .masks
+            .iter()
+            .flatten()
+            .map(fires)
+            .collect::<Result<Option<Vec<_>>>>()?;
+        let Some(masks) = masks else {
+            return fallback(Fallback::Mask);
+        };
+        if self.memory == Memory::Nothing {
+            program = program.detached();
+        }
+        match engine::Compiled::new(program, cells)? {
+            Ok(compiled) => Ok(Some(Fused {
+                rollout: self,
+                compiled,
+                masks: self.masks.is_some().then(|| Arc::new(masks)),
+                every: self.stretch(cells),
+            })),
+            Err(reason) => fallback(reason),
+        }
+    }
+}
+
+/// A rollout on an engine.
+pub(super) struct Fused<'a> {
+    rollout: &'a Rollout,
+    compiled: engine::Compiled,
+    masks: Option<Arc<Vec<Vec<bool>>>>,
+    every: usize,
+}
+
+impl Fused<'_> {
+    /// The cells after `steps`.
+    pub fn run(&self, cells: &Tensor, steps: Range<usize>) -> Result<Tensor> {
+        let of = self.rollout;
+        let task = engine::Task {
+            steps,
+            key: of.key,
+            first_image: of.first_image,
+            fire_rate: of.fire_rate.clone(),
+            masks: self.masks.clone(),
+            training: of.training,
+            precision: of.precision,
+            every: self.every,
+            store_values: of.memory == Memory::Every(1),
+        };
+        match of.memory {
+            Memory::Nothing => self.compiled.run(task, &cells.detach()),
+            Memory::Everything | Memory::Every(_) | Memory::Budget(_) => self.compiled.run(task, cells),
+        }
+    }
+}
+
+/// Whether each cell fires under a given mask of zeros and ones, or `None` if it holds anything else.
+fn fires(mask: &Tensor) -> Result<Option<Vec<bool>>> {
+    let values = mask.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    let fires = |value: f32| match value {
+        0.0 => Some(false),
+        1.0 => Some(true),
+        _ => None,
+    };
+    Ok(values.into_iter().map(fires).collect())
+}
