@@ -104,6 +104,10 @@ mod tests {
 
     /// Programs that differ in one thing from another of them.
     fn different() -> Vec<Program> {
+        [of_other_operations(), of_other_cells()].concat()
+    }
+
+    fn of_other_operations() -> Vec<Program> {
         let weight = |shape: &[usize]| noise(shape, 2);
         let attend = |heads: usize, padding: Padding, swapped: bool| {
             move |p: &mut ProgramBuilder, x: Value| {
@@ -170,18 +174,22 @@ mod tests {
             Box::new(|p, _| p.constant(&weight(&[3, 3, 4]))),
             Box::new(|p, _| p.constant(&weight(&[3, 3, 5]))),
         ];
-        let mut all: Vec<Program> = builds.iter().map(|build| program(LAYOUT, build)).collect();
+        builds.iter().map(|build| program(LAYOUT, build)).collect()
+    }
+
+    /// Of other layouts, alive masks and updates.
+    fn of_other_cells() -> Vec<Program> {
         let plain = |layout| program(layout, &|_, x| Ok(x));
         // As many channels, divided otherwise.
-        all.push(plain(CellLayout {
+        let mut all = vec![plain(CellLayout {
             output: 1,
             hidden: 2,
             ..LAYOUT
-        }));
+        })];
         let rule = AliveMask {
             channel: 1,
             threshold: 0.1,
-            padding: zero,
+            padding: Padding::Zero,
         };
         let rules = [
             rule,
@@ -191,7 +199,7 @@ mod tests {
                 ..rule
             },
             AliveMask {
-                padding: torus,
+                padding: Padding::Circular,
                 ..rule
             },
         ];

@@ -303,13 +303,16 @@ impl Draw {
         let last = p.map(values[values.len() - 1], Function::Tanh)?;
         let weight = (self.weight(&[layout.update_channels(), last.width()]) * 0.3)?;
         let update = p.linear(last, &weight, None)?;
+        p.finish(update)?.with_alive_mask(self.alive_mask(layout))
+    }
+
+    fn alive_mask(&mut self, layout: CellLayout) -> Option<AliveMask> {
         let rule = AliveMask {
             channel: layout.channels() - 1,
             threshold: 0.1,
             padding: self.padding(true),
         };
-        let rule = self.rng.random_bool(0.3).then_some(rule);
-        p.finish(update)?.with_alive_mask(rule)
+        self.rng.random_bool(0.3).then_some(rule)
     }
 
     fn linear(&mut self, p: &mut ProgramBuilder, x: Value) -> Result<Value> {
