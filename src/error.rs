@@ -1,8 +1,8 @@
-//! The one error type of the crate.
+//! The error type of the crate.
 
 use std::path::{Path, PathBuf};
 
-/// What every fallible function of this crate returns.
+/// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong: each variant names the thing, what was expected and what was found.
@@ -24,7 +24,7 @@ pub enum Error {
     Config {
         /// Name of the field or argument.
         name: &'static str,
-        /// The range or rule it broke.
+        /// The range or rule it violates.
         expected: String,
         /// The value given.
         found: String,
@@ -55,7 +55,7 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// Training produced a NaN or an infinity. The last checkpoint is untouched.
+    /// Training produced a NaN or an infinity. The last checkpoint is kept.
     #[error("training diverged: {what} is {value} at {at}")]
     Diverged {
         /// The loss term or gradient that is not finite.
@@ -100,7 +100,7 @@ impl Error {
     }
 }
 
-/// Lets an error of ours travel through a Candle custom operation and its backward pass.
+/// Lets these errors pass through custom operations of Candle and their backward passes.
 impl From<Error> for candle_core::Error {
     fn from(error: Error) -> Self {
         match error {

@@ -1,8 +1,8 @@
 //! Counter-based random numbers: every draw is a pure function of a key and a position.
 //!
-//! Nothing here has hidden state, so a run can be resumed, split over threads or recomputed in a
-//! backward pass and will see the same draws. The generator is Philox4x32-10 (Salmon, Moraes, Dror
-//! and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011).
+//! There is no hidden state: a run that is resumed, split over threads or recomputed in a backward pass sees
+//! the same draws. The generator is Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers:
+//! as easy as 1, 2, 3", 2011).
 
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ pub fn unit(word: u32) -> f32 {
     (word >> 8) as f32 * (1.0 / (1u32 << 24) as f32)
 }
 
-/// The root of all randomness of a run: made from one seed, split by folding numbers in.
+/// The source of all random draws of a run: made from one seed, and split by folding numbers in.
 ///
 /// ```
 /// use lnca::random::Key;
@@ -48,9 +48,9 @@ impl Key {
         Self(seed)
     }
 
-    /// An independent key for the `n`-th part of what this key is for: an epoch, an image, an update.
+    /// An independent key for part `n` of a run: an epoch, an image, an update.
     pub fn fold_in(self, n: u64) -> Self {
-        // The top counter word sets these draws apart from those of `words` and `rng`.
+        // The last counter word separates these draws from those of `words` and `rng`.
         let [a, b, ..] = philox4x32([n as u32, (n >> 32) as u32, 0, u32::MAX], self.halves());
         Self(u64::from(a) | u64::from(b) << 32)
     }
@@ -67,7 +67,7 @@ impl Key {
         philox4x32(counter, self.halves())
     }
 
-    /// The words of `N` counters, component by component, word by word.
+    /// The words of `N` counters, as arrays of one component or word each.
     #[inline(always)]
     pub(crate) fn words_of<const N: usize>(self, counters: [[u32; N]; 4]) -> [[u32; N]; 4] {
         let mut at = counters;

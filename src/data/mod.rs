@@ -1,10 +1,10 @@
-//! Images to learn from: read, resized, split, corrupted and put into batches.
+//! Data: images to read, resize, split, corrupt and batch.
 //!
-//! A [`Dataset`] holds square 8-bit images in memory. They come from a folder ([`Dataset::open`]), from
-//! a generator that needs no file ([`Dataset::dead_leaves`]) or from your own code ([`Dataset::new`]).
-//! [`BinaryImages`] are MNIST and its like, for variational autoencoders.
-//! A [`Corruption`] damages clean images; real photographs come with their damage. Every draw is a
-//! function of a [`Key`](crate::random::Key), so any batch of any epoch can be had again.
+//! A [`Dataset`] holds square 8-bit images in memory. They come from a folder ([`Dataset::open`]), from a
+//! generator ([`Dataset::dead_leaves`]) or from your own code ([`Dataset::new`]). [`BinaryImages`] hold MNIST
+//! and similar data, for variational autoencoders. A [`Corruption`] is applied to clean images; pairs of
+//! photographs have real damage. Every draw is a function of a [`Key`](crate::random::Key), so any batch of
+//! any epoch can be reproduced.
 //!
 //! ```
 //! use candle_core::Device;

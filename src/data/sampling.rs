@@ -1,28 +1,28 @@
-//! Which images, in which order: shuffles, derangements and the train / validation / test split.
+//! Shuffles, derangements and the train / validation / test split.
 
 use crate::error::{Error, Result};
 use crate::random::Key;
 use rand::seq::SliceRandom;
 
-/// The numbers `0..n` in an order drawn from `key`, every order equally likely.
+/// A uniformly random permutation of `0..n`.
 pub fn shuffled(n: usize, key: Key) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     order.shuffle(&mut key.rng());
     order
 }
 
-/// A permutation of `0..n` that leaves no number in its place, every such permutation equally likely:
-/// image `i` of a batch takes image `derangement[i]` as its negative.
+/// A uniformly random permutation of `0..n` without fixed points. For negatives: image `i` of a batch takes
+/// image `derangement[i]`.
 ///
 /// # Errors
-/// `n` is 0 or 1, where none exists.
+/// [`Error::Config`] if `n` is below 2, where none exists.
 pub fn derangement(n: usize, key: Key) -> Result<Vec<usize>> {
     if n < 2 {
         return Err(Error::config("n", "at least 2 images to derange", n));
     }
     let mut rng = key.rng();
     let mut order: Vec<usize> = (0..n).collect();
-    // Rejection keeps the draw uniform; about e shuffles are needed whatever n is.
+    // Rejection keeps the draw uniform; about e shuffles are needed for any n.
     loop {
         order.shuffle(&mut rng);
         if order.iter().enumerate().all(|(i, &j)| i != j) {
@@ -31,27 +31,25 @@ pub fn derangement(n: usize, key: Key) -> Result<Vec<usize>> {
     }
 }
 
-/// Three disjoint parts of a data set: 64 % to train on, 16 % to validate, 20 % to test.
+/// Three disjoint parts of a data set: 64 % for training, 16 % for validation, 20 % for the test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split<T> {
-    /// What the weights are fitted to.
+    /// For training the weights.
     pub train: T,
-    /// What the best weights are chosen by.
+    /// For selecting the best weights.
     pub validation: T,
-    /// What is reported.
+    /// For reported results.
     pub test: T,
 }
 
-/// Splits images `0..groups.len()` after a shuffle: the first 80 % train and the rest test, and of
-/// train again the first 80 % train and the rest validate.
+/// Splits images `0..groups.len()` after a shuffle: 20 % for the test, and of the rest 20 % for validation.
 ///
-/// `groups[i]` names the photograph image `i` was cut from. Photographs are shuffled and split, not
-/// images, so that tiles of one photograph never fall into two parts; the shares, truncated to whole
-/// numbers, are of photographs. Each part is in shuffled order, so that its first images are a fair
-/// sample of it.
+/// `groups[i]` is the number of the photograph that image `i` was cut from. Photographs rather than images
+/// are split, so that tiles of one photograph are never in two parts. The training shares are truncated to
+/// whole photographs. Each part is shuffled, so that its first images are a fair sample.
 ///
 /// # Errors
-/// Fewer than three photographs, which leaves a part empty.
+/// [`Error::Config`] if there are fewer than three photographs, which would leave a part empty.
 pub fn split(groups: &[usize], key: Key) -> Result<Split<Vec<usize>>> {
     let mut names = groups.to_vec();
     names.sort_unstable();

@@ -10,14 +10,14 @@ use super::atomic::write_atomic;
 use super::picture::{Picture, write_png};
 use crate::error::{Error, Result};
 
-/// Pictures of one size that follow each other.
+/// An animation: pictures of one size.
 #[derive(Clone, Debug, Default)]
 pub struct Animation {
     frames: Vec<Picture>,
 }
 
 impl Animation {
-    /// No frames yet.
+    /// An animation without frames.
     pub fn new() -> Self {
         Self::default()
     }
@@ -42,12 +42,12 @@ impl Animation {
         &self.frames
     }
 
-    /// Writes the frames, `milliseconds` each and over again: as a GIF of 256 colours a frame if the name ends in
-    /// `.gif`, as an animated PNG without loss if it ends in `.png` or `.apng`, and otherwise as a folder of
-    /// PNG files `0000.png`, `0001.png` and so on.
+    /// Writes the frames, `milliseconds` each, in an endless loop: as a GIF with 256 colours per frame if the
+    /// name ends in `.gif`, as a lossless animated PNG if it ends in `.png` or `.apng`, and otherwise as a
+    /// folder of PNG files `0000.png`, `0001.png` and so on.
     ///
     /// # Errors
-    /// [`Error::Config`] without a frame, [`Error::Io`] or [`Error::File`] if it cannot be written.
+    /// [`Error::Config`] if there is no frame, [`Error::Io`] or [`Error::File`] if it cannot be written.
     pub fn write(&self, path: impl AsRef<Path>, milliseconds: u32) -> Result<()> {
         let path = path.as_ref();
         let Some(first) = self.frames.first() else {
@@ -68,7 +68,7 @@ impl Animation {
         }
     }
 
-    /// The bytes of a GIF; `path` is for errors.
+    /// The bytes of a GIF; `path` is for error messages.
     fn gif(&self, path: &Path, milliseconds: u32) -> Result<Vec<u8>> {
         let wrong = |error: image::ImageError| Error::file(path, error);
         let mut bytes = vec![];
@@ -92,7 +92,7 @@ impl Animation {
         Ok(bytes)
     }
 
-    /// The bytes of an animated PNG; `path` is for errors.
+    /// The bytes of an animated PNG; `path` is for error messages.
     fn apng(&self, first: &Picture, path: &Path, milliseconds: u32) -> Result<Vec<u8>> {
         let wrong = |error: png::EncodingError| Error::file(path, error);
         let mut bytes = vec![];

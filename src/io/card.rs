@@ -1,4 +1,4 @@
-//! Files that say what they are: tensors with a card, by which their kind and version are checked.
+//! Cards: descriptions in safetensors files, by which kind and version of a file are checked.
 
 use std::path::Path;
 
@@ -10,22 +10,24 @@ use super::safetensors::{self, Tensors};
 use crate::error::{Error, Result};
 use crate::nn::Weights;
 
-/// The description in the header of a file; with the tensors it is all that is needed to rebuild what was saved.
+/// The description in the header of a file. With the tensors, it is all that is needed to rebuild what was
+/// saved.
 pub(crate) trait Card: Serialize + DeserializeOwned {
     /// The kind of file, and the field of the card that holds the version of its format.
     const KIND: &'static str;
-    /// The version that this library writes and reads.
+    /// The version of the format that this library reads and writes.
     const VERSION: u32 = 1;
 }
 
-/// The tensors and the card of a file.
+/// Reads the tensors and the card of a file.
 ///
 /// # Errors
-/// [`Error::Io`] if it cannot be read; [`Error::File`] if it is no safetensors file, or of another kind or version.
+/// [`Error::Io`] if it cannot be read; [`Error::File`] if it is not a safetensors file, or of another kind or
+/// version.
 pub(crate) fn read<C: Card>(path: &Path, device: &Device) -> Result<(Tensors, C)> {
     let (tensors, card): (_, serde_json::Value) = safetensors::read(path, device)?;
     let (kind, version) = (C::KIND, C::VERSION);
-    // The version comes first: another one may have other fields.
+    // The version is checked first, since another one may have other fields.
     match card.get(kind) {
         None => {
             let reason = format!("is of another kind than expected: its card has no field `{kind}`");
@@ -50,7 +52,7 @@ pub(crate) fn save<C: Card>(path: &Path, weights: &Weights, card: &C) -> Result<
     safetensors::write(path, &weights.snapshot()?, card)
 }
 
-/// Rebuilds what [`save`] wrote: `build` makes the model from the card and the values of its weights, by
+/// Loads a file written by [`save`]. `build` makes the model from the card and the values in the file, by
 /// [`Weights::given`], and returns it with its weights, named as in the file.
 ///
 /// # Errors

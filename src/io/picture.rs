@@ -1,4 +1,4 @@
-//! One 8-bit RGB photograph, read from a file that may be broken or hostile.
+//! 8-bit RGB pictures: read from PNG and JPEG files, which may be damaged or malicious, and written as PNG.
 
 use super::atomic::write_atomic;
 use super::resize::lanczos_resize;
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 use std::io::Cursor;
 use std::path::Path;
 
-/// Most memory one decoded file may take, in bytes: a photograph of 89 megapixels.
+/// Memory limit of a decoded file in bytes: 89 megapixels.
 const MOST_DECODED: u64 = 256 << 20;
 
-/// What happens to a photograph that is not square.
+/// How a picture that is not square is made square.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeMode {
-    /// The largest square in its middle is kept: nothing is distorted.
+    /// The largest centred square is kept, without distortion.
     #[default]
     Crop,
-    /// It is squashed to a square, as the paper's program does.
+    /// It is squeezed into a square, as in the paper's program.
     Squash,
 }
 
@@ -38,8 +38,8 @@ impl Picture {
     /// reduced to 8.
     ///
     /// # Errors
-    /// The file cannot be read, is neither format, is damaged or cut short, or would take more than
-    /// 256 MiB decoded.
+    /// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is neither PNG nor JPEG, damaged,
+    /// truncated, or larger than 256 MiB when decoded.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let image = decode(path.as_ref())?;
         let (width, height) = (image.width() as usize, image.height() as usize);
@@ -50,10 +50,10 @@ impl Picture {
         })
     }
 
-    /// The part of `height` rows and `width` columns whose upper left pixel is at (`top`, `left`).
+    /// The part with `height` rows and `width` columns whose top left pixel is at (`top`, `left`).
     ///
     /// # Errors
-    /// It reaches over the border.
+    /// [`Error::Config`] if it is not inside the picture.
     pub fn crop(&self, top: usize, left: usize, height: usize, width: usize) -> Result<Self> {
         if top + height > self.height || left + width > self.width {
             let expected = format!("inside an image of {}x{}", self.height, self.width);
@@ -71,10 +71,10 @@ impl Picture {
         })
     }
 
-    /// The pixels of this picture made a square of `size`, `[size, size, 3]`, by Lanczos resampling.
+    /// The pixels of this picture resized to a square, `[size, size, 3]`, by Lanczos resampling.
     ///
     /// # Errors
-    /// `size` is 0.
+    /// [`Error::Config`] if `size` is 0.
     pub fn square(&self, size: usize, fit: ResizeMode) -> Result<Vec<u8>> {
         let side = self.height.min(self.width);
         if fit == ResizeMode::Crop && self.height != self.width {
@@ -101,7 +101,7 @@ pub fn write_png(picture: &Picture, path: impl AsRef<Path>) -> Result<()> {
     write_atomic(path, &bytes)
 }
 
-/// The image in a PNG or JPEG file, whatever its name says; never an empty one.
+/// Decodes a PNG or JPEG file, whatever its name says. The image is never empty.
 pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let mut reader = ImageReader::new(Cursor::new(&bytes))
@@ -110,7 +110,7 @@ pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MOST_DECODED);
     reader.limits(limits);
-    // The JPEG decoder fills what is missing with grey instead of complaining.
+    // The JPEG decoder fills missing parts with grey instead of failing.
     if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_complete(&bytes) {
         let reason = format!("JPEG cut short: no end marker in {} bytes", bytes.len());
         return Err(Error::file(path, reason));
@@ -123,8 +123,8 @@ pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
     Ok(image)
 }
 
-/// Whether a JPEG's end marker follows its first scan. An embedded thumbnail has its own, so the header
-/// segments are stepped over by their lengths.
+/// Whether a JPEG's end marker follows its first scan. Header segments are skipped by their lengths, since an
+/// embedded thumbnail has its own end marker.
 fn jpeg_is_complete(bytes: &[u8]) -> bool {
     let mut at = 2;
     while let Some(&[0xFF, marker, high, low]) = bytes.get(at..at + 4) {
@@ -149,7 +149,7 @@ pub(crate) mod tests {
     use image::codecs::jpeg::JpegEncoder;
     use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage};
 
-    /// A picture that is different in every pixel and for every `tint`.
+    /// A picture whose pixels all differ, and differ for every `tint`.
     pub(crate) fn sample(height: usize, width: usize, tint: u8) -> Picture {
         let pixel = |i: usize| [(i * 7) as u8, (i / width * 11) as u8, tint];
         Picture {

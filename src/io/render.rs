@@ -1,17 +1,17 @@
-//! Pictures of tensors: over a background, enlarged, side by side.
+//! Pictures from tensors: over a background, enlarged, in contact sheets.
 
 use candle_core::{DType, Device, Tensor};
 
 use super::picture::Picture;
 use crate::error::{Error, Result};
 
-/// What is seen through transparent pixels.
+/// The background behind transparent pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Background {
     /// White.
     #[default]
     White,
-    /// Light and lighter grey squares of so many pixels.
+    /// A checkerboard of two greys with squares of this many pixels a side.
     Checker(usize),
 }
 
@@ -31,8 +31,8 @@ impl Background {
     }
 }
 
-/// Pictures of `images` over a background: `[B, H, W, 4]` of RGBA premultiplied by alpha, or `[B, H, W, 3]` of RGB,
-/// in `[0, 1]`; what is outside is clipped, and what is no number is black.
+/// Pictures of `images` over a background. Images are premultiplied RGBA, `[B, H, W, 4]`, or RGB, `[B, H, W,
+/// 3]`, in `[0, 1]`; other values are clipped, and NaN becomes black.
 ///
 /// # Errors
 /// [`Error::Shape`] for another shape.
@@ -60,8 +60,8 @@ pub fn pictures(images: &Tensor, background: Background) -> Result<Vec<Picture>>
     Ok(values.chunks_exact(height * width * channels).map(one).collect())
 }
 
-/// A picture of a hexagonal grid, stored skewed: column x of row y is shown at `(x + y / 2, y sqrt(3) / 2)`, on a
-/// torus. The picture has as many columns and a factor of 0.87 of the rows.
+/// Undoes the skew of a hexagonal grid: cell (x, y) is shown at `(x + y / 2, y sqrt(3) / 2)`, on a torus. The
+/// result has the same width and sqrt(3) / 2 of the height.
 pub fn unskewed(picture: &Picture) -> Picture {
     let rise = 3f64.sqrt() / 2.0;
     let height = (picture.height as f64 * rise).round() as usize;
@@ -81,7 +81,7 @@ pub fn unskewed(picture: &Picture) -> Picture {
     }
 }
 
-/// `picture` with every pixel a square of `scale` pixels.
+/// `picture` with every pixel enlarged to a square of `scale` pixels a side.
 pub fn enlarged(picture: &Picture, scale: usize) -> Picture {
     let mut pixels = Vec::with_capacity(picture.pixels.len() * scale * scale);
     for row in picture.pixels.chunks_exact(3 * picture.width.max(1)) {
@@ -98,8 +98,8 @@ pub fn enlarged(picture: &Picture, scale: usize) -> Picture {
     }
 }
 
-/// Rows of pictures on white, `gap` pixels around each; rows are as high as their highest picture and columns as
-/// wide as their widest.
+/// A contact sheet: rows of pictures on white, with `gap` pixels around each. Rows are as high as their
+/// highest picture, columns as wide as their widest.
 pub fn sheet(rows: &[Vec<Picture>], gap: usize) -> Picture {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widest = |column: usize| {
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn transparent_pixels_show_the_background() -> Result<()> {
-        // Half-transparent red, premultiplied; nothing; opaque overshoot and a value that is no number.
+        // Half-transparent red, premultiplied; nothing; opaque, above 1 and NaN.
         let values = [0.5, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 2.0, f32::NAN, -1.0, 1.0];
         let image = Tensor::from_slice(&values, (1, 1, 3, 4), &Device::Cpu)?;
         let white = &pictures(&image, Background::White)?[0];

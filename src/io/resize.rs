@@ -1,8 +1,8 @@
-//! Antialiased Lanczos resampling of 8-bit images, bit for bit what Pillow's `LANCZOS` filter gives.
+//! Antialiased Lanczos resampling of 8-bit images, bit for bit equal to Pillow's `LANCZOS` filter.
 
 use crate::error::{Error, Result};
 
-/// Fractional bits of the fixed-point weights: 32 less 8 for the pixel, less 2 for sign and overshoot.
+/// Fractional bits of the fixed-point weights: 32 minus 8 for the pixel and 2 for sign and overshoot.
 const BITS: u32 = 22;
 
 /// Lobes of the Lanczos kernel.
@@ -11,11 +11,11 @@ const LOBES: f64 = 3.0;
 /// Resizes an 8-bit `[height, width, C]` image to `[new_height, new_width, C]` with a Lanczos kernel
 /// (a = 3) whose support grows with the shrink factor.
 ///
-/// Horizontal pass first, rounded to 8 bits between the passes; an axis that keeps its size is left
-/// alone. `C` follows from the length of `pixels`.
+/// The horizontal pass comes first, with rounding to 8 bits between the passes; an axis that keeps its size
+/// is not filtered. `C` follows from the length of `pixels`.
 ///
 /// # Errors
-/// A size is zero, or `pixels` is not a whole number of `height * width` planes.
+/// [`Error::Config`] if a new size is 0, [`Error::Shape`] if `pixels` is not `[height, width, C]`.
 pub fn lanczos_resize(
     pixels: &[u8],
     height: usize,

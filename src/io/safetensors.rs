@@ -1,4 +1,4 @@
-//! Safetensors files: tensors by name with a JSON description in the header, written atomically.
+//! Safetensors files: tensors by name, with a JSON description in the header.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -19,10 +19,10 @@ const ENTRY: &str = "lnca";
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// Writes `tensors` and `description` to `path`, or leaves the file that is there as it is.
+/// Writes `tensors` and `description` to `path`, atomically.
 ///
 /// # Errors
-/// [`Error::Io`] if the folder or the file cannot be written.
+/// [`Error::Io`] if the file cannot be written, [`Error::File`] if the description cannot be written as JSON.
 pub fn write(path: &Path, tensors: &Tensors, description: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string(description).map_err(|error| Error::file(path, error))?;
     let header = HashMap::from([(ENTRY.to_string(), text)]);
@@ -30,7 +30,7 @@ pub fn write(path: &Path, tensors: &Tensors, description: &impl Serialize) -> Re
     write_atomic(path, &bytes)
 }
 
-/// Tensors and description of a file that [`write()`] made.
+/// Reads tensors and description of a file written by [`write()`].
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is not a safetensors file, has no
@@ -53,7 +53,7 @@ pub fn read<D: DeserializeOwned>(path: &Path, device: &Device) -> Result<(Tensor
     Ok((tensors, description))
 }
 
-/// Moves the tensors whose names start with `prefix` out of `tensors`, without it.
+/// Removes the tensors whose names start with `prefix` from `tensors` and returns them without the prefix.
 pub fn take_prefixed(tensors: &mut Tensors, prefix: &str) -> Tensors {
     let names: Vec<String> = tensors
         .keys()

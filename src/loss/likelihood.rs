@@ -1,26 +1,28 @@
 //! Bounds of the likelihood of binary images under a variational autoencoder.
 //!
-//! Everything is in nats and a sum over pixels or latent dimensions, never a mean. Sources: Kingma and Welling,
-//! "Auto-Encoding Variational Bayes" (2014); Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016).
+//! Everything is in nats, summed over pixels or latent dimensions. Sources: Kingma and Welling,
+//! "Auto-Encoding Variational Bayes" (2014); Burda, Grosse and Salakhutdinov, "Importance Weighted
+//! Autoencoders" (2016).
 
 use candle_core::{D, Tensor};
 
 use crate::error::{Error, Result};
 use crate::ops::Function;
 
-/// `ln(1 + exp(x))`, element by element, at any size of `x`; its gradient is the sigmoid of `x`, at 0 as elsewhere.
+/// `ln(1 + exp(x))`, elementwise, without overflow. Its gradient is the sigmoid of `x`, also at 0.
 pub fn softplus(x: &Tensor) -> Result<Tensor> {
-    // Composed of ReLU and |x| it would have, at 0, the gradients that a library gives these there, not their sum.
+    // The gradient is set explicitly: composed of ReLU and |x|, it would be wrong at 0.
     let value = x.detach();
     let softplus = (value.relu()? + (value.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
     let slope = Function::Sigmoid.of(&value)?;
     Ok((softplus + (slope * (x - value)?)?)?)
 }
 
-/// The log-likelihood of binary images under pixels with these logits, `x l - softplus(l)` summed over pixels.
+/// The log-likelihood of binary images under independent pixels with these logits, `x l - softplus(l)` summed
+/// over pixels.
 ///
-/// `images` are `[B, H, W, 1]` of zeros and ones, `logits` the same, for `[B]` numbers, or `[B, S, H, W, 1]`, for `[B, S]` of
-/// them.
+/// `images` are `[B, H, W, 1]` of zeros and ones. `logits` have the same shape, for a result of `[B]`, or
+/// `[B, S, H, W, 1]`, for `[B, S]`.
 ///
 /// # Errors
 /// [`Error::Shape`] if they do not fit.
@@ -39,7 +41,7 @@ pub fn log_bernoulli(images: &Tensor, logits: &Tensor) -> Result<Tensor> {
     Ok(each.flatten_from(logits.rank() - 3)?.sum(D::Minus1)?)
 }
 
-/// What an encoder says of the latents of images: independent normal distributions, both tensors `[B, Z]`.
+/// The posterior over the latents of images: independent normal distributions, both tensors `[B, Z]`.
 #[derive(Clone, Debug)]
 pub struct Posterior {
     /// Their means.
@@ -57,7 +59,7 @@ impl Posterior {
         }
     }
 
-    /// Latents `mean + exp(log_variance / 2) noise`, `[B, S, Z]` as the standard normal `noise`.
+    /// Samples `mean + exp(log_variance / 2) noise`, for standard normal `noise`, `[B, S, Z]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the noise does not fit.
@@ -69,7 +71,8 @@ impl Posterior {
             .broadcast_add(&self.mean.unsqueeze(1)?)?)
     }
 
-    /// Its Kullback-Leibler divergence from the prior N(0, I), `1/2 sum(mean^2 + variance - 1 - ln variance)`: `[B]`.
+    /// Its Kullback-Leibler divergence from the prior N(0, I), `1/2 sum(mean^2 + variance - 1 - ln
+    /// variance)`: `[B]`.
     pub fn kl(&self) -> Result<Tensor> {
         let spread = ((self.log_variance.exp()? - &self.log_variance)? - 1.0)?;
         Ok(((self.mean.sqr()? + spread)?.sum(D::Minus1)? * 0.5)?)
@@ -106,8 +109,8 @@ fn half_sum(x: &Tensor) -> Result<Tensor> {
     Ok(((x + (2.0 * std::f64::consts::PI).ln())?.sum(D::Minus1)? * -0.5)?)
 }
 
-/// The evidence lower bound, the mean over samples of the log-likelihoods (`[B, S]`) minus `beta` times the divergence
-/// (`[B]`): `[B]`.
+/// The evidence lower bound (ELBO): the mean over samples of the log-likelihoods (`[B, S]`) minus `beta`
+/// times the KL divergence (`[B]`): `[B]`.
 ///
 /// # Errors
 /// [`Error::Shape`] if they do not fit.
@@ -116,8 +119,8 @@ pub fn elbo(log_likelihood: &Tensor, kl: &Tensor, beta: f64) -> Result<Tensor> {
     Ok((log_likelihood.mean(1)? - (kl * beta)?)?)
 }
 
-/// The logarithm of the mean over samples of `exp(log-likelihood - beta kl)`, arguments as in [`elbo`]: the loss with M
-/// samples of the reproduction of the article. A bound only with one sample.
+/// The logarithm of the mean over samples of `exp(log-likelihood - beta kl)`, with arguments as in [`elbo`].
+/// A reproduction of the article trains on it with several samples; only with one is it a lower bound.
 ///
 /// # Errors
 /// As [`elbo`].
@@ -126,8 +129,8 @@ pub fn elbo_of_mean(log_likelihood: &Tensor, kl: &Tensor, beta: f64) -> Result<T
     log_mean_exp(&log_likelihood.broadcast_sub(&(kl * beta)?.unsqueeze(1)?)?)
 }
 
-/// The importance-weighted bound, the logarithm of the mean over samples of `p(x|z) p(z) / q(z|x)`, from three logarithms
-/// (`[B, S]`): `[B]`. The more samples, the nearer to the likelihood itself.
+/// The importance-weighted bound (IWELBO): the logarithm of the mean over samples of `p(x|z) p(z) / q(z|x)`,
+/// from the logarithms of the three (`[B, S]`): `[B]`. It approaches the log-likelihood with more samples.
 ///
 /// # Errors
 /// [`Error::Shape`] if they do not fit.
@@ -144,13 +147,13 @@ pub fn iwelbo(log_likelihood: &Tensor, log_prior: &Tensor, log_posterior: &Tenso
 /// `ln(mean(exp(x)))` over the last axis of `x` (`[B, S]`): `[B]`.
 ///
 /// # Errors
-/// [`Error::Shape`] for another rank or no sample.
+/// [`Error::Shape`] for another rank or zero samples.
 pub fn log_mean_exp(x: &Tensor) -> Result<Tensor> {
     let count = match *x.dims() {
         [_, count] if count > 0 => count,
         _ => return Err(Error::shape("x", "[B, S]", x.dims())),
     };
-    // A constant: what is taken out of the sum comes back after it.
+    // Detached, since subtracting and adding it back cancels in the gradient.
     let most = x.detach().max_keepdim(1)?;
     let mean = (x.broadcast_sub(&most)?.exp()?.sum(1)? / count as f64)?;
     Ok((mean.log()? + most.squeeze(1)?)?)

@@ -1,8 +1,8 @@
-//! Losses of the latent NCA paper and of the restoration networks it compares with, of growing patterns and
-//! of textures, and bounds of likelihoods.
+//! Losses: of the latent NCA paper and the restoration networks it compares with, of growing patterns, of
+//! textures, and bounds of likelihoods.
 //!
-//! Each returns a scalar, but for the bounds, which are a number for each image; `MSE` is the mean of squared
-//! differences over all elements, the batch included. Names in capitals are those of the paper's formulas.
+//! Each returns a scalar, except the bounds, which have one value per image. `MSE` is the mean of squared
+//! differences over all elements, batch included. Names in capitals are the paper's.
 
 mod likelihood;
 mod overflow;

@@ -10,7 +10,7 @@ use crate::grid::CellLayout;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OverflowNorm {
-    /// All elements: the published program, for which its weights were tuned.
+    /// All elements: the published program, for which the loss weights were tuned.
     #[default]
     Elements,
     /// The batch and the channels: the published article.
@@ -19,7 +19,8 @@ pub enum OverflowNorm {
     One,
 }
 
-/// OVER: how far `x` (`[B, H, W, C]`) leaves `[low, high]`, `|x - clip(x, low, high)|` summed and divided.
+/// OVER: how far `x` (`[B, H, W, C]`) is outside of `[low, high]`, `|x - clip(x, low, high)|` summed and
+/// divided.
 pub fn overflow(x: &Tensor, low: f64, high: f64, norm: OverflowNorm) -> Result<Tensor> {
     let excess = excess(x, low, high)?;
     Ok(match norm {
@@ -32,15 +33,15 @@ pub fn overflow(x: &Tensor, low: f64, high: f64, norm: OverflowNorm) -> Result<T
     })
 }
 
-/// How far each element of `x` leaves `[low, high]`, `|x - clip(x, low, high)|`.
+/// How far each element of `x` is outside of `[low, high]`, `|x - clip(x, low, high)|`.
 pub fn excess(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
-    // Masks rather than a clamp or hinges, whose gradients Candle does not leave 0 at the bounds.
+    // Masks, since Candle's clamp and ReLU have gradients other than 0 at the bounds.
     let above = ((x - high)? * x.gt(high)?.to_dtype(x.dtype())?)?;
     let below = ((low - x)? * x.lt(low)?.to_dtype(x.dtype())?)?;
     Ok((above + below)?)
 }
 
-/// OVER_out and OVER_hid of cells: output channels leave `[0, 1]`, hidden ones `[-1, 1]`.
+/// OVER_out and OVER_hid of cells: output channels outside of `[0, 1]`, hidden ones outside of `[-1, 1]`.
 pub fn cell_overflow(layout: &CellLayout, cells: &Tensor, norm: OverflowNorm) -> Result<(Tensor, Tensor)> {
     Ok((
         overflow(&layout.output(cells)?, 0.0, 1.0, norm)?,

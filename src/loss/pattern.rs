@@ -1,4 +1,4 @@
-//! Losses of automata whose states are to look like something.
+//! Losses of growing patterns and textures.
 
 use candle_core::{D, DType, Tensor};
 
@@ -8,15 +8,15 @@ use super::term::Term;
 use crate::error::{Error, Result};
 use crate::random::Key;
 
-/// How far states are from what they should look like.
+/// A loss of the states of an automaton.
 pub trait PatternLoss: Send + Sync {
-    /// The terms of the loss of `cells` (`[B, H, W, C]`); what it draws comes from `key`.
+    /// The terms of the loss of `cells` (`[B, H, W, C]`). Random draws come from `key`.
     fn terms(&self, cells: &Tensor, key: Key) -> Result<Vec<Term>>;
 
-    /// The loss of each state on its own, by which states are ranked.
+    /// The loss of each state, by which states are ranked.
     fn each(&self, cells: &Tensor) -> Result<Vec<f64>>;
 
-    /// All settings, and enough of the target to tell it from another.
+    /// All settings, and enough of the target to identify it.
     fn settings(&self) -> serde_json::Value;
 }
 
@@ -28,10 +28,10 @@ pub struct ImageLoss {
 }
 
 impl ImageLoss {
-    /// Towards `target`, `[H, W, channels]`: four channels of premultiplied RGBA, for instance.
+    /// The loss for `target`, `[H, W, channels]`, for instance premultiplied RGBA.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it has not three axes.
+    /// [`Error::Shape`] if it does not have three non-empty axes.
     pub fn new(target: Tensor) -> Result<Self> {
         if target.rank() != 3 || target.elem_count() == 0 {
             return Err(Error::shape("target", "[H, W, channels]", target.dims()));
@@ -75,7 +75,8 @@ impl PatternLoss for ImageLoss {
     }
 }
 
-/// How far the colours of states are from a style, and their values from `[-1, 1]`: texture NCA.
+/// The distance of the colours of states from a style, plus the overflow of their values out of `[-1, 1]`:
+/// texture NCA.
 pub struct TextureLoss {
     style: Box<dyn StyleLoss>,
     scale: f64,
@@ -84,10 +85,10 @@ pub struct TextureLoss {
 }
 
 impl TextureLoss {
-    /// Towards `style`, for states whose RGB is `x scale + 0.5`; `overflow` is the weight of the overflow of all
-    /// channels, which `norm` divides. Published are scale and weight 1 and the bare sum for transport of
-    /// VGG-16; for [`PatchTransport`](super::PatchTransport), whose distance is a mean, [`OverflowNorm::Elements`]
-    /// is the like.
+    /// The loss for `style`, for states whose RGB is `x scale + 0.5`. `overflow` is the weight of the
+    /// overflow of all channels, divided by `norm`. Published for transport of VGG-16 features: scale 1,
+    /// weight 1 and [`OverflowNorm::One`]. With [`PatchTransport`](super::PatchTransport), whose distance is
+    /// a mean, [`OverflowNorm::Elements`] corresponds.
     pub fn new(style: impl StyleLoss + 'static, scale: f64, overflow: f64, norm: OverflowNorm) -> Self {
         Self {
             style: Box::new(style),

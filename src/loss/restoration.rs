@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::grid::CellLayout;
 use crate::metric::ssim;
 
-/// How restored and clean images are compared.
+/// The distance between restored and clean images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Distance {
@@ -20,16 +20,16 @@ pub enum Distance {
     Mae,
 }
 
-/// The loss of an NCA that restores images: the weights of its terms. The defaults are those published
-/// for the latent models.
+/// The loss of an NCA that restores images: the weights of its terms. The defaults are published for the
+/// latent models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestorationLoss {
-    /// REC, restored against clean images: 100.
+    /// REC, the distance of restored and clean images: 100.
     pub rec: f64,
-    /// How REC compares: squared.
+    /// The distance of REC: squared.
     pub distance: Distance,
-    /// LAT, the MSE of the output channels and what they should become, the clean latent: 100.
+    /// LAT, the MSE of the output channels and the latent of the clean image: 100.
     pub lat: f64,
     /// OVER of the output channels: 1.
     pub over_out: f64,
@@ -70,8 +70,8 @@ impl RestorationLoss {
         }
     }
 
-    /// The terms in use, for `cells` that show `restored` images and should show `clean`
-    /// ones. `target` gives what the output channels should become, if LAT needs it.
+    /// The terms with non-zero weights, for `cells` that show `restored` images, given `clean` ones. `target`
+    /// returns the target of the output channels; it is called only if LAT is in use.
     pub fn terms(
         &self,
         layout: &CellLayout,
@@ -122,7 +122,7 @@ pub fn mae(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(magnitude(&(a - b)?)?.mean_all()?)
 }
 
-/// DIST: `max(0, MSE(anchor, positive) - MSE(anchor, negative) + margin)`, one hinge for the batch.
+/// DIST: `max(0, MSE(anchor, positive) - MSE(anchor, negative) + margin)`, one hinge for the whole batch.
 pub fn dist(anchor: &Tensor, positive: &Tensor, negative: &Tensor, margin: f64) -> Result<Tensor> {
     let gap = ((mse(anchor, positive)? - mse(anchor, negative)?)? + margin)?;
     Ok(gap.relu()?)
@@ -140,7 +140,7 @@ pub fn masked_mse(a: &Tensor, b: &Tensor, mask: &Tensor) -> Result<Tensor> {
     mse(&(a * mask)?, &(b * mask)?)
 }
 
-/// Edge-aware total variation of `image` under the edges of `clean` (both `[B, H, W, C]`).
+/// Edge-aware total variation of `image`, with edges from `clean` (both `[B, H, W, C]`).
 ///
 /// With s the sum over channels, zero-padded by one on both sides of an axis, and g its differences:
 /// the mean over the batch of `sum exp(-|g(clean)|) |g(image)|`, added over both axes.
@@ -158,7 +158,8 @@ pub fn total_variation(image: &Tensor, clean: &Tensor) -> Result<Tensor> {
     Ok(((along(1)? + along(2)?)? / image.dim(0)? as f64)?)
 }
 
-/// The loss of NAFNet: the mean over images of `10 / ln 10 * ln(mse + 1e-8)`, a PSNR that stays finite.
+/// The loss of NAFNet: the mean over images of `10 / ln 10 * ln(mse + 1e-8)`, a negative PSNR that stays
+/// finite.
 pub fn psnr_loss(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     same_shape(a, b)?;
     let mse = (a - b)?.sqr()?.flatten_from(1)?.mean(1)?;

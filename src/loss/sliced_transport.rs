@@ -10,7 +10,7 @@ use crate::random::Key;
 /// `count` random unit vectors, the columns of `[channels, count]`.
 ///
 /// # Errors
-/// [`Error::Config`] if one of them is 0.
+/// [`Error::Config`] if `channels` or `count` is 0.
 pub fn directions(
     (channels, count): (usize, usize),
     key: Key,
@@ -27,16 +27,17 @@ pub fn directions(
     unit_columns(&Tensor::from_vec(values, (channels, count), device)?.to_dtype(dtype)?)
 }
 
-/// `x` (`[channels, count]`) with each column divided by its length.
+/// `x` (`[channels, count]`) with each column divided by its norm.
 pub fn unit_columns(x: &Tensor) -> Result<Tensor> {
     Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(0)?.sqrt()?)?)
 }
 
-/// The squared distance between two sets of vectors along `directions` (`[C, P]`): both are projected and sorted,
-/// and differences of equal rank are squared and **summed**, over the batch, directions and vectors.
+/// The sliced transport distance of two sets of vectors along `directions` (`[C, P]`): both are projected and
+/// sorted, and differences of equal rank are squared and **summed** over batch, directions and vectors.
 ///
-/// `source` is `[B, N, C]`, `target` `[1, M, C]`, of which rank `floor(i M / N)` stands against rank i. Gradients
-/// reach the source alone. This is the style loss of texture NCA since June 2022 ("V3").
+/// `source` is `[B, N, C]`, `target` is `[1, M, C]`; rank i of the source is compared with rank `floor(i M /
+/// N)` of the target. Only the source gets gradients. This is the style loss of texture NCA since June 2022
+/// ("V3").
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -62,7 +63,7 @@ pub fn sliced_transport(source: &Tensor, target: &Tensor, directions: &Tensor) -
     };
     let target = project(&target.detach())?;
     let projections = project(source)?;
-    // The order is a constant for gradients, so each projection only has to know what stands against it.
+    // The order has no gradient, so each projection only needs its counterpart.
     let against = match projections.dtype() {
         DType::F64 => against::<f64>(&projections, &target)?,
         _ => against::<f32>(&projections, &target)?,
@@ -70,7 +71,7 @@ pub fn sliced_transport(source: &Tensor, target: &Tensor, directions: &Tensor) -
     Ok((projections - against)?.sqr()?.sum_all()?)
 }
 
-/// Numbers with an integer for each that sorts as they do, with room for a position below it.
+/// Floats with an integer key that sorts like them, with a position in its low bits.
 trait Ranked: WithDType + Send + Sync {
     type Rank: Ord + Copy + Send;
 
@@ -107,7 +108,7 @@ impl Ranked for f64 {
     }
 }
 
-/// For each of `projections` (`[B, P, N]`) what `target` (`[1, P, M]`) has at its rank in its row.
+/// For each of `projections` (`[B, P, N]`), the value of `target` (`[1, P, M]`) at its rank.
 fn against<T: Ranked>(projections: &Tensor, target: &Tensor) -> Result<Tensor> {
     let values = |x: &Tensor| -> Result<Vec<T>> { Ok(x.flatten_all()?.to_dtype(T::DTYPE)?.to_vec1()?) };
     let (_, p, n) = projections.dims3()?;

@@ -1,4 +1,4 @@
-//! Styles: how far images are from the texture of another one, wherever its parts lie.
+//! Style losses: distances between textures, independent of positions.
 
 use candle_core::{D, DType, Tensor};
 
@@ -9,18 +9,18 @@ use crate::random::Key;
 
 /// A distance between the textures of images.
 pub trait StyleLoss: Send + Sync {
-    /// Its name, which goes beside every picture and number that it made.
+    /// Its name, for reports.
     fn name(&self) -> &'static str;
 
-    /// The distance of `images` (`[B, H, W, 3]`, about `[0, 1]`) from the style, a scalar; what it draws comes from
-    /// `key`.
+    /// The distance of `images` (`[B, H, W, 3]`, about `[0, 1]`) from the style, a scalar. Random draws come
+    /// from `key`.
     fn distance(&self, images: &Tensor, key: Key) -> Result<Tensor>;
 
-    /// All settings, and enough of the style to tell it from another.
+    /// All settings, and enough of the style to identify it.
     fn settings(&self) -> serde_json::Value;
 }
 
-/// `sqrt(x + 1) - 1` of non-negative features, which tames the large ones (Niklasson et al. 2021).
+/// `sqrt(x + 1) - 1`, which compresses large non-negative features (Niklasson et al. 2021).
 pub fn compress(features: &Tensor) -> Result<Tensor> {
     Ok(((features + 1.0)?.sqrt()? - 1.0)?)
 }
@@ -30,11 +30,11 @@ pub fn gram_distance(grams: &Tensor, target: &Tensor) -> Result<Tensor> {
     Ok(grams.broadcast_sub(target)?.sqr()?.mean_all()?)
 }
 
-/// Multi-scale patch transport: sliced optimal transport between the 5x5 patches of images and of a target, on
-/// the levels of a sharpened pyramid. It needs no network and no file.
+/// Multi-scale patch transport: sliced optimal transport between the 5x5 patches of images and of a target,
+/// on the levels of a sharpened pyramid. It needs no network.
 ///
-/// In the manner of the loss of muNCA (Mordvintsev and Niklasson 2021), with sliced transport in the place of
-/// Sinkhorn's. The images are tori, the target is not.
+/// Like the loss of μNCA (Mordvintsev and Niklasson 2021), but with sliced instead of Sinkhorn transport.
+/// Images wrap around at their borders, the target does not.
 #[derive(Clone, Debug)]
 pub struct PatchTransport {
     /// Patches of each level, `[1, M, 75]`.
@@ -43,15 +43,16 @@ pub struct PatchTransport {
     print: serde_json::Value,
 }
 
-/// Pixels along a patch.
+/// Side of a patch in pixels.
 const PATCH: usize = 5;
 
 impl PatchTransport {
-    /// The style of `target` (`[H, W, 3]`), on as many levels as it has room for, at most `levels`, with so many
-    /// fresh directions an update; published are 4 or 5 levels, 48 directions are enough.
+    /// The style of `target` (`[H, W, 3]`), on at most `levels` levels, as far as its size allows, with this
+    /// many new random directions per update. 4 or 5 levels are published; 48 directions are enough.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless it has at least 5 pixels a side, [`Error::Config`] if a number is 0.
+    /// [`Error::Shape`] unless its sides have 5 pixels or more, [`Error::Config`] if `levels` or `directions`
+    /// is 0.
     pub fn new(target: &Tensor, levels: usize, directions: usize) -> Result<Self> {
         let fits = matches!(*target.dims(), [h, w, 3] if h.min(w) >= PATCH);
         if !fits {
@@ -92,7 +93,7 @@ impl StyleLoss for PatchTransport {
             let directions = directions(size, key.fold_in(level as u64), image.dtype(), image.device())?;
             let target = target.to_dtype(image.dtype())?;
             let distance = sliced_transport(&patches, &target, &directions)?;
-            // The mean over images, patches and directions, times the channels of a patch.
+            // The mean over images, patches and directions, times the values of a patch.
             let scale = size.0 as f64 / (b * h * w * self.directions) as f64;
             sum = (sum + (distance * scale)?)?;
             image = halved(&blurred)?;
@@ -107,7 +108,7 @@ impl StyleLoss for PatchTransport {
     }
 }
 
-/// What lies beyond the border of an image.
+/// How images continue beyond their border.
 #[derive(Clone, Copy, PartialEq)]
 enum Border {
     Circular,
@@ -126,7 +127,8 @@ impl Border {
     }
 }
 
-/// `image` (`[B, H, W, C]`) blurred by `[1 4 6 4 1] / 16` along both axes, and sharpened by what that takes away.
+/// `image` (`[B, H, W, C]`) blurred by `[1 4 6 4 1] / 16` along both axes, and sharpened by twice the
+/// difference.
 fn sharpened(image: &Tensor, border: Border) -> Result<(Tensor, Tensor)> {
     let mut blurred = image.clone();
     for axis in [1, 2] {
@@ -157,8 +159,8 @@ fn halved(image: &Tensor) -> Result<Tensor> {
     Ok(image)
 }
 
-/// All patches of `image` (`[B, H, W, C]`), `[B, patches, 25 C]`: around every pixel of a torus, or else only those
-/// that lie inside.
+/// All patches of `image` (`[B, H, W, C]`), `[B, patches, 25 C]`: around every pixel if the image wraps
+/// around, otherwise those inside the image.
 fn patches_of(image: &Tensor, border: Border) -> Result<Tensor> {
     let (b, h, w, c) = image.dims4()?;
     let half = PATCH as isize / 2;
@@ -183,7 +185,7 @@ pub(super) fn as_sets(features: &Tensor) -> Result<Tensor> {
     Ok(features.flatten_from(2)?.transpose(1, D::Minus1)?.contiguous()?)
 }
 
-/// The shape of an image and the sum of its values, which another image hardly has.
+/// Identifies an image in settings: its shape and the sum of its values.
 pub(super) fn fingerprint(image: &Tensor) -> serde_json::Value {
     let sum = image
         .to_dtype(DType::F64)

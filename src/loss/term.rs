@@ -1,4 +1,4 @@
-//! The terms that a loss is the weighted sum of.
+//! Terms of losses: a loss is their weighted sum.
 
 use candle_core::Tensor;
 

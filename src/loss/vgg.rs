@@ -1,4 +1,4 @@
-//! Styles by the features of VGG-16, whose weights the user brings.
+//! Styles by features of VGG-16, with weights from a file of the user.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::metric::gram;
 use crate::random::Key;
 
-/// Convolutions by their number in torchvision's list of layers, with their output channels, and whether a
-/// style looks at them; `None` is a max-pool.
+/// Layers: index in torchvision's list, output channels, and whether styles use the features; `None` is a
+/// max-pool.
 const LAYERS: [Option<(usize, usize, bool)>; 15] = [
     Some((0, 64, true)),
     Some((2, 64, false)),
@@ -30,24 +30,24 @@ const LAYERS: [Option<(usize, usize, bool)>; 15] = [
     Some((24, 512, true)),
 ];
 
-/// Means and deviations of the images that it was trained on.
+/// Channel means and standard deviations of its training images.
 const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
 const DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
 
 /// The convolutions of VGG-16 (Simonyan and Zisserman 2014) up to `relu5_1`, frozen.
 #[derive(Clone, Debug)]
 pub struct Vgg16 {
-    /// Kernel and shift of each convolution, in order.
+    /// Weight and bias of each convolution, in order.
     convolutions: Vec<(Tensor, Tensor)>,
 }
 
 impl Vgg16 {
     /// Reads weights under torchvision's names, `features.0.weight` to `features.24.bias`, from a safetensors
-    /// file; others in it are left alone.
+    /// file; other tensors in it are ignored.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] if it cannot be read or is no safetensors file, [`Error::Weight`] if a
-    /// weight is missing or has another shape.
+    /// [`Error::Io`] or [`Error::File`] if it cannot be read or is not a safetensors file, [`Error::Weight`]
+    /// if a weight is missing or has another shape.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
@@ -56,7 +56,7 @@ impl Vgg16 {
         Self::new(|name| tensors.get(name).cloned())
     }
 
-    /// Takes weights by torchvision's names.
+    /// Takes weights by torchvision's names from a function.
     ///
     /// # Errors
     /// [`Error::Weight`] if one is missing or has another shape.
@@ -80,11 +80,11 @@ impl Vgg16 {
         Ok(Self { convolutions })
     }
 
-    /// The five taps of style losses, `relu1_1` to `relu5_1`, of images `[B, H, W, 3]` in `[0, 1]`, each as
+    /// The features of five layers, `relu1_1` to `relu5_1`, of images `[B, H, W, 3]` in `[0, 1]`, each as
     /// `[B, pixels, channels]` at 1, 1/2, 1/4, 1/8 and 1/16 of the size.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless images have 16 pixels a side or more.
+    /// [`Error::Shape`] unless images have sides of 16 pixels or more.
     pub fn features(&self, images: &Tensor) -> Result<Vec<Tensor>> {
         let mut x = normalised(images)?.permute((0, 3, 1, 2))?.contiguous()?;
         let mut convolutions = self.convolutions.iter();
@@ -105,14 +105,15 @@ impl Vgg16 {
     }
 }
 
-/// The largest of each 2x2 values of `[B, C, H, W]`. Candle's own pooling has a gradient four times too small.
+/// The largest of each 2x2 values of `[B, C, H, W]`. Not Candle's max-pool, whose gradient is four times too
+/// small.
 fn halved(x: &Tensor) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
     let even = x.narrow(2, 0, h / 2 * 2)?.narrow(3, 0, w / 2 * 2)?.contiguous()?;
     Ok(even.reshape((b, c, h / 2, 2, w / 2, 2))?.max(5)?.max(3)?)
 }
 
-/// Images as the network wants them.
+/// Images normalised as in the training of the network.
 fn normalised(images: &Tensor) -> Result<Tensor> {
     if !matches!(*images.dims(), [_, h, w, 3] if h.min(w) >= 16) {
         let expected = "[B, 16 or more, 16 or more, 3]";
@@ -124,14 +125,14 @@ fn normalised(images: &Tensor) -> Result<Tensor> {
         .broadcast_div(&row(DEVIATION)?)?)
 }
 
-/// What of the features is compared.
+/// How features are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VggComparison {
     /// Gram matrices ("V2").
     Gram,
     /// Gram matrices of compressed features, with which the released models were trained ("V1").
     CompressedGram,
-    /// Sliced optimal transport with 32 directions, of the features and of the images themselves ("V3").
+    /// Sliced optimal transport with 32 directions, of the features and of the pixels ("V3").
     Transport,
 }
 
@@ -140,19 +141,19 @@ pub enum VggComparison {
 pub struct VggStyle {
     network: Vgg16,
     comparison: VggComparison,
-    /// Gram matrices of the target, or its sets of vectors.
+    /// Gram matrices of the target, or its feature vectors.
     target: Vec<Tensor>,
     print: serde_json::Value,
 }
 
-/// Directions of each set in an update.
+/// Random directions per layer and update.
 const DIRECTIONS: usize = 32;
 
 impl VggStyle {
     /// The style of `target`, `[H, W, 3]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless it has 16 pixels a side or more.
+    /// [`Error::Shape`] unless its sides have 16 pixels or more.
     pub fn new(network: Vgg16, comparison: VggComparison, target: &Tensor) -> Result<Self> {
         let mut style = Self {
             network,

@@ -1,4 +1,4 @@
-//! Evaluation: mean SSIM and PSNR of anything that restores a batch of images.
+//! Evaluation: mean SSIM and PSNR of any function that restores batches of images.
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::data::Batches;
 use crate::error::Error;
 use crate::error::Result;
 
-/// Means over test images, of the restored images and of the corrupted ones as they came.
+/// Mean metrics over test images, of the restored and of the corrupted images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Number of images.
@@ -36,13 +36,13 @@ impl Scores {
     }
 }
 
-/// Scores of `restore` over all `batches`.
+/// Evaluates `restore` on all `batches`.
 ///
-/// `restore` gets the corrupted images (`[B, H, W, 3]`) and the number of the first of them, and gives
-/// the restored ones, which are not clamped.
+/// `restore` gets corrupted images (`[B, H, W, 3]`) and the number of the first of them, and returns the
+/// restored images, which are not clamped.
 ///
 /// # Errors
-/// Those of `restore`, and [`Error::Shape`] for images smaller than the SSIM window.
+/// The errors of `restore`, and [`Error::Shape`] for images smaller than the SSIM window.
 pub fn evaluate(
     batches: &Batches,
     device: &Device,

@@ -4,18 +4,17 @@ use candle_core::{D, DType, Tensor};
 
 use crate::error::{Error, Result};
 
-/// Side of the Gaussian window of SSIM, and so of the smallest image it can judge.
+/// Side of the Gaussian window of SSIM, and of the smallest image it accepts.
 pub const SSIM_WINDOW: usize = 11;
 const SSIM_SIGMA: f64 = 1.5;
 const C1: f64 = 0.01 * 0.01;
 const C2: f64 = 0.03 * 0.03;
 
-/// The structural similarity of each pair of images: `[B, H, W, C]` twice to `[B]`, f64.
+/// The structural similarity (SSIM) of each pair of images: two `[B, H, W, C]` to `[B]`, f64.
 ///
-/// Images are in `[0, 1]`, at least 11x11, and not clamped. Windows are Gaussian (sigma 1.5, 11x11) and
-/// lie inside the image; the value is the mean over windows, then channels. It is computed in f64,
-/// because its differences of squares cancel in f32. Source: Wang et al. 2004, as in TensorFlow's
-/// `tf.image.ssim`.
+/// Images are in `[0, 1]`, at least 11x11, and not clamped. Windows are Gaussian (sigma 1.5, 11x11) and lie
+/// inside the image; the value is the mean over windows, then channels. It is computed in f64, since its
+/// differences of squares cancel in f32. Source: Wang et al. 2004, as in TensorFlow's `tf.image.ssim`.
 ///
 /// # Errors
 /// [`Error::Shape`] if the images differ in shape or are smaller than the window.
@@ -31,7 +30,7 @@ pub fn ssim(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let planes =
         |x: &Tensor| -> Result<Tensor> { Ok(x.to_dtype(DType::F64)?.permute((0, 3, 1, 2))?.contiguous()?) };
     let (a, b) = (planes(a)?, planes(b)?);
-    // One pass of the window over all four moments.
+    // All four moments in one filter pass.
     let squares = (a.sqr()? + b.sqr()?)?;
     let moments = window_means(&Tensor::stack(&[&a, &b, &squares, &(&a * &b)?], 0)?)?;
     let [a, b, squares, product] = [0, 1, 2, 3].map(|moment| moments.get(moment));
@@ -44,7 +43,7 @@ pub fn ssim(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(similarity.flatten_from(1)?.mean(D::Minus1)?)
 }
 
-/// The peak signal-to-noise ratio of each pair of images in dB: `[B, H, W, C]` twice to `[B]`, f64.
+/// The peak signal-to-noise ratio (PSNR) of each pair of images in dB: two `[B, H, W, C]` to `[B]`, f64.
 ///
 /// `-10 log10(mse)` for images in `[0, 1]`, not clamped; plus infinity for identical images.
 ///
@@ -57,13 +56,13 @@ pub fn psnr(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok((mse.log()? * (-10.0 / std::f64::consts::LN_10))?)
 }
 
-/// The gain of a metric over that of the corrupted input in percent:
-/// `100 (metric - base + 1e-8) / (base + 1e-8)`.
+/// The gain of a metric over its value for the corrupted input, in percent: `100 (metric - base + 1e-8) /
+/// (base + 1e-8)`.
 pub fn relative(metric: f64, base: f64) -> f64 {
     100.0 * (metric - base + 1e-8) / (base + 1e-8)
 }
 
-/// The weights of one axis of the SSIM window; their products are the window, which sums to 1.
+/// The weights of the SSIM window along one axis. The window is their outer product and sums to 1.
 fn window() -> [f64; SSIM_WINDOW] {
     let centre = (SSIM_WINDOW / 2) as f64;
     let mut weights =
@@ -73,9 +72,9 @@ fn window() -> [f64; SSIM_WINDOW] {
     weights
 }
 
-/// Means of planes `x` (`[.., H, W]`, f64) over the window at every place inside: `[.., W - 10, H - 10]`.
+/// Means of planes `x` (`[.., H, W]`, f64) over the window at every position inside: `[.., W - 10, H - 10]`.
 fn window_means(x: &Tensor) -> Result<Tensor> {
-    // One product a side with a matrix that has the window in each column, then the other side comes last.
+    // The window is separable: for each axis one product with a banded matrix, then a transposition.
     let mut means = x.clone();
     for _ in 0..2 {
         let side = means.dim(D::Minus1)?;

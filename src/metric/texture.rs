@@ -1,4 +1,4 @@
-//! A distance of textures that training does not see: Gram matrices of a fixed bank of random filters.
+//! A texture distance independent of training losses: Gram matrices of fixed random filters.
 
 use candle_core::{DType, Device, Tensor};
 use rand::Rng;
@@ -7,19 +7,19 @@ use rand_distr::{Distribution, StandardNormal};
 use crate::error::{Error, Result};
 use crate::random::Key;
 
-/// Pixels along a filter.
+/// Side of a filter in pixels.
 const SIDE: usize = 7;
-/// Random filters without a mean, and ones that average.
+/// Numbers of zero-mean random filters and of averaging filters.
 const DETAILS: usize = 64;
 const AVERAGES: usize = 8;
 /// Levels of the pyramid, each half as large as the one before.
 const LEVELS: usize = 4;
 
-/// Random filters of 7x7 pixels, 64 without a mean and 8 that average, on up to four levels of a pyramid; they are
-/// the same always.
+/// A fixed bank of random 7x7 filters, 64 with zero mean and 8 averaging ones, applied on up to four levels
+/// of a pyramid.
 ///
-/// One layer of random filters at several scales tells textures apart (Ustyuzhaninov et al. 2016). The number is
-/// meant for comparison, not for training.
+/// One layer of random filters at several scales tells textures apart (Ustyuzhaninov et al. 2016). The
+/// distance is meant for evaluation, not for training.
 #[derive(Clone, Debug)]
 pub struct FilterBank {
     /// `[filters, 3, 7, 7]`.
@@ -34,7 +34,7 @@ impl FilterBank {
         let mut filters = Vec::with_capacity((DETAILS + AVERAGES) * size);
         for _ in 0..DETAILS {
             let filter: Vec<f32> = (0..size).map(|_| StandardNormal.sample(&mut rng)).collect();
-            // No mean in any colour, and the length 1.
+            // Zero mean in each colour, and norm 1.
             let means: Vec<f32> = filter
                 .chunks(SIDE * SIDE)
                 .map(|c| c.iter().sum::<f32>() / c.len() as f32)
@@ -56,12 +56,12 @@ impl FilterBank {
         Ok(Self { filters })
     }
 
-    /// How far the texture of `image` (`[H, W, 3]` in `[0, 1]`, any size of 7 pixels a side or more) is from that of
-    /// `target`: the squared difference of their Gram matrices relative to that of the target's, averaged over the
-    /// levels that both have. 0 for the same texture, about 1 for none.
+    /// The distance between the textures of `image` and `target` (`[H, W, 3]` in `[0, 1]`, sides of 7 pixels
+    /// or more): the squared difference of their Gram matrices divided by the square of the target's,
+    /// averaged over the levels that both have. It is 0 for equal textures, about 1 for unrelated ones.
     ///
     /// # Errors
-    /// [`Error::Shape`] for another shape.
+    /// [`Error::Shape`] for images of another shape.
     pub fn distance(&self, image: &Tensor, target: &Tensor) -> Result<f64> {
         let (image, target) = (self.grams("image", image)?, self.grams("target", target)?);
         let levels = image.iter().zip(&target);

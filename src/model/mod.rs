@@ -1,4 +1,4 @@
-//! Models: systems with their weights, to be made, saved and loaded.
+//! Models: systems with their weights, to create, train, save and load.
 
 pub mod autoencoder;
 pub mod baseline;

@@ -1,4 +1,4 @@
-//! Models: the published systems as one thing that can be made, trained, saved and loaded.
+//! Restoration models: the published systems, to create, train, save and load.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::random::Key;
 use crate::rollout::Rollout;
 use crate::transition::{Nafca, NafcaConfig, TransitionFn, Vitca, VitcaConfig};
 
-/// What names of an autoencoder's weights begin with in a file.
+/// Prefix of the autoencoder's weights in a file.
 const AUTOENCODER: &str = "autoencoder.";
 
 /// Which system, and its sizes.
@@ -56,12 +56,12 @@ pub enum ModelConfig {
     /// A convolutional network.
     #[serde(rename = "nafnet")]
     NafNet {
-        /// Its sizes.
+        /// Sizes of the network.
         network: NafNetConfig,
     },
     /// A network with attention over channels.
     Restormer {
-        /// Its sizes.
+        /// Sizes of the network.
         network: RestormerConfig,
     },
 }
@@ -126,7 +126,7 @@ impl ModelConfig {
         }
     }
 
-    /// What the names of its weights begin with in a file, but for those of its autoencoder.
+    /// Prefix of the weights of the transition or the network in a file.
     fn prefix(&self) -> &'static str {
         match self.is_nca() {
             true => "transition.",
@@ -144,7 +144,7 @@ impl ModelConfig {
     }
 }
 
-/// What a model file says of itself; with the weights all that is needed to use it.
+/// The card of a model file: with the weights, all that is needed to use the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelCard {
     /// Version of the file format: 1.
@@ -155,7 +155,7 @@ pub struct ModelCard {
     pub fire_rate: f64,
     /// Steps of a restoration; 0 in a network.
     pub steps: usize,
-    /// What it was trained to undo, such as `denoise`; free text.
+    /// The task it was trained for, such as `denoise`; free text.
     pub task: String,
     /// The command or code that made it; free text.
     pub made_by: String,
@@ -186,7 +186,7 @@ enum System {
     },
 }
 
-/// The system, with gradients for what learns.
+/// Builds the system with gradients for the given parts.
 type MakeRestorer = Arc<dyn Fn(Learning) -> Arc<dyn Restorer> + Send + Sync>;
 
 fn latent<T: TransitionFn + Clone + 'static>(
@@ -272,17 +272,17 @@ impl Model {
         })
     }
 
-    /// What it says of itself.
+    /// Its card.
     pub fn card(&self) -> &ModelCard {
         &self.card
     }
 
-    /// The same, to be changed before saving; the sizes must stay.
+    /// Its card, to edit before saving. The sizes must not change.
     pub fn card_mut(&mut self) -> &mut ModelCard {
         &mut self.card
     }
 
-    /// The autoencoder and its weights, for a latent model.
+    /// The autoencoder and its weights, if the model is latent.
     pub fn autoencoder(&self) -> Option<(&Autoencoder, &Weights)> {
         match &self.system {
             System::Nca {
@@ -293,7 +293,7 @@ impl Model {
         }
     }
 
-    /// The system of an NCA, of which the transition alone learns.
+    /// The restorer of an NCA, with gradients for the transition only.
     ///
     /// # Errors
     /// [`Error::Config`] if the model is a network.
@@ -301,8 +301,8 @@ impl Model {
         Ok(self.learning(Learning::Transition)?.0)
     }
 
-    /// The system of an NCA with gradients for these parts, and their weights; in a plain NCA that is always the
-    /// transition.
+    /// The restorer of an NCA with gradients for the given parts, and the weights of these parts. In an NCA
+    /// on pixels only the transition learns.
     ///
     /// # Errors
     /// [`Error::Config`] if the model is a network.
@@ -332,19 +332,19 @@ impl Model {
         &self.weights
     }
 
-    /// The number that height and width of training images must be a multiple of.
+    /// The number of which height and width of training images must be a multiple.
     pub fn multiple(&self) -> usize {
         self.restorer().map_or(1, |restorer| restorer.multiple())
     }
 
-    /// The rollout of a restoration: the steps and fire rate of the card, masks drawn from `key`.
+    /// The rollout of a restoration: steps and fire rate from the card, update masks drawn from `key`.
     pub fn rollout(&self, key: Key) -> Rollout {
         Rollout::new(self.card.steps)
             .fire_rate(self.card.fire_rate)
             .key(key)
     }
 
-    /// Restored `images` (`[B, H, W, 3]`, any height and width), see [`Restorer::restore`].
+    /// Restores `images` (`[B, H, W, 3]`, any height and width); see [`Restorer::restore`].
     ///
     /// # Errors
     /// As [`Restorer::restore`].
@@ -352,7 +352,7 @@ impl Model {
         self.restore_by(images, &self.rollout(key))
     }
 
-    /// The same by a rollout of one's own, which a network has no use for.
+    /// As [`Model::restore`], by the given rollout. A network ignores it.
     ///
     /// # Errors
     /// As [`Restorer::restore`].
@@ -380,11 +380,11 @@ impl Model {
         }
     }
 
-    /// A model from a file that [`Model::save`] made.
+    /// Loads a file written by [`Model::save`].
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] if it cannot be read, is of another kind or lacks a weight of the
-    /// size its card gives; [`Error::Weight`] if one is left over.
+    /// [`Error::Io`] or [`Error::File`] if it cannot be read, is of another kind, or a weight is missing or
+    /// has not the shape its card gives; [`Error::Weight`] if one is left over.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         card::load(path.as_ref(), device, |card: ModelCard, mut values| {
             let given = |values: Tensors| Weights::given(values, DType::F32, device);

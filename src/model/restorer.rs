@@ -9,14 +9,14 @@ use crate::model::autoencoder::Autoencoder;
 use crate::rollout::{Memory, Rollout};
 use crate::transition::TransitionFn;
 
-/// A system that restores images with an NCA: [`LatentNca`] or [`PlainNca`], to be swapped in one line.
+/// A system that restores images with an NCA: [`LatentNca`] or [`PlainNca`].
 ///
 /// Images are `[B, H, W, 3]`, cells `[B, h, w, C]`.
 pub trait Restorer: Send + Sync {
-    /// The channels of its cells.
+    /// The channel layout of its cells.
     fn layout(&self) -> CellLayout;
 
-    /// The number that height and width of images must be a multiple of.
+    /// The number of which height and width of images must be a multiple.
     fn multiple(&self) -> usize;
 
     /// The cells from which restoration of `images` starts.
@@ -25,17 +25,17 @@ pub trait Restorer: Send + Sync {
     /// The cells after a rollout.
     fn evolve(&self, cells: &Tensor, rollout: &Rollout) -> Result<Tensor>;
 
-    /// The image that `cells` show. `images` are the corrupted ones that the cells came from, for the
-    /// skip-connection, which is always computed afresh.
+    /// The images that `cells` show. `images` are the corrupted images they were seeded from; the
+    /// skip-connection is computed from them.
     fn readout(&self, cells: &Tensor, images: &Tensor) -> Result<Tensor>;
 
-    /// What the output channels of the cells should become to show `clean` images.
+    /// The target of the output channels for `clean` images.
     fn target(&self, clean: &Tensor) -> Result<Tensor>;
 
-    /// Restored images: `[B, H, W, 3]` in `[0, 1]` to the same shape, not clamped.
+    /// Restores images, `[B, H, W, 3]` in `[0, 1]`, to the same shape, not clamped.
     ///
-    /// Any height and width will do: images are padded at the bottom and right by repeating their
-    /// edge, and the result is cropped. No gradient is kept.
+    /// Images may have any height and width: they are padded at the bottom and right by repeating their edge,
+    /// and the result is cropped. No gradient is kept.
     ///
     /// # Errors
     /// [`Error::Shape`] if `images` are not a batch of RGB images.
@@ -63,7 +63,7 @@ pub trait Restorer: Send + Sync {
     }
 }
 
-/// What of a latent NCA learns.
+/// Which parts of a latent NCA are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Learning {
@@ -72,14 +72,14 @@ pub enum Learning {
     Transition,
     /// The transition and the decoder.
     Decoder,
-    /// The transition and the whole autoencoder, from end to end. Its running statistics stay.
+    /// The transition and the whole autoencoder, end to end. Running statistics of batch norms stay fixed.
     Everything,
 }
 
-/// An NCA in the latent space of an autoencoder, which is frozen unless [`LatentNca::learning`] has it otherwise.
+/// An NCA in the latent space of an autoencoder, frozen unless [`LatentNca::learning`] says otherwise.
 ///
-/// Cells start from the latent of the corrupted image; their output channels are the restored latent,
-/// which the decoder turns into an image with the skip-connection of the corrupted one.
+/// Cells start from the latent of the corrupted image; their output channels are the restored latent, which
+/// the decoder turns into an image, together with the skip-connection of the corrupted image.
 #[derive(Clone, Debug)]
 pub struct LatentNca<T> {
     autoencoder: Autoencoder,
@@ -120,7 +120,7 @@ impl<T: TransitionFn + Clone + 'static> LatentNca<T> {
         self
     }
 
-    /// The same system with gradients for the weights of these parts.
+    /// The same system with gradients for the given parts.
     pub fn learning(mut self, learning: Learning) -> Self {
         self.learning = learning;
         self
@@ -149,7 +149,7 @@ impl<T: TransitionFn + Clone + 'static> Restorer for LatentNca<T> {
     fn seed(&self, images: &Tensor) -> Result<Tensor> {
         let latent = match self.learning {
             Learning::Everything => self.autoencoder.encode(images, false)?.latent,
-            // Running statistics are variables, and would be followed back to.
+            // Detached: running statistics are variables, so the backward pass would reach them.
             _ => self.frozen.encode(images, false)?.latent.detach(),
         };
         self.layout().seed(&latent, self.start)
@@ -176,7 +176,7 @@ impl<T: TransitionFn + Clone + 'static> Restorer for LatentNca<T> {
     }
 }
 
-/// An NCA on pixels: one cell a pixel, whose output channels are the restored image.
+/// An NCA on pixels: one cell per pixel, with the restored image in the output channels.
 #[derive(Clone, Debug)]
 pub struct PlainNca<T> {
     transition: T,

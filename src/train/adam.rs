@@ -1,4 +1,4 @@
-//! Adam with per-tensor gradient normalisation and learning rates that fall, its state in the open.
+//! Adam with per-tensor gradient normalisation, learning-rate schedules and a state that can be saved.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -17,26 +17,26 @@ use crate::io::safetensors::{Tensors, add_prefixed, take_prefixed};
 pub struct AdamConfig {
     /// Learning rate of the first update: 1e-2.
     pub learning_rate: f64,
-    /// Updates over which the learning rate falls to 0 along a cosine; constant without. A fit sets
-    /// it to all the updates that it will make.
+    /// Updates over which the learning rate falls to 0 along a cosine; with `None` it is constant.
+    /// [`Fit`](super::Fit) sets it to the number of updates it will make.
     pub cosine_updates: Option<usize>,
-    /// Updates from which on the learning rate is multiplied by a factor, each on top of the others:
-    /// none.
+    /// Pairs of an update and a factor by which the learning rate is multiplied from this update on; factors
+    /// accumulate: none.
     pub drops: Vec<(usize, f64)>,
-    /// Decay of the mean of gradients: 0.9.
+    /// Decay of the running mean of gradients: 0.9.
     pub beta1: f64,
-    /// Decay of the mean of their squares: 0.999.
+    /// Decay of the running mean of their squares: 0.999.
     pub beta2: f64,
-    /// Added to the root of the mean of squares: 1e-7.
+    /// Added to the root of the mean square: 1e-7.
     pub eps: f64,
-    /// Whether eps is added to the root with its bias corrected, as in the article of Adam and in PyTorch, and not
-    /// before that, as in Keras: no.
+    /// Whether eps is added after bias correction, as in the article and in PyTorch, or before it, as in
+    /// Keras: false.
     pub eps_after_correction: bool,
-    /// Whether each gradient tensor is divided by its Euclidean norm (plus 1e-8) first: yes. The
-    /// learning rates of the published models depend on it.
+    /// Whether each gradient tensor is first divided by its Euclidean norm (plus 1e-8): true. The learning
+    /// rates of the published models depend on it.
     pub normalise: bool,
-    /// Gradients that are not normalised are multiplied by `min(1, clip / (norm + 1e-6))`, where the norm is that of all
-    /// of them together: no.
+    /// Largest global norm of the gradients if they are not normalised: they are multiplied by `min(1, clip /
+    /// (norm + 1e-6))`, with the norm over all weights: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
 }
@@ -58,7 +58,7 @@ impl Default for AdamConfig {
 }
 
 impl AdamConfig {
-    /// The learning rate of an update, from 0: `lr / 2 * (1 + cos(pi * min(t, N) / N))`, times the
+    /// The learning rate of update t, counted from 0: `lr / 2 * (1 + cos(pi * min(t, N) / N))`, times the
     /// drops so far.
     pub fn learning_rate_at(&self, update: usize) -> f64 {
         let progress = match self.cosine_updates {
@@ -72,8 +72,8 @@ impl AdamConfig {
     }
 }
 
-/// Adam (Kingma and Ba 2015) in the form of Keras,
-/// `w -= lr sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps)`, or with eps where the article has it.
+/// Adam (Kingma and Ba 2015) in the form of Keras, `w -= lr sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v)
+/// + eps)`, or with eps as in the article.
 #[derive(Clone, Debug)]
 pub struct Adam {
     config: AdamConfig,
@@ -83,7 +83,7 @@ pub struct Adam {
 }
 
 impl Adam {
-    /// An optimiser of `vars`; those that a loss does not depend on stay as they are.
+    /// An optimiser of `vars`. Variables that a loss does not depend on are not changed.
     pub fn new(vars: Vec<(String, Var)>, config: AdamConfig) -> Self {
         Self {
             config,
@@ -98,7 +98,7 @@ impl Adam {
         &self.config
     }
 
-    /// Lets the learning rate fall to 0 over `updates` updates.
+    /// Sets [`AdamConfig::cosine_updates`].
     pub fn anneal_over(&mut self, updates: usize) {
         self.config.cosine_updates = Some(updates);
     }
@@ -170,7 +170,7 @@ impl Adam {
         Ok(())
     }
 
-    /// The moments, as `m.<weight>` and `v.<weight>`; with [`Adam::updates`] all that it remembers.
+    /// The moments, as `m.<weight>` and `v.<weight>`; with [`Adam::updates`] the whole state.
     pub fn state(&self) -> Result<Tensors> {
         let mut state = Tensors::new();
         for (name, (m, v)) in &self.moments {
@@ -181,7 +181,7 @@ impl Adam {
         Ok(state)
     }
 
-    /// Goes on from a state.
+    /// Restores a state of [`Adam::state`].
     ///
     /// # Errors
     /// [`Error::Weight`] if a moment belongs to no weight of this optimiser, has another shape or

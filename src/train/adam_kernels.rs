@@ -1,4 +1,4 @@
-//! What Adam does to each element, without a tensor in between: of a large network each would be as large as it.
+//! The elementwise steps of Adam, in place: each intermediate tensor would be as large as the network.
 
 use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, WithDType};
 use num_traits::Float;
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::ops::rows::values;
 
-/// Elements that a thread takes at once; sums add up their pieces in order, whatever the threads.
+/// Elements per task. Sums add their pieces in order, so they do not depend on the number of threads.
 const PIECE: usize = 1 << 14;
 
 fn supported(x: &Tensor) -> bool {
@@ -43,7 +43,7 @@ fn of<'a, T: WithDType>(storage: &'a candle_core::Storage, layout: &Layout) -> R
     }
 }
 
-/// Runs a generic function on the elements that a storage and its layout stand for, to be changed.
+/// Runs a generic function on the mutable elements of a storage and its layout.
 macro_rules! change {
     ($storage:expr, $layout:expr, $run:ident($($argument:expr),*)) => {{
         let Some((start, end)) = $layout.contiguous_offsets() else {
@@ -57,7 +57,7 @@ macro_rules! change {
     }};
 }
 
-/// `mean = beta mean + (1 - beta) scale x`, or that of the squares of `scale x`.
+/// `mean = beta mean + (1 - beta) scale x`, or with `(scale x)^2`.
 pub(super) struct Mean {
     pub beta: f64,
     pub scale: f64,

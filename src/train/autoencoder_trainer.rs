@@ -1,4 +1,4 @@
-//! Training of the autoencoder, so that its latent holds the corruption and its skip-connection does not.
+//! Training of the autoencoder, such that the corruption is in its latent and not in its skip-connection.
 
 use candle_core::Tensor;
 use rand::Rng;
@@ -58,18 +58,18 @@ impl Default for AutoencoderTrainerConfig {
 pub struct Triplet {
     /// Clean images.
     pub anchor: Tensor,
-    /// The same images corrupted.
+    /// The same images, corrupted.
     pub positive: Tensor,
-    /// Clean images that differ from the anchors place by place.
+    /// Clean images, each different from the anchor in the same place.
     pub negative: Tensor,
 }
 
-/// Trains an autoencoder with two updates a batch, each with a loss of its own.
+/// Trains an autoencoder with two updates per batch, each with its own loss.
 ///
-/// First `100 REC + 10 DIST + 10 TASK`: reconstruct clean and corrupted images, with latents that tell
-/// images apart more than corruptions. Then `100 EQ`: with the latents of clean and corrupted image
-/// swapped, the latent alone must decide whether the result is corrupted. Source: "Latent Neural
-/// Cellular Automata for Resource-Efficient Image Restoration" and its program.
+/// First `100 REC + 10 DIST + 10 TASK`: reconstruct clean and corrupted images, with latents that differ more
+/// between images than between corruptions. Then `100 EQ`: with the latents of clean and corrupted image
+/// swapped, the latent alone must decide whether the result is corrupted. Source: "Latent Neural Cellular
+/// Automata for Resource-Efficient Image Restoration" and its program.
 pub struct AutoencoderTrainer {
     config: AutoencoderTrainerConfig,
     autoencoder: Autoencoder,
@@ -99,7 +99,7 @@ impl AutoencoderTrainer {
             negative,
         } = images;
         let (config, autoencoder) = (&self.config, &self.autoencoder);
-        // Each batch goes through on its own, with its own batch statistics.
+        // Three forward passes rather than one, so that each has its own batch statistics.
         let through = |images: &Tensor| -> Result<(Tensor, Tensor)> {
             let encoded = autoencoder.encode(images, true)?;
             Ok((
@@ -191,8 +191,8 @@ impl Trainer for AutoencoderTrainer {
         self.update(&images, &noise)
     }
 
-    /// The mean over the reconstructions of an image as anchor, positive and negative; as negatives the
-    /// clean images come once more, in another order.
+    /// The mean over the reconstructions of an image as anchor, positive and negative. Negatives are the
+    /// clean images in another order.
     fn validate(&self, batch: &Batch, _: usize) -> Result<Vec<f64>> {
         let score = |images: &Tensor| -> Result<Vec<f64>> {
             let encoded = self.autoencoder.encode(images, false)?;

@@ -1,4 +1,4 @@
-//! Checkpoints: a training between two updates, in one file.
+//! Checkpoints: the state of a training between two updates, in one file.
 
 use std::path::Path;
 
@@ -12,14 +12,14 @@ use crate::io::card::{self, Card};
 use crate::io::safetensors::{self, Tensors, add_prefixed, take_prefixed};
 use crate::nn::Weights;
 
-/// Which training a checkpoint belongs to: it is resumed under equal ones only.
+/// Which training a checkpoint belongs to: only an equal one can resume it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub phase: String,
     pub settings: serde_json::Value,
 }
 
-/// What a training needs beside weights and optimiser to go on.
+/// The state of a training beside weights and optimiser.
 #[derive(Default)]
 pub(super) struct State<P> {
     /// The best weights so far, by validation.
@@ -44,7 +44,7 @@ impl<P: Serialize + DeserializeOwned> Card for CheckpointCard<P> {
     const KIND: &'static str = "checkpoint";
 }
 
-/// Writes a checkpoint, whole or not at all.
+/// Writes a checkpoint, atomically.
 pub(super) fn save<P: Serialize + DeserializeOwned>(
     path: &Path,
     identity: Identity,
@@ -67,7 +67,7 @@ pub(super) fn save<P: Serialize + DeserializeOwned>(
     Ok(())
 }
 
-/// Goes on from a checkpoint.
+/// Restores weights and optimiser from a checkpoint and returns the rest of the state.
 pub(super) fn restore<P: Serialize + DeserializeOwned>(
     path: &Path,
     identity: &Identity,

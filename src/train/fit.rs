@@ -1,4 +1,4 @@
-//! The fit: epochs of batches, validation, checkpoints, and going on after a kill.
+//! The training loop: epochs of batches, validation, checkpoints, and resuming.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ use crate::random::Key;
 pub struct TrainingData {
     /// Images to train on.
     pub train: Dataset,
-    /// Images to choose the best weights by.
+    /// Images to select the best weights by.
     pub validation: Dataset,
     /// The synthetic corruption; real pairs ignore it.
     pub corruption: Option<Corruption>,
-    /// Its difficulty over the epochs: as the paper has it for this corruption, unless given.
+    /// Its difficulty over the epochs; `None` is the paper's for this corruption.
     pub curriculum: Option<Curriculum>,
 }
 
@@ -39,26 +39,26 @@ impl TrainingData {
         let corruption = self
             .corruption
             .map(|corruption| (corruption, corruption.test_difficulty()));
-        // The same images in every epoch and every run, so that scores can be compared.
+        // The same corrupted images in every epoch and run, so that scores are comparable.
         self.validation
             .evaluation_batches(batch_size, corruption, Key::new(0).fold_in_name("validation"))
     }
 }
 
-/// What a fit tells while it runs.
+/// What [`Fit::run`] reports.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// It starts, or goes on from a checkpoint.
+    /// Training starts, or resumes from a checkpoint.
     Started {
         /// Name of the phase.
         phase: &'static str,
-        /// Batches done before.
+        /// Batches done before this run.
         done: usize,
-        /// Batches in all.
+        /// Batches in total.
         batches: usize,
     },
-    /// A batch was learned from.
+    /// A batch was done.
     Batch {
         /// Name of the phase.
         phase: &'static str,
@@ -71,8 +71,8 @@ pub enum Event<'a> {
         /// The loss terms of the batch.
         readings: &'a [Reading],
     },
-    /// An epoch was validated. While this is told, the trainer's weights are those that were: a running mean of them
-    /// where there is one.
+    /// An epoch was validated. During this call the trainer's weights are the validated ones: their running
+    /// mean, if there is one.
     Validated {
         /// Name of the phase.
         phase: &'static str,
@@ -82,7 +82,7 @@ pub enum Event<'a> {
         ssim: f64,
         /// Whether it is the best so far.
         best: bool,
-        /// Time since the epoch began, or was resumed.
+        /// Time since the epoch began or was resumed.
         time: Duration,
     },
     /// A checkpoint was written.
@@ -92,25 +92,25 @@ pub enum Event<'a> {
     },
 }
 
-/// How a [`Trainer`] is run.
+/// The training loop of a [`Trainer`] and its settings.
 ///
-/// The weights that it leaves are those of the epoch with the best validation SSIM, or the last ones if
-/// no epoch has a finite one.
+/// In the end the weights are those of the epoch with the best validation SSIM, or the last ones if no epoch
+/// has a finite SSIM.
 #[derive(Clone, Debug)]
 pub struct Fit {
     /// Passes over the training images: 20.
     pub epochs: usize,
     /// Images in a batch: 8.
     pub batch_size: usize,
-    /// Seed of order, corruption, steps, masks and pool: 0.
+    /// Seed of order, corruption, steps, update masks and pool: 0.
     pub seed: u64,
-    /// The checkpoint, a safetensors file; none, and a killed run is lost.
+    /// Checkpoint path (safetensors); with `None` a killed run cannot resume: none.
     pub checkpoint: Option<PathBuf>,
-    /// Batches between checkpoints, besides the one after every epoch: 500.
+    /// Batches between checkpoints, in addition to one after every epoch: 500.
     pub checkpoint_every: usize,
-    /// Whether to go on from the checkpoint if it is there: yes.
+    /// Whether to resume from the checkpoint if it exists: true.
     pub resume: bool,
-    /// Where batches go: the CPU.
+    /// Device of the batches: the CPU.
     pub device: Device,
 }
 
@@ -128,7 +128,7 @@ impl Default for Fit {
     }
 }
 
-/// How far a fit is.
+/// Position in the training, and the best validation SSIM so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Progress {
     epoch: usize,
@@ -137,13 +137,13 @@ struct Progress {
 }
 
 impl Fit {
-    /// Trains; `tell` hears of every batch, validation and checkpoint.
+    /// Trains. `tell` is called at every batch, validation and checkpoint.
     ///
     /// # Errors
     /// [`Error::Diverged`] if a loss or gradient is not finite: the weights then are those before that
-    /// update, and the last checkpoint stays. [`Error::File`] if the checkpoint there is of another run.
-    /// [`Error::Config`] without an epoch or a whole batch to train on, or without validation images as
-    /// large as the window of SSIM.
+    /// update, and the last checkpoint is kept. [`Error::File`] if the checkpoint belongs to another run.
+    /// [`Error::Config`] if there is no epoch or no full batch to train on, or validation images are missing
+    /// or smaller than the SSIM window.
     pub fn run(
         &self,
         trainer: &mut dyn Trainer,
@@ -202,7 +202,7 @@ impl Fit {
     }
 }
 
-/// A fit while it runs.
+/// A running fit.
 struct Run<'a> {
     fit: &'a Fit,
     data: &'a TrainingData,
@@ -214,7 +214,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Learns from the batches of this epoch that are left.
+    /// Trains on the remaining batches of this epoch.
     fn train_epoch(&mut self, key: Key) -> Result<()> {
         let (fit, phase, epoch) = (self.fit, self.trainer.phase(), self.progress.epoch);
         let corruption = self.data.corruption_in(epoch, fit.epochs);
@@ -251,7 +251,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Validates the weights, or their running mean where there is one, and keeps them if they are the best so far.
+    /// Validates the weights, or their running mean if there is one, and keeps them if they are the best so
+    /// far.
     fn validate(&mut self, batches: &Batches, started: Instant) -> Result<()> {
         let (phase, epoch) = (self.trainer.phase(), self.progress.epoch);
         let weights = self.trainer.weights().clone();
@@ -268,7 +269,8 @@ impl Run<'_> {
             scores.extend(self.trainer.validate(&batch?, scores.len())?);
         }
         let ssim = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
-        // A rollout longer than those of training may explode: no score then, and never the best.
+        // A rollout longer than those in training may diverge; then the score is not finite and cannot be the
+        // best.
         let improved = ssim.is_finite() && self.progress.best.is_none_or(|best| ssim > best);
         if improved {
             self.best = weights.snapshot()?;
@@ -288,7 +290,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Everything that decides what the next batches will do to the weights.
+    /// Everything that determines the effect of the next batches on the weights.
     fn identity(&self) -> Identity {
         let (trainer, data) = (&self.trainer, self.data);
         let Fit {
@@ -325,7 +327,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Goes on from the checkpoint, if it is there and wanted.
+    /// Resumes from the checkpoint, if it exists and resuming is on.
     fn resume(&mut self) -> Result<()> {
         let Some(path) = &self.fit.checkpoint else {
             return Ok(());
@@ -345,7 +347,7 @@ impl Run<'_> {
     }
 }
 
-/// Adds epoch and batch to an error that only knows the update.
+/// Adds epoch and batch to a divergence error, which only knows the update.
 fn locate(error: Error, phase: &'static str, progress: Progress) -> Error {
     match error {
         Error::Diverged { what, value, at } => Error::Diverged {

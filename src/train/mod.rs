@@ -1,4 +1,4 @@
-//! Training: trainers that make updates, and the fit that runs, validates, saves and resumes them.
+//! Training: trainers, which make updates, and [`Fit`], which runs, validates, saves and resumes them.
 
 mod adam;
 mod adam_kernels;

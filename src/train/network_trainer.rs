@@ -1,4 +1,4 @@
-//! Training of a network that maps corrupted images to restored ones: the peers of the automata.
+//! Training of the restoration networks that automata are compared with.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::model::baseline::Network;
 use crate::nn::Weights;
 use crate::random::Key;
 
-/// How a network's images are compared with clean ones.
+/// The loss of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkLoss {
@@ -53,7 +53,7 @@ impl NetworkTrainerConfig {
     }
 }
 
-/// Trains a [`Network`] on the data, splits and curricula of the automata, one update a batch.
+/// Trains a [`Network`] with one update per batch, on the same data, splits and curricula as the automata.
 ///
 /// ```
 /// use lnca::model::baseline::{NafNet, NafNetConfig};

@@ -1,4 +1,4 @@
-//! Training of an automaton whose states are to look like something: growing patterns and textures.
+//! Training of automata towards a target image or texture.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -23,13 +23,13 @@ use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
 use crate::transition::TransitionFn;
 
-/// When a state of the batch is overwritten with the seed, so that the pool never forgets it.
+/// When a state of the batch is replaced by the seed, so that the automaton never unlearns to start from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reseed {
     /// In every update, the state with the greatest loss: Growing NCA.
     Worst,
-    /// In every so many updates, the first state: textures.
+    /// Every this many updates, the first state: textures.
     Every(usize),
 }
 
@@ -39,7 +39,7 @@ pub enum Reseed {
 pub struct PatternTrainerConfig {
     /// The optimiser.
     pub adam: AdamConfig,
-    /// States in the pool; 0 is no pool, and every update starts from seeds.
+    /// States in the pool. With 0 there is no pool, and every update starts from seeds.
     pub pool: usize,
     /// States in an update.
     pub batch: usize,
@@ -47,14 +47,14 @@ pub struct PatternTrainerConfig {
     pub steps: RangeInclusive<usize>,
     /// The probability that a cell takes its update in a step.
     pub fire_rate: f64,
-    /// When the seed comes back.
+    /// When a state is replaced by the seed.
     pub reseed: Reseed,
-    /// States with a value beyond plus or minus this do not come back to the pool: a seed takes their place. None,
-    /// and all come back, unless they hold what is no number.
+    /// States with an absolute value above this are replaced by the seed in the pool. With `None`, only
+    /// states containing NaN or infinities are replaced.
     pub bound: Option<f64>,
-    /// How many states of an update, those with the least loss, are damaged before it.
+    /// Number of states damaged before each update: those with the least loss.
     pub damaged: usize,
-    /// Seed of the pool's draws, of steps, masks and damage.
+    /// Seed of everything drawn: pool states, steps, update masks, damage.
     pub seed: u64,
 }
 
@@ -66,7 +66,7 @@ impl Default for PatternTrainerConfig {
 }
 
 impl PatternTrainerConfig {
-    /// The first regime published for Growing NCA: from seeds alone. What it learns reaches the target and
+    /// The first regime published for Growing NCA: every update starts from the seed. The pattern grows and
     /// then decays.
     pub fn growing() -> Self {
         Self {
@@ -75,7 +75,8 @@ impl PatternTrainerConfig {
         }
     }
 
-    /// The second: with a pool, whose worst state is replaced by the seed. The pattern persists.
+    /// The second regime: with a pool, in which the worst state of each update is replaced by the seed. The
+    /// pattern persists.
     pub fn persistent() -> Self {
         Self {
             damaged: 0,
@@ -83,7 +84,7 @@ impl PatternTrainerConfig {
         }
     }
 
-    /// The third: the three best states of each update are damaged. The pattern regenerates.
+    /// The third regime: the three best states of each update are damaged. The pattern regenerates.
     pub fn regenerating() -> Self {
         Self {
             adam: AdamConfig {
@@ -102,7 +103,7 @@ impl PatternTrainerConfig {
         }
     }
 
-    /// What is published for textures with sliced optimal transport ("V3", June 2022).
+    /// The settings published for textures with sliced optimal transport ("V3", June 2022).
     pub fn texture() -> Self {
         Self {
             adam: AdamConfig {
@@ -144,11 +145,11 @@ impl PatternTrainerConfig {
     }
 }
 
-/// Trains a transition until its states minimise a [`PatternLoss`].
+/// Trains a transition to minimise a [`PatternLoss`] of its last states.
 ///
-/// Everything that an update draws is a function of the seed and of the number of the update, so a run that
-/// was saved and resumed is the run that never stopped. Sources: Mordvintsev et al., "Growing Neural Cellular
-/// Automata" (Distill 2020); Niklasson et al., "Self-Organising Textures" (Distill 2021).
+/// All draws of an update are a function of the seed and the update's number, so a resumed run gives the same
+/// bits as one that never stopped. Sources: Mordvintsev et al., "Growing Neural Cellular Automata" (Distill
+/// 2020); Niklasson et al., "Self-Organising Textures" (Distill 2021).
 ///
 /// ```
 /// use lnca::loss::ImageLoss;
@@ -178,13 +179,13 @@ pub struct PatternTrainer<T> {
     /// `[H, W, C]`.
     seed: Tensor,
     adam: Adam,
-    /// The states that differ from the seed.
+    /// `None` stands for the seed.
     pool: Vec<Option<Tensor>>,
     memory: Memory,
 }
 
 impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
-    /// A trainer of `weights`, those of `transition`; rollouts begin with `seed`, `[1, H, W, C]`.
+    /// A trainer of `weights`, the weights of `transition`. Rollouts start from `seed`, `[1, H, W, C]`.
     ///
     /// # Errors
     /// [`Error::Config`] for settings out of range, [`Error::Shape`] if the seed does not fit the transition.
@@ -212,18 +213,18 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         })
     }
 
-    /// Sets what a rollout keeps for its backward pass; it changes no result.
+    /// Sets what rollouts keep for the backward pass. It changes no result.
     pub fn with_memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
         self
     }
 
-    /// The transition that learns.
+    /// The transition being trained.
     pub fn transition(&self) -> &T {
         &self.transition
     }
 
-    /// One update from given states (`[B, H, W, C]`) by a given rollout; also the states that it ends with.
+    /// One update from given states (`[B, H, W, C]`) by a given rollout. Also returns the last states.
     ///
     /// # Errors
     /// As [`Learner::update`].
@@ -239,8 +240,9 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         Ok((descend(&mut self.adam, &terms)?, cells.detach()))
     }
 
-    /// A batch made ready for an update: which of `states` (`[B, H, W, C]`) comes first, second, ..., and the
-    /// states in that order, with the seed put back and the last of them damaged, as the settings have it.
+    /// Prepares a batch for an update, by the settings: sorts `states` (`[B, H, W, C]`), replaces the first
+    /// by the seed and applies `damage` to the last ones. Returns the order (indices into `states`) and the
+    /// batch.
     ///
     /// # Errors
     /// [`Error::Shape`] if the states do not fit the loss.
@@ -248,11 +250,11 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         let count = states.dim(0)?;
         let mut order: Vec<usize> = (0..count).collect();
         let reseed = match self.config.reseed {
-            // Without a pool all of them are seeds.
+            // Without a pool, all states are seeds already.
             _ if self.config.pool == 0 => false,
             Reseed::Worst => {
                 let losses = self.loss.each(&states.detach())?;
-                // Greatest first; one that is not a number is worse than any.
+                // Greatest loss first; NaN ranks above all.
                 let rank = |loss: f64| if loss.is_nan() { f64::INFINITY } else { loss };
                 order.sort_by(|&a, &b| rank(losses[b]).total_cmp(&rank(losses[a])));
                 true
@@ -274,7 +276,7 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         Ok((order, Tensor::stack(&batch, 0)?))
     }
 
-    /// States of the pool in its order, the first `n` or all there are: `[n, H, W, C]`.
+    /// The first `n` states of the pool, or all if there are fewer: `[n, H, W, C]`.
     pub fn pool(&self, n: usize) -> Result<Tensor> {
         let states = self.pool.iter().take(n).map(|state| self.state(state));
         let states: Vec<Tensor> = states.collect();
@@ -284,10 +286,10 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         }
     }
 
-    /// Whether a state may come back to the pool.
+    /// Whether a state may go back into the pool.
     fn is_sound(&self, state: &Tensor) -> Result<bool> {
         let largest = state.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F64)?;
-        // A sum, unlike a maximum, shows what is no number.
+        // Checked by a sum, since a maximum may miss NaN.
         let sum = state.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         let bound = self.config.bound.unwrap_or(f64::INFINITY);
         Ok(sum.is_finite() && largest.to_scalar::<f64>()? <= bound)
@@ -297,7 +299,8 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         state.as_ref().unwrap_or(&self.seed).clone()
     }
 
-    /// Slots of the pool, drawn without replacement, and their states; seeds if there is no pool.
+    /// Draws indices into the pool without replacement, and returns them with their states; seeds if there is
+    /// no pool.
     fn draw(&self, key: Key) -> Result<(Vec<usize>, Tensor)> {
         let mut rng = key.rng();
         let mut slots: Vec<usize> = Vec::with_capacity(self.config.batch);

@@ -1,4 +1,4 @@
-//! The pool: states that earlier updates left, to be evolved further.
+//! The pool: states left by earlier updates, to be evolved further.
 
 use candle_core::Tensor;
 
@@ -7,18 +7,18 @@ use crate::error::{Error, Result};
 use crate::io::safetensors::Tensors;
 use crate::random::Key;
 
-/// One state in the pool and the images it belongs to, none with a batch axis.
+/// One state of the pool and its images, without a batch axis.
 #[derive(Clone, Debug)]
 pub struct PoolEntry {
-    /// What it should become: `[H, W, channels]`.
+    /// The target image: `[H, W, channels]`.
     pub clean: Tensor,
-    /// What it came from: `[H, W, channels]`.
+    /// The image it was seeded from: `[H, W, channels]`.
     pub corrupted: Tensor,
     /// The cells after the last rollout, without a gradient: `[h, w, C]`.
     pub cells: Tensor,
 }
 
-/// States with a limit on their number.
+/// A pool with a limit on its number of states.
 #[derive(Clone, Debug)]
 pub struct Pool {
     entries: Vec<PoolEntry>,
@@ -49,7 +49,8 @@ impl Pool {
         self.entries.is_empty()
     }
 
-    /// Appends a batch (`[B, H, W, channels]` twice, `[B, h, w, C]`), whatever the capacity.
+    /// Appends a batch: images `[B, H, W, channels]`, cells `[B, h, w, C]`. The capacity is only enforced by
+    /// [`Pool::shuffle`].
     pub fn append(&mut self, clean: &Tensor, corrupted: &Tensor, cells: &Tensor) -> Result<()> {
         for image in 0..cells.dim(0)? {
             let (clean, corrupted) = (one(clean, image)?, one(corrupted, image)?);
@@ -85,7 +86,7 @@ impl Pool {
         ))
     }
 
-    /// Puts evolved `cells` (`[n, h, w, C]`) back in the place of the first n states.
+    /// Replaces the cells of the first n states by `cells`, `[n, h, w, C]`.
     pub fn write_back(&mut self, cells: &Tensor) -> Result<()> {
         for (image, entry) in self.entries.iter_mut().take(cells.dim(0)?).enumerate() {
             entry.cells = one(cells, image)?;
@@ -93,7 +94,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Drops the first `n` states, or all there are.
+    /// Drops the first `n` states, or all if there are fewer.
     pub fn drop_first(&mut self, n: usize) {
         self.entries.drain(..n.min(self.entries.len()));
     }
@@ -103,7 +104,7 @@ impl Pool {
         self.permute(&shuffled(self.len(), key))
     }
 
-    /// Puts state `order[j]` in place j, then drops what exceeds the capacity.
+    /// Moves state `order[j]` to place j, then drops what exceeds the capacity.
     ///
     /// # Errors
     /// [`Error::Config`] if `order` is not a permutation of the states.
@@ -119,7 +120,7 @@ impl Pool {
         Ok(())
     }
 
-    /// All states as tensors `clean`, `corrupted` and `cells`; nothing if it is empty.
+    /// All states as tensors `clean`, `corrupted` and `cells`; no tensors if the pool is empty.
     pub fn state(&self) -> Result<Tensors> {
         if self.is_empty() {
             return Ok(Tensors::new());
@@ -130,7 +131,7 @@ impl Pool {
             .into())
     }
 
-    /// Replaces all states by those of [`Pool::state`].
+    /// Replaces all states by those that [`Pool::state`] gave.
     ///
     /// # Errors
     /// [`Error::Weight`] if one of the tensors is missing.
@@ -151,8 +152,8 @@ impl Pool {
     }
 }
 
-/// One image of a batch with memory of its own: a view, and a copy by Candle's `copy`, would keep that of the whole
-/// batch.
+/// One image of a batch in its own storage. A view, or Candle's `copy`, would keep the storage of the whole
+/// batch alive.
 pub(super) fn one(batch: &Tensor, image: usize) -> Result<Tensor> {
     Ok(batch.get(image)?.detach().force_contiguous()?)
 }

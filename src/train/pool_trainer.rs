@@ -28,10 +28,10 @@ use crate::rollout::{Memory, Rollout};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolOrder {
-    /// The fresh batch, then always one from the pool: the latent models.
+    /// The fresh batch, then a batch from the pool: the latent models.
     #[default]
     FreshFirst,
-    /// One from the pool if it holds more than a batch, then the fresh batch: ViTCA.
+    /// A batch from the pool if it holds more than one, then the fresh batch: ViTCA.
     PoolFirst,
 }
 
@@ -53,9 +53,10 @@ pub struct PoolTrainerConfig {
     pub validation_steps: usize,
     /// The probability that a cell takes its update in a step: 1.
     pub fire_rate: f64,
-    /// How exactly matrices are multiplied in training: in f32.
+    /// Precision of matrix products in training: f32.
     pub precision: Precision,
-    /// The decay of a running mean of the weights, which is validated and kept in their place: none.
+    /// Decay of an exponential moving average of the weights, which is validated and kept instead of them:
+    /// none.
     pub average: Option<f64>,
 }
 
@@ -91,11 +92,11 @@ impl PoolTrainerConfig {
     }
 }
 
-/// Trains the transition of a [`Restorer`], latent or plain, of any kind.
+/// Trains a [`Restorer`], in latent space or on pixels, with any transition.
 ///
-/// A batch makes two updates: one from the seeded images, whose states then join the pool, and one
-/// from states of the pool, which go back to it evolved. Source: "Latent Neural Cellular Automata for
-/// Resource-Efficient Image Restoration" and its program.
+/// Each batch makes two updates: one from seeds, whose last states join the pool, and one from states of the
+/// pool, which are written back evolved. Source: "Latent Neural Cellular Automata for Resource-Efficient
+/// Image Restoration" and its program.
 pub struct PoolTrainer {
     config: PoolTrainerConfig,
     restorer: Arc<dyn Restorer>,
@@ -108,7 +109,7 @@ pub struct PoolTrainer {
 }
 
 impl PoolTrainer {
-    /// A trainer of `weights`, those of the transition of `restorer`.
+    /// A trainer of `weights`, the weights of `restorer` that learn.
     ///
     /// # Errors
     /// [`Error::Config`] for an empty range of steps, or a fire rate or decay outside `[0, 1]`.
@@ -130,13 +131,13 @@ impl PoolTrainer {
         })
     }
 
-    /// Gives this training another name than `nca`, and with it other draws: for a second phase.
+    /// Renames this phase of training from `nca`, for a second phase. Random draws depend on the name.
     pub fn with_phase(mut self, phase: &'static str) -> Self {
         self.phase = phase;
         self
     }
 
-    /// Sets what a rollout keeps for its backward pass; it changes no result.
+    /// Sets what rollouts keep for the backward pass. It changes no result.
     pub fn with_memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
         self
@@ -147,12 +148,12 @@ impl PoolTrainer {
         &self.pool
     }
 
-    /// The pool, to be changed.
+    /// The pool, mutable.
     pub fn pool_mut(&mut self) -> &mut Pool {
         &mut self.pool
     }
 
-    /// One update from the seed of `batch`; its states are appended to the pool.
+    /// One update from the seeds of `batch`. The last states are appended to the pool.
     ///
     /// # Errors
     /// As [`Trainer::learn`].
@@ -164,7 +165,7 @@ impl PoolTrainer {
         Ok(readings)
     }
 
-    /// One update from the first `n` states of the pool, which are written back.
+    /// One update from the first `n` states of the pool. The last states are written back.
     ///
     /// # Errors
     /// As [`Trainer::learn`], and [`Error::Config`] if the pool holds fewer than `n`.

@@ -1,4 +1,4 @@
-//! Recipes: how a model is trained from beginning to end, as published or as tuned here.
+//! Recipes: all settings of the training of a model, as published or as tuned for this library.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::grid::OutputStart;
 use crate::model::Learning;
 use crate::model::{Model, ModelConfig};
 
-/// Everything about the training of a model but its length.
+/// All training settings of a model, except the number of epochs and the batch size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     /// The system and its sizes.
@@ -23,11 +23,11 @@ pub struct Recipe {
     pub nca: PoolTrainerConfig,
     /// Training of a network.
     pub network: NetworkTrainerConfig,
-    /// What of a latent model learns with the NCA.
+    /// Which parts of a latent model learn in the training of the NCA.
     pub learning: Learning,
-    /// Training of encoder, NCA and decoder together, after that; nothing where there is no such phase.
+    /// The following phase, in which encoder, NCA and decoder learn together; `None` if there is none.
     pub end_to_end: Option<PoolTrainerConfig>,
-    /// Whether the NCA is trained at the difficulty of the test throughout, in place of one that grows.
+    /// Whether the NCA is trained at the test difficulty throughout, instead of by a curriculum.
     pub test_difficulty: bool,
 }
 
@@ -48,18 +48,19 @@ impl Recipe {
         }
     }
 
-    /// The library's own recipe for a model of the same sizes: a better model in a fraction of the published time.
+    /// This library's recipe for a model of the same sizes: a better model in a fraction of the published
+    /// time.
     ///
-    /// The output channels start as the input and the head of the transition at zero, so that training begins with
-    /// what was given rather than with grey; dropout is off; the corruption has the difficulty of the test from the
-    /// beginning. In latent models the decoder learns along, LAT weighs 1 in place of 100 and SSIM 10 beside the 100 of
-    /// REC, updates have 4 to 16 steps (states come back from the pool to be evolved further), and a running mean
-    /// of the weights over about 1,000 updates is what is validated and kept. LatentNAFCA learns at 1e-2; LatentViTCA at
-    /// 1.5e-3, and its OVER weighs 0.01.
+    /// The output channels start as the input and, in LatentNAFCA, the last layer of the transition at zero,
+    /// so that an untrained model returns its input; there dropout is off, too. The corruption has the test
+    /// difficulty from the start. In latent models the decoder is trained as well, LAT has weight 1 instead
+    /// of 100, one minus SSIM is added with weight 10, updates have 4 to 16 steps (the pool brings states
+    /// back for more), and a moving average of the weights with decay 0.999 is validated and kept. The
+    /// learning rate is 1e-2 for LatentNAFCA; LatentViTCA has 1.5e-3, and its OVER weight 0.01.
     ///
-    /// In a phase of its own latent models then learn from end to end, encoder included, LatentNAFCA at 5e-3: LAT and OVER
-    /// of the output, which hold latents to what the autoencoder made of images, are off. Without the phases
-    /// before it, this one does worse than they do.
+    /// In a last phase latent models learn end to end, encoder included, at a learning rate of at most 5e-3.
+    /// LAT and OVER of the output, which tie latents to the original autoencoder, are off. This phase alone
+    /// does worse than the phases before it.
     pub fn tuned(model: ModelConfig) -> Self {
         let mut recipe = Self::paper(model);
         recipe.test_difficulty = true;
@@ -95,7 +96,7 @@ impl Recipe {
         self.nca.loss.ssim = 10.0;
     }
 
-    /// The phase that goes on with what the one before has learnt.
+    /// Adds the end-to-end phase, which continues from the phase before.
     fn tune_end_to_end(&mut self) {
         let mut config = self.nca.clone();
         config.loss.lat = 0.0;
@@ -104,20 +105,20 @@ impl Recipe {
         self.end_to_end = Some(config);
     }
 
-    /// The trainer of the NCA of `model`.
+    /// A trainer of the NCA of `model`.
     ///
     /// # Errors
-    /// [`Error::Config`] if the model is not of this recipe, or no NCA.
+    /// [`Error::Config`] if the model has other sizes than the recipe's, or is not an NCA.
     pub fn nca_trainer(&self, model: &Model) -> Result<PoolTrainer> {
         self.check(model)?;
         let (restorer, weights) = model.learning(self.learning)?;
         PoolTrainer::new(restorer, &weights, self.nca.clone())
     }
 
-    /// The trainer of the whole of `model` after its NCA was trained.
+    /// A trainer of the end-to-end phase, to run after that of the NCA.
     ///
     /// # Errors
-    /// [`Error::Config`] if the recipe has no such phase, or the model is not of this recipe.
+    /// [`Error::Config`] if the recipe has no such phase, or the model has other sizes than the recipe's.
     pub fn end_to_end_trainer(&self, model: &Model) -> Result<PoolTrainer> {
         self.check(model)?;
         let Some(config) = &self.end_to_end else {
@@ -127,10 +128,10 @@ impl Recipe {
         Ok(PoolTrainer::new(restorer, &weights, config.clone())?.with_phase("end-to-end"))
     }
 
-    /// The trainer of `model`, NCA or network; of a latent model for after its autoencoder was trained.
+    /// A trainer of `model`, NCA or network. Train the autoencoder of a latent model before.
     ///
     /// # Errors
-    /// [`Error::Config`] if the model is not of this recipe.
+    /// [`Error::Config`] if the model has other sizes than the recipe's.
     pub fn trainer(&self, model: &Model) -> Result<Box<dyn Trainer>> {
         match model.network() {
             None => Ok(Box::new(self.nca_trainer(model)?)),
@@ -150,7 +151,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// The course of the difficulty in the training of the NCA.
+    /// The difficulty of `corruption` over the training of the NCA.
     pub fn curriculum(&self, corruption: Corruption) -> Curriculum {
         let paper = corruption.curriculum();
         let test = corruption.test_difficulty();
@@ -165,7 +166,7 @@ impl Recipe {
     }
 }
 
-/// The published training settings of an NCA; of a network, which has none, the defaults.
+/// The published training settings of an NCA; the defaults for a network, which does not use them.
 fn training(model: &ModelConfig) -> PoolTrainerConfig {
     match model {
         ModelConfig::Vitca { .. } => PoolTrainerConfig::vitca(),

@@ -1,4 +1,4 @@
-//! What trainers have in common.
+//! The trait of trainers that [`Fit`](super::Fit) runs, and an update by the terms of a loss.
 
 use candle_core::Tensor;
 
@@ -10,21 +10,21 @@ use crate::loss::{Term, total};
 use crate::nn::Weights;
 use crate::random::Key;
 
-/// Something that learns from batches of images; [`Fit`](super::Fit) runs it.
+/// A training by batches of images; [`Fit`](super::Fit) runs it.
 ///
-/// Everything that changes in training must be in its weights, its optimiser or its state, and every random draw
-/// must come from the key given: then a resumed run gives the same bits as one that never stopped.
+/// Everything that changes in training must be in its weights, its optimiser or its state, and every random
+/// draw must come from the key given: then a resumed run gives the same bits as one that never stopped.
 pub trait Trainer {
     /// The name of this phase of training, such as `autoencoder`.
     fn phase(&self) -> &'static str;
 
-    /// All settings, as JSON: a checkpoint is resumed only under the same ones.
+    /// All settings as JSON. A checkpoint can be resumed only with equal settings.
     fn settings(&self) -> serde_json::Value;
 
-    /// What is trained, running statistics included.
+    /// The weights being trained, running statistics included.
     fn weights(&self) -> &Weights;
 
-    /// The weights to validate and keep in place of those that the last update left, if there are such.
+    /// The moving average of the weights, if there is one: it is validated and kept instead of the weights.
     fn average(&self) -> Option<&Tensors> {
         None
     }
@@ -32,19 +32,20 @@ pub trait Trainer {
     /// The optimiser.
     fn optimiser(&self) -> &Adam;
 
-    /// The optimiser, to be changed.
+    /// The optimiser, mutable.
     fn optimiser_mut(&mut self) -> &mut Adam;
 
-    /// Optimiser updates that one batch makes.
+    /// Optimiser updates per batch.
     fn updates_per_batch(&self) -> usize;
 
-    /// Learns from one batch.
+    /// Makes the updates of one batch. All draws come from `key`.
     ///
     /// # Errors
     /// [`Error::Diverged`] before a weight is touched if a loss is not finite.
     fn learn(&mut self, batch: &Batch, key: Key) -> Result<Vec<Reading>>;
 
-    /// The SSIM of each image of a validation batch; `first_image` is the number of its first one.
+    /// The SSIM of each image of a validation batch. `first_image` is the number of its first image in the
+    /// data set.
     fn validate(&self, batch: &Batch, first_image: usize) -> Result<Vec<f64>>;
 
     /// What changes from batch to batch beside weights and optimiser, such as a pool; by default nothing.
@@ -52,7 +53,7 @@ pub trait Trainer {
         Ok(Tensors::new())
     }
 
-    /// Goes on from a state that [`Trainer::state`] gave.
+    /// Restores a state that [`Trainer::state`] gave.
     ///
     /// # Errors
     /// [`Error::Weight`] if it is that of another trainer.
@@ -89,7 +90,7 @@ impl Reading {
     }
 }
 
-/// One update by a loss: reads its terms, checks them, goes down their gradient.
+/// One update: reads the terms of a loss, checks that they are finite, and steps along their gradient.
 pub(super) fn descend(adam: &mut Adam, terms: &[Term]) -> Result<Vec<Reading>> {
     let read = |term: &Term| -> Result<Reading> {
         let value = scalar(&term.value)?;

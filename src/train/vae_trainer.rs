@@ -21,8 +21,8 @@ use crate::model::vae::{Broadcast, Decoder, DecoderConfig, Vae};
 use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
 
-/// Settings of a [`VaeTrainer`]; the defaults are those of the article, but for the size of a batch of the automaton that
-/// does not double, which was 128.
+/// Settings of a [`VaeTrainer`]; the defaults are the article's, except that it trained the broadcast decoder
+/// with a batch of 128.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VaeTrainerConfig {
@@ -30,15 +30,17 @@ pub struct VaeTrainerConfig {
     pub adam: AdamConfig,
     /// Images in an update: 32.
     pub batch: usize,
-    /// What the divergence of the latents counts: 1.
+    /// Weight β of the KL divergence: 1.
     pub beta: f64,
-    /// Steps of an update of an automaton that does not double, drawn uniformly from this range: 32 to 64.
+    /// Steps of an update of the broadcast decoder, drawn uniformly from this range: 32 to 64.
     pub steps: RangeInclusive<usize>,
-    /// Grids in its pool, from which half of the images of an update come, half of these damaged; 0 is no pool: 1024.
+    /// Grids in the pool of the broadcast decoder; 0 is no pool: 1024. Half of an update's images come from
+    /// the pool, half of these with damaged grids.
     pub pool: usize,
-    /// Whether the latents of images from the pool count, which their grids did not begin with: yes.
+    /// Whether the KL divergence of images from the pool counts, although their grids did not start from
+    /// these latents: true.
     pub pool_kl: bool,
-    /// Seed of images, latents, steps, masks, damage and the pool's order.
+    /// Seed of everything drawn: images, latents, steps, update masks, damage, order of the pool.
     pub seed: u64,
 }
 
@@ -63,21 +65,21 @@ impl Default for VaeTrainerConfig {
     }
 }
 
-/// Grids to be evolved further in an update, and what for.
+/// Grids of the pool, to be evolved further in an update.
 #[derive(Clone, Debug)]
 pub struct Evolving {
-    /// `[P, H, W, Z]`: those of the last P images.
+    /// `[P, H, W, Z]`, the grids of the last P images of the update.
     pub cells: Tensor,
-    /// Whether the latents of these images count.
+    /// Whether the KL divergence of these images counts.
     pub kl: bool,
 }
 
-/// Trains a [`Vae`] to maximise the evidence lower bound of images, with one sample each. The readings of an update are
-/// `nll`, minus the log-likelihood, and `kl`, means over its images in nats.
+/// Trains a [`Vae`] to maximise the evidence lower bound of images, with one latent sample each. The readings of an
+/// update are `nll`, the negative log-likelihood, and `kl`, both means over images in nats.
 ///
-/// Everything that an update draws is a function of the seed and of the number of the update, so a run that was saved and
-/// resumed is the run that never stopped. Source: Palm, González Duque, Sudhakaran and Risi, "Variational Neural Cellular
-/// Automata" (ICLR 2022).
+/// All draws of an update are a function of the seed and the update's number, so a resumed run gives the same
+/// bits as one that never stopped. Source: Palm, González Duque, Sudhakaran and Risi, "Variational Neural
+/// Cellular Automata" (ICLR 2022).
 ///
 /// ```
 /// use lnca::data::BinaryImages;
@@ -112,7 +114,8 @@ impl VaeTrainer {
     /// A trainer of `vae` on `images`.
     ///
     /// # Errors
-    /// [`Error::Config`] for settings out of range, [`Error::Shape`] if the images have not the model's size.
+    /// [`Error::Config`] for settings out of range, [`Error::Shape`] if the images have another size than the
+    /// model's.
     pub fn new(vae: &Vae, images: BinaryImages, config: VaeTrainerConfig) -> Result<Self> {
         let size = vae.card().config.size;
         if images.is_empty() {
@@ -143,24 +146,24 @@ impl VaeTrainer {
         })
     }
 
-    /// Sets what a rollout keeps for its backward pass; it changes no result.
+    /// Sets what rollouts keep for the backward pass. It changes no result.
     pub fn with_memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
         self
     }
 
-    /// The model that learns.
+    /// The model being trained.
     pub fn vae(&self) -> &Vae {
         &self.vae
     }
 
-    /// The pool; empty for decoders that have none, and before the first update.
+    /// The pool; empty before the first update, and for decoders without one.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Half of the images come from the pool, with the grids that earlier updates left of them, half of which are
-    /// damaged.
+    /// An update with half of its images from the pool, together with the grids that earlier updates left;
+    /// half of these grids are damaged.
     fn update_with_pool(&mut self, decoder: &Broadcast, key: Key) -> Result<Vec<Reading>> {
         if self.pool.is_empty() {
             self.fill(decoder, key.fold_in_name("fill"))?;
@@ -185,7 +188,7 @@ impl VaeTrainer {
         if let Some(cells) = cells {
             self.pool.drop_first(old);
             if let Some((images, cells)) = sound(&images, &cells)? {
-                // An image is both what its grid came from and what it should become.
+                // The image is both the origin and the target of its grid.
                 self.pool.append(&images, &images, &cells)?;
             }
             self.pool.shuffle(key.fold_in_name("pool"))?;
@@ -193,11 +196,11 @@ impl VaeTrainer {
         Ok(readings)
     }
 
-    /// One update from given images (`[B, size, size, 1]`) and standard normal `noise` (`[B, Z]`) by a given rollout, which
-    /// is that after each doubling, if the decoder doubles; also the grids that it ends with, if it does not.
+    /// One update from given images (`[B, size, size, 1]`), standard normal `noise` (`[B, Z]`) and a rollout,
+    /// which a doubling decoder runs after each doubling. Also returns the last grids of a broadcast decoder.
     ///
     /// # Errors
-    /// As [`Learner::update`]; [`Error::Config`] for grids to evolve further where the decoder has none.
+    /// As [`Learner::update`]; [`Error::Config`] for `evolving` grids unless the decoder is a broadcast one.
     pub fn update_from(
         &mut self,
         images: &Tensor,
@@ -250,7 +253,7 @@ impl VaeTrainer {
         Ok(self.vae.rollout(steps, key.fold_in_name("masks")))
     }
 
-    /// Fills the pool with the first images and the grids that their latents begin as.
+    /// Fills the pool with the first images and the seeds of their latents.
     fn fill(&mut self, decoder: &Broadcast, key: Key) -> Result<()> {
         let count = self.config.pool.min(self.images.len());
         for first in (0..count).step_by(self.config.batch) {
@@ -263,7 +266,7 @@ impl VaeTrainer {
         Ok(())
     }
 
-    /// The first half of `cells` (`[P, H, W, Z]`) with a square of half their side erased, each elsewhere.
+    /// `cells` (`[P, H, W, Z]`), in the first half of which a random square of half the side is erased.
     fn damaged(&self, cells: &Tensor, key: Key) -> Result<Tensor> {
         let (count, h, w, _) = cells.dims4()?;
         let mut grids = Vec::with_capacity(count);
@@ -328,9 +331,9 @@ impl Learner for VaeTrainer {
     }
 }
 
-/// Those of the images whose grids hold nothing but numbers; a pool would never lose the others again.
+/// The images whose grids are finite. NaN would never leave the pool again.
 fn sound(images: &Tensor, cells: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
-    // A sum, unlike a maximum, shows what is no number.
+    // Checked by a sum, since a maximum may miss NaN.
     let sums = cells
         .flatten_from(1)?
         .sum(1)?
@@ -351,14 +354,14 @@ fn sound(images: &Tensor, cells: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
     )))
 }
 
-/// How many of the images of an update begin with their latents.
+/// Number of images of an update whose grids start from their latents.
 fn fresh(images: &Tensor, old: &Evolving) -> Result<usize> {
     let (count, old) = (images.dim(0)?, old.cells.dim(0)?);
     let wrong = || Error::config("evolving", format!("at most {count}, one an image"), old);
     count.checked_sub(old).ok_or_else(wrong)
 }
 
-/// The mean over images of the divergence, where it counts.
+/// The mean over images of the KL divergence, where it counts.
 fn counted_kl(posterior: &Posterior, images: &Tensor, evolving: Option<&Evolving>) -> Result<Tensor> {
     let (kl, count) = (posterior.kl()?, images.dim(0)?);
     match evolving {

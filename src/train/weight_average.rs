@@ -1,10 +1,10 @@
-//! The running mean of weights.
+//! An exponential moving average of weights.
 
 use crate::error::Result;
 use crate::io::safetensors::Tensors;
 use crate::nn::Weights;
 
-/// The running mean of weights over updates, without the noise that the last few of them left.
+/// The moving average of weights over updates, which is less noisy than the weights themselves.
 #[derive(Clone, Debug)]
 pub(super) struct WeightAverage {
     decay: f64,
@@ -12,8 +12,8 @@ pub(super) struct WeightAverage {
 }
 
 impl WeightAverage {
-    /// A mean in which each update leaves `decay` of what was there; fewer at the beginning, when what was there
-    /// are the first weights.
+    /// An average with this decay per update, lower in the first updates, so that the initial weights are
+    /// soon forgotten.
     pub fn new(decay: f64) -> Self {
         Self {
             decay,
@@ -21,7 +21,7 @@ impl WeightAverage {
         }
     }
 
-    /// Takes in the weights after update `update`, counted from 1.
+    /// Adds the weights after update `update`, counted from 1.
     pub fn follow(&mut self, weights: &Weights, update: usize) -> Result<()> {
         if self.values.is_empty() {
             self.values = weights.snapshot()?;
@@ -32,19 +32,19 @@ impl WeightAverage {
             let Some(mean) = self.values.get_mut(&name) else {
                 continue;
             };
-            // In this form what does not move stays the same to the last bit.
+            // In this form, weights that do not change keep their exact bits.
             let gap = (var.as_detached_tensor() - &*mean)?;
             *mean = (&*mean + (gap * (1.0 - decay))?)?.detach();
         }
         Ok(())
     }
 
-    /// The mean, named as the weights are; empty before the first update.
+    /// The average, under the names of the weights; empty before the first update.
     pub fn values(&self) -> &Tensors {
         &self.values
     }
 
-    /// Goes on from such a mean.
+    /// Restores an average.
     pub fn restore(&mut self, values: Tensors) {
         self.values = values;
     }

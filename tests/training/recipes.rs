@@ -37,6 +37,24 @@ fn layers_trained(recipe: &Recipe, trainer: impl Fn(&Model) -> Result<PoolTraine
 }
 
 #[test]
+fn a_model_restores_as_its_published_training_validates() -> Result<()> {
+    for config in [
+        ModelConfig::latent_nafca(),
+        ModelConfig::latent_vitca(),
+        ModelConfig::vitca(),
+    ] {
+        let nca = Recipe::paper(config.clone()).nca;
+        let model = Model::new(config, 0, &Device::Cpu)?;
+        let card = model.card();
+        assert_eq!(
+            (card.fire_rate, card.steps),
+            (nca.fire_rate, nca.validation_steps)
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn what_learns_is_what_the_recipe_says() -> Result<()> {
     let (paper, tuned) = (Recipe::paper(small_latent()), Recipe::tuned(small_latent()));
     let everything = Recipe {

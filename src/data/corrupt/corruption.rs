@@ -1,4 +1,4 @@
-//! The synthetic corruptions a restorer is trained to undo.
+//! Synthetic corruptions: noise and motion blur.
 
 use super::curriculum::Curriculum;
 use super::motion_blur::{Rotation, check_images, motion_blur, motion_kernel};
@@ -10,11 +10,11 @@ use rand::Rng;
 use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
-/// Adds to `clean`, `[B, H, W, C]`, the `noise` of the pixels where `mask` is 1, both `[B, H, W, 1]`
-/// and so the same in every channel, and clips to `[0, 1]`.
+/// Adds `noise` to `clean` (`[B, H, W, C]`) where `mask` is 1, and clips to `[0, 1]`. Noise and mask are `[B,
+/// H, W, 1]`, the same for all channels.
 ///
 /// # Errors
-/// The shapes do not agree as said.
+/// [`Error::Shape`] if the shapes do not fit.
 pub fn masked_noise(clean: &Tensor, mask: &Tensor, noise: &Tensor) -> Result<Tensor> {
     check_images("clean", clean)?;
     let expected = [&clean.dims()[..3], &[1]].concat();
@@ -26,23 +26,23 @@ pub fn masked_noise(clean: &Tensor, mask: &Tensor, noise: &Tensor) -> Result<Ten
     Ok(clean.broadcast_add(&(mask * noise)?)?.clamp(0f64, 1f64)?)
 }
 
-/// A synthetic corruption of clean images. Its draws depend on nothing but the key of each image.
+/// A synthetic corruption of clean images. Its draws depend only on the key of each image.
 ///
 /// Source: "Latent Neural Cellular Automata for Resource-Efficient Image Restoration" and the program
 /// published with it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Corruption {
-    /// Gaussian noise, equal in R, G and B, on a random share of the pixels. The difficulty is the
-    /// probability that a pixel is hit.
+    /// Gaussian noise, equal in R, G and B, on random pixels. The difficulty is the probability that a pixel
+    /// gets noise.
     Noise {
         /// Standard deviation, in image values.
         sigma: f64,
     },
-    /// Motion blur at a random whole angle in degrees. The difficulty is the length in pixels, 1 to
-    /// 255, truncated to a whole number.
+    /// Motion blur at a random angle in whole degrees. The difficulty is the length in pixels, 1 to 255,
+    /// truncated to an integer.
     Blur {
-        /// How the kernel's line is turned.
+        /// How the line of the kernel is rotated.
         rotation: Rotation,
     },
 }
@@ -55,7 +55,7 @@ impl Corruption {
         rotation: Rotation::Exact,
     };
 
-    /// The difficulty of validation and test images: half of the pixels, or 7 pixels.
+    /// The difficulty of validation and test images: noise with probability 0.5, or blur of 7 pixels.
     pub fn test_difficulty(&self) -> f64 {
         match self {
             Self::Noise { .. } => 0.5,
@@ -63,7 +63,7 @@ impl Corruption {
         }
     }
 
-    /// The paper's course of the difficulty over a training phase.
+    /// The paper's curriculum.
     pub fn curriculum(&self) -> Curriculum {
         match self {
             Self::Noise { .. } => Curriculum::NOISE,
@@ -71,12 +71,12 @@ impl Corruption {
         }
     }
 
-    /// Corrupts `clean`, `[B, H, W, C]` in `[0, 1]`, image `b` with the draws of `keys[b]` alone: not
-    /// of its place in the batch, the other images or the number of threads.
+    /// Corrupts `clean`, `[B, H, W, C]` in `[0, 1]`. Image `b` depends only on `keys[b]`: not on its place in
+    /// the batch, other images or the number of threads.
     ///
     /// # Errors
-    /// `clean` is not of four axes, there is not one key for each image, or `difficulty` or sigma is
-    /// out of range.
+    /// [`Error::Shape`] if `clean` does not have four axes or there is not one key per image,
+    /// [`Error::Config`] if `difficulty` or `sigma` is out of range.
     pub fn apply(&self, clean: &Tensor, difficulty: f64, keys: &[Key]) -> Result<Tensor> {
         check_images("clean", clean)?;
         let (images, height, width, _) = clean.dims4()?;
@@ -109,7 +109,7 @@ impl Corruption {
                 masked_noise(clean, &like_clean(mask)?, &like_clean(noise)?)
             }
             Self::Blur { rotation } => {
-                // A negative or missing difficulty casts to 0, which the kernel refuses.
+                // A negative or NaN difficulty casts to 0, which the kernel refuses.
                 let size = difficulty as usize;
                 let kernels: Result<Vec<_>> = keys
                     .iter()

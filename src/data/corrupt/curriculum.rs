@@ -1,13 +1,13 @@
-//! How hard the synthetic corruption is in each epoch of a training phase.
+//! The difficulty of a synthetic corruption over the epochs of a training phase.
 
 use serde::{Deserialize, Serialize};
 
 /// Difficulty growing linearly with the epoch between two bounds:
 /// `clip(epoch / epochs * range, min, max)`.
 ///
-/// The unit is that of the corruption: the probability that a pixel is hit by noise, or the length of
-/// the motion blur in pixels (truncated where the kernel is made). Source: the program published with
-/// "Latent Neural Cellular Automata for Resource-Efficient Image Restoration".
+/// Its unit is that of the corruption: the probability that a pixel gets noise, or the length of the motion
+/// blur in pixels (truncated later). Source: the program published with "Latent Neural Cellular Automata for
+/// Resource-Efficient Image Restoration".
 ///
 /// ```
 /// use lnca::data::Curriculum;
@@ -17,16 +17,16 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Curriculum {
-    /// Difficulty the line would reach at the end of the last epoch, were it not clipped.
+    /// The difficulty at the end of the last epoch before clipping.
     pub range: f64,
-    /// Least difficulty, that of the first epochs.
+    /// Lower bound, the difficulty of the first epochs.
     pub min: f64,
-    /// Greatest difficulty, that of the last epochs.
+    /// Upper bound, the difficulty of the last epochs.
     pub max: f64,
 }
 
 impl Curriculum {
-    /// The paper's noise: from a quarter to three quarters of the pixels.
+    /// The paper's noise: a probability from 0.25 to 0.75.
     pub const NOISE: Self = Self {
         range: 1.0,
         min: 0.25,

@@ -1,4 +1,4 @@
-//! Synthetic corruptions, and how hard they are in the course of training.
+//! Synthetic corruptions and the curricula of their difficulty.
 
 mod corruption;
 mod curriculum;

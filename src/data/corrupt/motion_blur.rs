@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor, WithDType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// How the line of a motion-blur kernel is turned to its angle.
+/// How the line of a motion-blur kernel is rotated to its angle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rotation {
@@ -22,20 +22,20 @@ pub enum Rotation {
 pub struct MotionKernel {
     /// Side in pixels.
     pub size: usize,
-    /// The rotated line, row by row, a full-weight pixel being 1.
+    /// The rotated line, row by row, in units of a full pixel.
     pub raw: Vec<f64>,
-    /// The same divided by its sum: what images are correlated with.
+    /// The kernel: `raw` divided by its sum.
     pub weights: Vec<f64>,
 }
 
-/// The kernel of a motion of `size` pixels, 1 to 255, at `degrees`.
+/// The kernel of a motion of `size` pixels (1 to 255) at an angle of `degrees`.
 ///
-/// Row `(size - 1) / 2` of a zero image is set to one and rotated about the image's centre; outside is
-/// zero. Source: the program published with "Latent Neural Cellular Automata for Resource-Efficient
+/// Row `(size - 1) / 2` of a zero image is set to one and rotated about the image's centre; values beyond the
+/// image are zero. Source: the program published with "Latent Neural Cellular Automata for Resource-Efficient
 /// Image Restoration".
 ///
 /// # Errors
-/// `size` is out of range.
+/// [`Error::Config`] if `size` is out of range.
 pub fn motion_kernel(size: usize, degrees: i32, rotation: Rotation) -> Result<MotionKernel> {
     if !(1..=255).contains(&size) {
         return Err(Error::config("size", "a blur of 1 to 255 pixels", size));
@@ -74,7 +74,7 @@ pub fn motion_kernel(size: usize, degrees: i32, rotation: Rotation) -> Result<Mo
     let total: f64 = raw.iter().sum();
     let share = |weight: &f64| match rotation {
         Rotation::Exact => weight / total,
-        // That program multiplied by the inverse, in single precision.
+        // The published program multiplies by the inverse sum in single precision.
         Rotation::FixedPoint => f64::from(*weight as f32 * (1.0 / total as f32)),
     };
     Ok(MotionKernel {
@@ -86,12 +86,12 @@ pub fn motion_kernel(size: usize, degrees: i32, rotation: Rotation) -> Result<Mo
 
 /// Blurs image `b` of `images`, `[B, H, W, C]` in f32 or f64, with `kernels[b]`.
 ///
-/// Every channel is cross-correlated with the kernel (not flipped). Outside the image is zero, with
-/// `(size - 1) / 2` pixels before and `size / 2` after, so images darken at their border.
+/// Every channel is cross-correlated with the kernel (which is not flipped). Images are padded with zeros,
+/// `(size - 1) / 2` pixels before and `size / 2` after, so they darken at the border.
 ///
 /// # Errors
-/// `images` is not of four axes or of another dtype, there is not one kernel for each image, or a
-/// kernel's weights are not a square of its size.
+/// An error if `images` does not have four axes or has another dtype, there is not one kernel per image, or
+/// the weights of a kernel are not a square of its size.
 pub fn motion_blur(images: &Tensor, kernels: &[MotionKernel]) -> Result<Tensor> {
     check_images("images", images)?;
     if images.dim(0)? != kernels.len() {
@@ -129,7 +129,7 @@ fn correlate<T: WithDType>(images: &Tensor, kernels: &[MotionKernel]) -> Result<
             let weight = T::from_f64(weight);
             let down = (tap / kernel.size) as isize - before;
             let right = (tap % kernel.size) as isize - before;
-            // The columns whose source lies inside the image, as one contiguous run of values.
+            // The columns whose source is inside the image, as one contiguous slice.
             let first = (-right).max(0) as usize * channels;
             let run = width.saturating_sub(right.unsigned_abs()) * channels;
             let source_first = right.max(0) as usize * channels;

@@ -1,23 +1,23 @@
-//! Dead-leaves images: a model of natural scenes that needs no file.
+//! Dead-leaves images, a statistical model of natural scenes.
 
 use crate::random::{Key, Philox};
 use rand::Rng;
 use rand_distr::StandardNormal;
 use std::f32::consts::TAU;
 
-/// Samples a side of every pixel, averaged at the end to soften edges.
+/// Samples along each side of a pixel, averaged against aliasing.
 const SAMPLES: usize = 2;
 
-/// Least radius of a leaf, in samples.
+/// Smallest radius of a leaf in samples.
 const LEAST_RADIUS: f32 = 3.0;
 
-/// An 8-bit RGB image, `[height, width, 3]`, of opaque shapes that hide one another.
+/// An 8-bit RGB image, `[height, width, 3]`, of opaque shapes that occlude one another.
 ///
-/// Ellipses and convex polygons with radii `r` distributed as `r^-3`, which makes the image look alike
-/// at every scale, are laid down front to back until they cover it. Each image has a least radius of
-/// its own, for some photographs are of foliage and some of a wall. Leaves take their colour from a
-/// palette of the image (bright and dark shades of a few related hues) and carry a little shading and
-/// texture. Model: Lee, Mumford and Huang, "Occlusion models for natural images" (2001).
+/// Ellipses and convex polygons with radii `r` distributed as `r^-3`, which makes the statistics
+/// scale-invariant, are placed front to back until they cover the image. Each image has its own smallest
+/// radius, since some photographs show foliage and some a wall. Leaves take their colours from a palette of
+/// the image (bright and dark shades of a few related hues) and have slight shading and texture. Model: Lee,
+/// Mumford and Huang, "Occlusion models for natural images" (2001).
 pub fn dead_leaves(height: usize, width: usize, key: Key) -> Vec<u8> {
     let mut rng = key.rng();
     let (rows, columns) = (height * SAMPLES, width * SAMPLES);
@@ -63,8 +63,8 @@ fn normal(rng: &mut Philox) -> f32 {
     rng.sample(StandardNormal)
 }
 
-/// The colours of one image: shades around its mean brightness, each with a chroma of its own. Natural
-/// colours vary much in brightness, less along blue to yellow and least along green to red.
+/// The palette of one image: shades around its mean brightness, each with its own chroma. Natural colours
+/// vary much in brightness, less along blue to yellow and least along green to red.
 fn palette(rng: &mut Philox) -> Vec<[f32; 3]> {
     let brightness = rng.random_range(0.3..0.6);
     let contrast = rng.random_range(0.08..0.25);
@@ -91,11 +91,11 @@ fn shade(light: f32, warmth: f32, green: f32) -> [f32; 3] {
 struct Leaf {
     x: f32,
     y: f32,
-    /// Half the length.
+    /// Half of the length.
     radius: f32,
-    /// Direction of the length, as cosine and sine, and how many times it is the breadth.
+    /// Cosine and sine of the direction of the length, and the ratio of length to breadth.
     stretch: (f32, f32, f32),
-    /// Outward normals and distances of a polygon's sides, before the stretch; none for an ellipse.
+    /// Outward normals and distances of a polygon's sides, before the stretch; empty for an ellipse.
     sides: Vec<(f32, f32, f32)>,
     colour: [f32; 3],
     /// Change of brightness per sample along x and y.
@@ -111,7 +111,7 @@ impl Leaf {
         (rows, columns): (f32, f32),
         (least, greatest): (f32, f32),
     ) -> Self {
-        // The inverse of the distribution function of r^-3 between the two radii.
+        // The inverse distribution function of r^-3 between the two radii.
         let (a, b) = (least.powi(-2), greatest.powi(-2));
         let radius = (a - rng.random::<f32>() * (a - b)).powf(-0.5);
         let angle = rng.random_range(0.0..TAU);
@@ -133,7 +133,7 @@ impl Leaf {
         let mut wave = || {
             let (angle, length) = (rng.random_range(0.0..TAU), rng.random_range(3.0..20.0));
             let frequency = TAU / length;
-            // Long waves are the stronger ones, as in nature.
+            // Long waves are stronger, as in nature.
             (
                 roughness * length,
                 frequency * angle.cos(),

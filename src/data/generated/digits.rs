@@ -1,4 +1,4 @@
-//! Digits as handwriting: a few strokes each, bent, slanted and drawn with a pen of some width at random.
+//! Digits like handwriting: a few strokes each, with random bends, slant and pen width.
 
 use rand::Rng;
 use rand_distr::StandardNormal;
@@ -8,18 +8,18 @@ use crate::random::{Key, Philox};
 /// Pixels along a side.
 pub(in crate::data) const DIGIT_SIDE: usize = 28;
 
-/// Pixels of the height that a digit has on average; the rest is around it.
+/// Mean height of a digit in pixels; the rest is margin.
 const HEIGHT: f64 = 19.0;
 
-/// How far each point of a stroke moves, as a share of the digit's height: a standard deviation.
+/// Standard deviation of the displacement of each point of a stroke, as a fraction of the digit's height.
 const TREMBLE: f64 = 0.035;
 
-/// Points that a curve is drawn by between two of its own.
+/// Line segments between two points of a curve.
 const PIECES: usize = 8;
 
 type Point = (f64, f64);
 
-/// Points that curves run through, across and down within a unit square.
+/// The points of each stroke in the unit square: across, down.
 fn strokes(digit: u8) -> &'static [&'static [Point]] {
     match digit {
         0 => &[&[
@@ -98,7 +98,7 @@ fn strokes(digit: u8) -> &'static [&'static [Point]] {
     }
 }
 
-/// A digit drawn from `key`: what it is, and its pixels, `[DIGIT_SIDE, DIGIT_SIDE]` of zeros and ones.
+/// A random digit: its label and its pixels, `[DIGIT_SIDE, DIGIT_SIDE]` of zeros and ones.
 pub(in crate::data) fn digit(key: Key) -> (u8, Vec<u8>) {
     let mut rng = key.rng();
     let label = rng.random_range(0..10u8);
@@ -141,7 +141,7 @@ fn normal(rng: &mut Philox) -> f64 {
     rng.sample(StandardNormal)
 }
 
-/// A smooth curve through `points`, as short lines: the spline of Catmull and Rom.
+/// A Catmull-Rom spline through `points`, as short lines.
 fn curve(points: &[Point]) -> Vec<Point> {
     let mut curve = points.first().copied().into_iter().collect::<Vec<_>>();
     for n in 1..points.len() {
@@ -160,7 +160,7 @@ fn curve(points: &[Point]) -> Vec<Point> {
     curve
 }
 
-/// The distance of a point from a line between two others.
+/// The distance of a point from the segment between two others.
 fn distance(at: Point, from: Point, to: Point) -> f64 {
     let (dx, dy) = (to.0 - from.0, to.1 - from.1);
     let length = dx * dx + dy * dy;

@@ -20,7 +20,7 @@ const YELLOW: Colour = [1.0, 0.80, 0.19];
 const PINK: Colour = [0.90, 0.30, 0.48];
 const GREEN: Colour = [0.26, 0.60, 0.25];
 
-/// A small picture drawn by code, in the manner of an emoji: no file is needed.
+/// A small picture drawn by code, like an emoji.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Emblem {
@@ -39,8 +39,8 @@ impl Emblem {
         }
     }
 
-    /// The picture in a square of `side` pixels with `padding` transparent ones on every side: premultiplied
-    /// RGBA in `[0, 1]`, `[side + 2 padding, side + 2 padding, 4]`.
+    /// The picture in a square of `side` pixels, with `padding` transparent pixels on every side:
+    /// premultiplied RGBA in `[0, 1]`, `[side + 2 padding, side + 2 padding, 4]`.
     ///
     /// # Errors
     /// [`Error::Config`] if `side` is 0.
@@ -133,9 +133,9 @@ fn flower(x: f64, y: f64) -> Option<Colour> {
     stem.then_some(GREEN)
 }
 
-/// Reads a picture with transparency as a target: scaled to fit a square of `side` pixels, with its aspect
-/// kept and premultiplied by alpha, and `padding` transparent pixels on every side of it, in `[0, 1]`:
-/// `[height + 2 padding, width + 2 padding, 4]`.
+/// Reads a picture with transparency as a target, scaled to fit a square of `side` pixels with its aspect
+/// ratio kept, and with `padding` transparent pixels on every side: premultiplied RGBA in `[0, 1]`, `[height
+/// + 2 padding, width + 2 padding, 4]`.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] if the file cannot be read or is neither PNG nor JPEG; [`Error::Config`]
@@ -158,7 +158,7 @@ pub fn read_target(path: impl AsRef<Path>, side: usize, padding: usize) -> Resul
     let size = (fit(height), fit(width));
     let pixels = lanczos_resize(&pixels, height, width, size.0, size.1)?;
     let mut pixels: Vec<f32> = pixels.into_iter().map(|value| f32::from(value) / 255.0).collect();
-    // Lanczos overshoots: no colour may exceed its alpha.
+    // Lanczos resampling overshoots, but no premultiplied colour may exceed alpha.
     for pixel in pixels.chunks_exact_mut(4) {
         let alpha = pixel[3];
         pixel[..3]

@@ -1,4 +1,4 @@
-//! Images drawn by code, so that examples and tests need no file.
+//! Images drawn by code, which need no files, and targets of patterns.
 
 mod dead_leaves;
 mod digits;

@@ -1,4 +1,4 @@
-//! Samples of texture: drawn by code, or read from a file.
+//! Targets for textures: drawn by code or read from a file.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::io::{Picture, lanczos_resize};
 use crate::random::Key;
 
-/// A texture drawn by code, which tiles the plane: no file is needed.
+/// A texture drawn by code, which tiles the plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Swatch {
@@ -32,7 +32,7 @@ impl Swatch {
         }
     }
 
-    /// A square of `side` pixels of it, RGB in `[0, 1]`: `[side, side, 3]`.
+    /// The texture as a square of `side` pixels, RGB in `[0, 1]`: `[side, side, 3]`.
     ///
     /// # Errors
     /// [`Error::Config`] if `side` is 0.
@@ -113,7 +113,7 @@ fn weave_colour(x: f64, y: f64, side: f64) -> [f64; 3] {
     let (u, v) = (x * bands / side, y * bands / side);
     let across = |t: f64| 2.0 * (t.fract() - 0.5).abs();
     let over = (u.floor() + v.floor()) % 2.0 == 0.0;
-    // A band dips towards the places where it goes below the other.
+    // A band gets darker where it passes below another.
     let shade = |wide: f64, long: f64| (1.0 - 0.35 * wide * wide) * (1.0 - 0.30 * long * long);
     let (upright, flat) = ([0.87, 0.62, 0.26], [0.55, 0.16, 0.18]);
     let gap = 0.86;
@@ -125,7 +125,8 @@ fn weave_colour(x: f64, y: f64, side: f64) -> [f64; 3] {
     colour.map(|c| c * light)
 }
 
-/// Reads a texture: RGB in `[0, 1]`, shrunk with its aspect kept so that neither side is above `largest` pixels.
+/// Reads a texture: RGB in `[0, 1]`, `[H, W, 3]`, shrunk such that no side exceeds `largest` pixels, with its
+/// aspect ratio kept.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] if the file cannot be read or is neither PNG nor JPEG; [`Error::Config`]

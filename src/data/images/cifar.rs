@@ -10,10 +10,11 @@ pub(super) const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 const RECORD: usize = 1 + 3 * PLANE;
 
-/// The images of `files` in order, each `[32, 32, 3]`; labels are dropped.
+/// Reads the images of `files` in order, each `[32, 32, 3]`; labels are dropped.
 ///
 /// # Errors
-/// A file cannot be read, is empty, or does not end with a whole record.
+/// [`Error::Io`] if a file cannot be read, [`Error::File`] if one is empty or does not end with a whole
+/// record.
 pub(super) fn read(files: &[PathBuf]) -> Result<Vec<u8>> {
     let mut images = Vec::new();
     for path in files {

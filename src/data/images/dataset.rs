@@ -1,4 +1,4 @@
-//! Images in memory, and the batches a training or an evaluation takes from them.
+//! Images in memory, and their batches for training and evaluation.
 
 use crate::data::corrupt::Corruption;
 use crate::data::generated::dead_leaves;
@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Checks that images may have this many pixels a side.
+/// An error unless images may have this side.
 pub(super) fn check_side(size: usize) -> Result<()> {
     match size {
         1..=4096 => Ok(()),
@@ -17,13 +17,13 @@ pub(super) fn check_side(size: usize) -> Result<()> {
     }
 }
 
-/// Square 8-bit RGB images of one size: clean ones, and for real photographs their damaged partners.
+/// Square 8-bit RGB images of one size: clean images and, for pairs of photographs, their damaged partners.
 ///
-/// Cloning, splitting and taking share the pixels.
+/// Clones and parts share the pixels.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     store: Arc<Store>,
-    /// Which images of the store this data set has, in its order.
+    /// Indices of the images of this data set, in its order.
     indices: Vec<usize>,
 }
 
@@ -36,14 +36,14 @@ struct Store {
 }
 
 impl Dataset {
-    /// A data set of images you have in memory, `size` pixels a side.
+    /// A data set of images in memory with a side of `size` pixels.
     ///
     /// `clean` holds them one after another, each `[size, size, 3]`; `damaged`, if given, their damaged
-    /// partners in the same order. `groups[i]` names the photograph image `i` was cut from; without
-    /// groups each image is its own.
+    /// partners in the same order. `groups[i]` is the number of the photograph that image `i` was cut from;
+    /// by default each image has its own.
     ///
     /// # Errors
-    /// There is no image, `size` is not 1 to 4096, or the lengths do not agree.
+    /// An error if there is no image, `size` is not 1 to 4096, or the lengths do not agree.
     pub fn new(
         size: usize,
         clean: Vec<u8>,
@@ -80,10 +80,10 @@ impl Dataset {
         })
     }
 
-    /// `count` dead-leaves images of `size` pixels a side: training data that needs no file.
+    /// `count` dead-leaves images with a side of `size` pixels, which need no file.
     ///
     /// # Errors
-    /// `count` or `size` is 0, or `size` is above 4096.
+    /// [`Error::Config`] if `count` or `size` is 0, or `size` is above 4096.
     pub fn dead_leaves(count: usize, size: usize, seed: u64) -> Result<Self> {
         if count == 0 {
             return Err(Error::config("count", "at least 1 image", count));
@@ -112,38 +112,38 @@ impl Dataset {
         self.store.size
     }
 
-    /// Whether the damage is real: every clean image comes with its damaged partner.
+    /// Whether every clean image has a damaged partner.
     pub fn is_paired(&self) -> bool {
         self.store.damaged.is_some()
     }
 
-    /// Clean image `index`, `[size, size, 3]`; none past the end.
+    /// Clean image `index`, `[size, size, 3]`; `None` past the end.
     pub fn clean(&self, index: usize) -> Option<&[u8]> {
         Some(self.store.image(&self.store.clean, *self.indices.get(index)?))
     }
 
-    /// The damaged partner of image `index`; none past the end or where the data are not paired.
+    /// The damaged partner of image `index`; `None` past the end or if the data are not paired.
     pub fn damaged(&self, index: usize) -> Option<&[u8]> {
         let damaged = self.store.damaged.as_ref()?;
         Some(self.store.image(damaged, *self.indices.get(index)?))
     }
 
-    /// Which photograph image `index` was cut from; none past the end.
+    /// The number of the photograph that image `index` was cut from; `None` past the end.
     pub fn group(&self, index: usize) -> Option<usize> {
         Some(self.store.groups[*self.indices.get(index)?])
     }
 
-    /// The first `n` images, or all where there are fewer.
+    /// The first `n` images, or all if there are fewer.
     pub fn take(mut self, n: usize) -> Self {
         self.indices.truncate(n);
         self
     }
 
-    /// Training, validation and test images, in the shares of [`split`]: no
-    /// photograph has tiles in two parts. The same seed gives the same parts.
+    /// Splits into training, validation and test images as [`split`]: no photograph has tiles in two parts.
+    /// The same seed gives the same parts.
     ///
     /// # Errors
-    /// The images come from fewer than three photographs.
+    /// [`Error::Config`] if the images come from fewer than three photographs.
     pub fn split(&self, seed: u64) -> Result<Split<Self>> {
         let groups: Vec<usize> = self.indices.iter().map(|&i| self.store.groups[i]).collect();
         let parts = split(&groups, Key::new(seed).fold_in_name("split"))?;
@@ -158,13 +158,13 @@ impl Dataset {
         })
     }
 
-    /// The batches of training epoch `epoch`: in an order of its own, the last incomplete one dropped.
+    /// The batches of training epoch `epoch`, shuffled for each epoch, without the last incomplete batch.
     ///
-    /// `corruption` and its difficulty are drawn anew in every epoch, by the key, the epoch and the
-    /// image alone; without one the corrupted images equal the clean ones. Paired data ignore it.
+    /// The corruption (with its difficulty) of an image depends on the key, the epoch and the image only.
+    /// With `None`, corrupted images equal the clean ones. Paired data ignore it.
     ///
     /// # Errors
-    /// `batch_size` is 0 or above the number of images.
+    /// [`Error::Config`] if `batch_size` is 0 or above the number of images.
     pub fn training_batches(
         &self,
         epoch: usize,
@@ -191,11 +191,11 @@ impl Dataset {
 
     /// All images in their order, for validation or test: the last batch may be smaller.
     ///
-    /// The corruption of an image depends on the key and the image alone, so the same key gives the
-    /// same images for any batch size. Paired data ignore it.
+    /// The corruption of an image depends on the key and the image only, so the same key gives the same
+    /// images with any batch size. Paired data ignore it.
     ///
     /// # Errors
-    /// `batch_size` is 0.
+    /// [`Error::Config`] if `batch_size` is 0.
     pub fn evaluation_batches(
         &self,
         batch_size: usize,
@@ -221,7 +221,7 @@ impl Store {
         &images[index * bytes..][..bytes]
     }
 
-    /// Images as `[B, size, size, 3]` in f32, 0 to 1, in host memory.
+    /// Images as `[B, size, size, 3]`, f32 in `[0, 1]`, on the CPU.
     fn tensor(&self, images: &[u8], indices: &[usize]) -> Result<Tensor> {
         let pixels = indices.iter().flat_map(|&index| self.image(images, index));
         let values: Vec<f32> = pixels.map(|&value| f32::from(value) / 255.0).collect();
@@ -230,16 +230,16 @@ impl Store {
     }
 }
 
-/// Images to restore and what they should become.
+/// A batch of clean and corrupted images.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// What a restorer should give, `[B, H, W, 3]`, f32 in `[0, 1]`.
+    /// Clean images, the targets: `[B, H, W, 3]`, f32 in `[0, 1]`.
     pub clean: Tensor,
-    /// What it is given, of the same shape, type and range.
+    /// Corrupted images, the inputs: same shape, dtype and range.
     pub corrupted: Tensor,
 }
 
-/// The batches of one pass over a data set. Any of them can be had directly, and always is the same.
+/// The batches of one pass over a data set, by index. A batch is the same each time it is read.
 #[derive(Clone, Debug)]
 pub struct Batches {
     store: Arc<Store>,
@@ -263,7 +263,7 @@ impl Batches {
     /// Batch `index`, from 0, on `device`.
     ///
     /// # Errors
-    /// `index` is past the end, the difficulty is out of the corruption's range, or the device refuses.
+    /// An error if `index` is past the end, the difficulty is out of range, or the device has no memory.
     pub fn get(&self, index: usize, device: &Device) -> Result<Batch> {
         let Some(indices) = self.order.chunks(self.batch_size).nth(index) else {
             return Err(Error::config(

@@ -1,14 +1,14 @@
-//! Which files a folder holds.
+//! Lists of files in folders.
 
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// Files and folders below `dir`, as paths relative to it, sorted by name. Names that start with a dot
-/// are left out; links are followed, each folder once.
+/// Files and folders below `dir`, as paths relative to it, sorted by name. Names that start with a dot are
+/// skipped; links are followed, each folder once.
 ///
 /// # Errors
-/// `dir` or a folder below it cannot be listed.
+/// [`Error::Io`] if `dir` or a folder below it cannot be listed.
 pub(super) fn walk(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -24,8 +24,8 @@ pub(super) fn walk(dir: &Path) -> Result<Vec<PathBuf>> {
                 continue;
             }
             let below = folder.join(name);
-            // A dead link stays in the list: reading it fails later and is reported then. Pipes and
-            // devices are left out, for reading them might never end.
+            // A dead link stays in the list: reading it fails later and is reported. Pipes and devices are
+            // skipped, since reading them might never end.
             match std::fs::metadata(dir.join(&below)) {
                 Ok(data) if data.is_dir() => {
                     open.push(below.clone());
@@ -40,7 +40,7 @@ pub(super) fn walk(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether the name has one of `endings`, given in lower case without the dot.
+/// Whether the name has one of these extensions, given in lower case without the dot.
 pub(super) fn ends_in(path: &Path, endings: &[&str]) -> bool {
     let ending = path
         .extension()
@@ -49,7 +49,7 @@ pub(super) fn ends_in(path: &Path, endings: &[&str]) -> bool {
     ending.is_some_and(|ending| endings.contains(&ending.as_str()))
 }
 
-/// Whether the name is that of a picture we can read.
+/// Whether the extension is that of a picture format that can be read.
 pub(super) fn is_picture(path: &Path) -> bool {
     ends_in(path, &["png", "jpg", "jpeg"])
 }

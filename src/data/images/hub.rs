@@ -1,4 +1,4 @@
-//! Data sets fetched from the Hugging Face hub, by Candle's own loaders.
+//! Data sets from the Hugging Face hub, by Candle's loaders.
 
 use super::dataset::Dataset;
 use crate::error::Result;
@@ -8,7 +8,8 @@ impl Dataset {
     /// CIFAR-10's 50,000 training and 10,000 test images, 32x32, downloaded once and then cached.
     ///
     /// # Errors
-    /// There is neither a cache nor a network, or the files cannot be decoded.
+    /// [`Error::Candle`](crate::error::Error::Candle) if there is neither a cache nor a network, or the files
+    /// cannot be decoded.
     pub fn cifar10_from_hub() -> Result<(Self, Self)> {
         let cifar = candle_datasets::vision::cifar::load()?;
         Ok((
@@ -18,7 +19,7 @@ impl Dataset {
     }
 }
 
-/// Candle 0.11 gives `[N, 3, x, y]` in `[0, 1]`: rows and columns are swapped, and so are put back.
+/// Candle 0.11 gives `[N, 3, x, y]` in `[0, 1]`, with rows and columns swapped; this swaps them back.
 fn from_candle(images: &Tensor) -> Result<Dataset> {
     let (_, _, size, _) = images.dims4()?;
     let images = ((images.permute((0, 3, 2, 1))? * 255.0)?.round()?).to_dtype(DType::U8)?;

@@ -1,4 +1,4 @@
-//! One door to the images in a folder, whatever their layout.
+//! Loading images from a folder of any supported layout.
 
 use super::cifar;
 use super::dataset::{Dataset, check_side};
@@ -14,21 +14,20 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Told, from any thread, how many of how many files, pairs or records are done. Calls may overtake
-/// each other.
+/// `(done, total)` in files, pairs or records; called from worker threads, possibly out of order.
 pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
-/// How the images of a folder are laid out.
+/// Layout of the images in a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Clean PNG and JPEG files at any depth, such as one folder per class.
     Folder,
-    /// Clean and damaged PNG and JPEG files told apart by a word in their names or the names of their
-    /// folders: `sharp/1.png` and `blur/1.png`, `7_GT.png` and `7_NOISY.png`, `a_mean.jpg` and
-    /// `a_real.jpg`, and the like. What is left of the name must be equal.
+    /// Clean and damaged PNG and JPEG files, distinguished by a word in their names or the names of their
+    /// folders: `sharp/1.png` and `blur/1.png`, `7_GT.png` and `7_NOISY.png`, `a_mean.jpg` and `a_real.jpg`,
+    /// and similar. The rest of the names must be equal.
     Pairs,
-    /// Two folders of equally named files, their paths relative to the folder opened.
+    /// Two folders with files of equal names. Paths are relative to the opened folder.
     PairFolders {
         /// Folder of the clean images.
         clean: PathBuf,
@@ -39,39 +38,39 @@ pub enum Kind {
     Cifar,
 }
 
-/// Which part of the images is wanted; see [`Dataset::split`].
+/// Part of a data set; see [`Dataset::split`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// Every image.
     #[default]
     All,
-    /// 64 %, to train on.
+    /// 64 %, for training.
     Train,
-    /// 16 %, to validate.
+    /// 16 %, for validation.
     Validation,
-    /// 20 %, to test.
+    /// 20 %, for the test.
     Test,
 }
 
-/// What to read and how.
+/// Options of [`Dataset::open`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OpenOptions {
     /// Side of every image after resizing, in pixels, 1 to 4096.
     pub size: usize,
-    /// Read at most this many photographs, pairs or records: a random sample, drawn by the seed.
+    /// Most photographs, pairs or records to read: a random sample, drawn by the seed.
     pub limit: Option<usize>,
     /// Seed of the sample and of the split.
     pub seed: u64,
-    /// Which part of what was read is wanted.
+    /// Which part of the images is returned.
     pub part: Part,
-    /// The layout; none means to find out.
+    /// The layout; with `None` it is detected.
     pub kind: Option<Kind>,
-    /// What happens to photographs that are not square.
+    /// How photographs are made square.
     pub fit: ResizeMode,
-    /// How pairs are cut into tiles; none resizes each photograph as a whole. Clean folders are never
-    /// tiled.
+    /// How pairs are cut into tiles; with `None` photographs are resized as a whole. Folders of clean images
+    /// are never tiled.
     pub tiles: Option<Tiles>,
 }
 
@@ -89,32 +88,32 @@ impl Default for OpenOptions {
     }
 }
 
-/// What was found and read, before any part was taken.
+/// What was found and read, before a part was taken.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LoadReport {
     /// The layout.
     pub kind: Kind,
     /// Photographs, pairs or records in the folder.
     pub found: usize,
-    /// Of these, how many were to be read: fewer under a limit.
+    /// How many of these were selected: fewer with a limit.
     pub chosen: usize,
-    /// Images read: tiles, where photographs were cut.
+    /// Images read: tiles, if photographs were cut.
     pub images: usize,
-    /// Files that could not be read, and why. The rest of a pair is left out with them.
+    /// Files that could not be read, and why. The partner of such a file is skipped, too.
     pub skipped: Vec<(PathBuf, String)>,
-    /// What became of the tiles; zeros where nothing was cut.
+    /// Counts of tiles; zeros if nothing was cut.
     pub tiles: TileCounts,
 }
 
 impl Dataset {
-    /// Reads the images in and below `dir`, or the one CIFAR-10 file of that name, in parallel.
+    /// Reads the images in and below the folder `dir`, or a single CIFAR-10 file, in parallel.
     ///
-    /// Files are sorted by name. Files that cannot be read are skipped, reported and logged, as long as
-    /// one can be read.
+    /// Files are sorted by name. Unreadable files are skipped, reported and logged, as long as one can be
+    /// read.
     ///
     /// # Errors
-    /// The folder is missing or has no image, none can be read, a clean or damaged image has no partner
-    /// or one of another size, a CIFAR-10 file ends within a record, an option is out of its range.
+    /// An error if the folder is missing or has no image, none can be read, an image of a pair has no partner
+    /// or one of another size, a CIFAR-10 file is truncated, or an option is out of range.
     ///
     /// ```no_run
     /// use lnca::data::{Dataset, OpenOptions, Part};
@@ -198,7 +197,7 @@ fn load(dir: &Path, options: &OpenOptions, progress: Progress<'_>) -> Result<(Da
             loading.run(kind, pairs, read_pair)
         }
         Kind::Cifar => {
-            // Joining an empty path would end a file's name with a slash.
+            // Joining an empty path would append a slash to the file's name.
             let files: Vec<PathBuf> = match is_file {
                 true => vec![dir.to_path_buf()],
                 false => bins().map(|path| dir.join(path)).collect(),
@@ -242,8 +241,8 @@ struct Loading<'a> {
 }
 
 impl Loading<'_> {
-    /// Reads all sources, or a sample, and puts their images together in the order of the sources.
-    /// Each source is a group of its own.
+    /// Reads all sources, or a sample, and concatenates their images in the order of the sources. Each source
+    /// is its own group.
     fn run<S: Sync>(
         &self,
         kind: Kind,

@@ -1,4 +1,4 @@
-//! Image data sets in memory: where they come from, and their batches.
+//! Data sets of RGB images: loading, pairing, tiling and batches.
 
 mod cifar;
 mod dataset;

@@ -1,12 +1,12 @@
-//! Which clean image belongs to which damaged one.
+//! Pairing of clean and damaged images by their names.
 
 use super::files::is_picture;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Words that, as the name of a folder or as a part of a file name between underscores, mark a clean
-/// image. A folder `train/sharp`, `0001_GT_SRGB_010.png` and `scene_3_mean.jpg` all do.
+/// Words that mark a clean image, as the name of a folder or as a part of a file name between underscores: a
+/// folder `train/sharp`, `0001_GT_SRGB_010.png`, `scene_3_mean.jpg`.
 const CLEAN: [&str; 7] = [
     "clean",
     "gt",
@@ -31,7 +31,7 @@ const DAMAGED: [&str; 10] = [
     "real",
 ];
 
-/// Words too common to count anywhere but at the end of a file name.
+/// Common words, which count only at the end of a file name.
 const ONLY_LAST: [&str; 2] = ["mean", "real"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +47,8 @@ pub(super) struct Pair {
     pub damaged: PathBuf,
 }
 
-/// Whether names below a folder, as [`walk`](super::files::walk) gives them, speak of both clean and
-/// damaged images.
+/// Whether names below a folder, as [`walk`](super::files::walk) gives them, contain both clean and damaged
+/// images.
 pub(super) fn are_paired(paths: &[PathBuf]) -> bool {
     let has = |role| {
         paths
@@ -58,8 +58,8 @@ pub(super) fn are_paired(paths: &[PathBuf]) -> bool {
     has(Role::Clean) && has(Role::Damaged)
 }
 
-/// Pairs the pictures among `paths` by what is left of their names when the marking word is taken out.
-/// Pictures without such a word are no part of any pair.
+/// Pairs the pictures among `paths` whose names are equal without the marking word. Pictures without such a
+/// word are ignored.
 pub(super) fn by_words(paths: Vec<PathBuf>) -> Result<Vec<Pair>> {
     let (mut clean, mut damaged) = (Vec::new(), Vec::new());
     for path in paths.into_iter().filter(|path| is_picture(path)) {
@@ -72,7 +72,7 @@ pub(super) fn by_words(paths: Vec<PathBuf>) -> Result<Vec<Pair>> {
     partner(clean, damaged)
 }
 
-/// Pairs two lists of pictures, each below a folder of its own, by equal names; endings may differ.
+/// Pairs two lists of pictures, each from its own folder, by equal names; extensions may differ.
 pub(super) fn by_folders(
     (clean_dir, clean): (&Path, Vec<PathBuf>),
     (damaged_dir, damaged): (&Path, Vec<PathBuf>),
@@ -88,7 +88,7 @@ pub(super) fn by_folders(
 
 fn role_and_key(path: &Path) -> Option<(Role, PathBuf)> {
     let stem = path.file_stem()?.to_str()?;
-    // For a folder the whole name counts, dot or not; the words have none.
+    // The whole name of a folder counts, since no word contains a dot.
     let parents: Vec<&str> = path
         .parent()?
         .iter()
@@ -106,7 +106,7 @@ fn role_and_key(path: &Path) -> Option<(Role, PathBuf)> {
         let role = |words: &[&str], role| words.contains(&word).then_some((*found, role));
         role(&CLEAN, Role::Clean).or_else(|| role(&DAMAGED, Role::Damaged))
     })?;
-    // Folder and file may both say it.
+    // Folder and file may both have the word.
     let rest = parents.iter().chain(&tokens).filter(|word| **word != marking);
     Some((role, rest.collect()))
 }

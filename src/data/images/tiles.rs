@@ -1,25 +1,25 @@
-//! Tile-shrink-clean: how real photographs become small training pairs.
+//! Tile-shrink-clean: cuts pairs of photographs into small training pairs.
 
 use crate::error::{Error, Result};
 use crate::io::{Picture, ResizeMode};
 use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;
 
-/// How pairs of photographs are cut: square tiles from the upper left corner, remainders dropped, each
-/// shrunk to the training size by Lanczos resampling, flat and repeated tiles left out.
+/// How pairs of photographs are cut: square tiles from the top left corner without the remainder, each
+/// resized to the training size by Lanczos resampling, without flat and repeated tiles.
 ///
-/// "Latent Neural Cellular Automata for Resource-Efficient Image Restoration" names the three stages;
-/// side and thresholds are ours.
+/// "Latent Neural Cellular Automata for Resource-Efficient Image Restoration" names the three stages; side
+/// and thresholds are this library's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tiles {
-    /// Side of a tile in pixels of the photograph. A photograph smaller than one tile is one whole tile.
+    /// Side of a tile in pixels of the photograph. A photograph smaller than a tile is one tile as a whole.
     pub side: usize,
     /// A clean tile is flat, and dropped, if the standard deviation within its channels (root mean
     /// square over R, G and B, values in `[0, 1]`, after shrinking) is below this.
     pub min_deviation: f64,
-    /// A clean tile is redundant, and dropped, if its mean absolute difference to one already kept of
-    /// the same photograph is below this.
+    /// A clean tile is redundant, and dropped, if its mean absolute difference to a kept tile of the same
+    /// photograph is below this.
     pub min_difference: f64,
 }
 
@@ -33,16 +33,16 @@ impl Default for Tiles {
     }
 }
 
-/// What became of the tiles of one photograph or of a whole data set.
+/// Counts of the tiles of a photograph or of a data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TileCounts {
     /// Tiles cut.
     pub cut: usize,
-    /// Of these, dropped as flat.
+    /// Tiles dropped as flat.
     pub flat: usize,
-    /// Dropped as too like another tile.
+    /// Tiles dropped as too similar to another.
     pub redundant: usize,
-    /// Kept.
+    /// Tiles kept.
     pub kept: usize,
 }
 
@@ -67,10 +67,10 @@ pub struct TilePairs {
 }
 
 impl Tiles {
-    /// Cuts `clean` and `damaged` alike; whether a tile is kept is decided on the clean one.
+    /// Cuts `clean` and `damaged` in the same way. Which tiles are kept depends on the clean ones only.
     ///
     /// # Errors
-    /// The two differ in size, or a side is 0.
+    /// [`Error::Shape`] if the two differ in size, [`Error::Config`] if a side is 0.
     pub fn cut(&self, clean: &Picture, damaged: &Picture, size: usize) -> Result<TilePairs> {
         if (clean.height, clean.width) != (damaged.height, damaged.width) {
             let expected = format!("[{}, {}, 3] as `clean`", clean.height, clean.width);
@@ -122,7 +122,7 @@ impl Tiles {
     }
 }
 
-/// Root mean square over the channels of their standard deviations, in image values.
+/// Root mean square over the channels of their standard deviations, with values in `[0, 1]`.
 fn deviation(tile: &[u8]) -> f64 {
     let n = (tile.len() / 3) as f64;
     let variance = |channel| {
@@ -138,7 +138,7 @@ fn deviation(tile: &[u8]) -> f64 {
     ((0..3).map(variance).sum::<f64>() / 3.0).sqrt()
 }
 
-/// Mean absolute difference, in image values.
+/// Mean absolute difference, with values in `[0, 1]`.
 fn difference(a: &[u8], b: &[u8]) -> f64 {
     let sum: u64 = a.iter().zip(b).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
     sum as f64 / (255 * a.len()) as f64

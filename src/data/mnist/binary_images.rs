@@ -1,4 +1,4 @@
-//! Binary images in memory: what variational autoencoders learn from.
+//! Binary images in memory, for variational autoencoders.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::data::sampling::shuffled;
 use crate::error::{Error, Result};
 use crate::random::Key;
 
-/// Square images of zeros and ones, and what they show, if that is known. Cloning shares the pixels.
+/// Square images of zeros and ones, optionally with labels. Clones share the pixels.
 #[derive(Clone, Debug)]
 pub struct BinaryImages {
     side: usize,
@@ -18,23 +18,23 @@ pub struct BinaryImages {
     labels: Option<Arc<Vec<u8>>>,
 }
 
-/// Images to train on and images to test with.
+/// Training and test images.
 #[derive(Clone, Debug)]
 pub struct BinaryParts {
-    /// Those to train on, validation images included.
+    /// Training images, validation images included.
     pub train: BinaryImages,
-    /// Those to test with.
+    /// Test images.
     pub test: BinaryImages,
-    /// Where they come from, such as `binarised MNIST`.
+    /// Name of the data set, such as `binarised MNIST`.
     pub name: &'static str,
 }
 
 impl BinaryImages {
-    /// Images you have in memory, `side` pixels a side: `pixels` are `[N, side, side]` of zeros and ones, `labels`, if
-    /// given, one for each.
+    /// Images from memory: `pixels` are zeros and ones, `[N, side, side]`, with an optional label for each
+    /// image.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the numbers of values do not agree, [`Error::Config`] for a value other than 0 and 1.
+    /// [`Error::Shape`] if the lengths do not agree, [`Error::Config`] for a value other than 0 and 1.
     pub fn new(side: usize, pixels: Vec<u8>, labels: Option<Vec<u8>>) -> Result<Self> {
         let each = side * side;
         if each == 0 || !pixels.len().is_multiple_of(each) {
@@ -59,7 +59,7 @@ impl BinaryImages {
         })
     }
 
-    /// `count` digits of 28 pixels a side, drawn as strokes bent at random, with labels: data that need no file.
+    /// `count` random handwritten-like digits of 28x28 pixels, with labels, drawn by code.
     ///
     /// # Errors
     /// [`Error::Config`] if `count` is 0.
@@ -91,18 +91,18 @@ impl BinaryImages {
         self.side
     }
 
-    /// Image `index`, `[side, side]`, row by row; none past the end.
+    /// Image `index`, `[side, side]`, row by row; `None` past the end.
     pub fn image(&self, index: usize) -> Option<&[u8]> {
         let each = self.side * self.side;
         self.pixels.get(index.checked_mul(each)?..)?.get(..each)
     }
 
-    /// What image `index` shows, if that is known.
+    /// The label of image `index`, if it is known.
     pub fn label(&self, index: usize) -> Option<u8> {
         self.labels.as_ref()?.get(index).copied()
     }
 
-    /// The first `n` images, or all where there are fewer.
+    /// The first `n` images, or all if there are fewer.
     pub fn take(&self, n: usize) -> Self {
         self.select(0..n.min(self.len()))
     }
@@ -112,8 +112,8 @@ impl BinaryImages {
         self.select(n..self.len())
     }
 
-    /// `n` different images drawn from `key`, or all where there are fewer, in the order drawn: files may be sorted by
-    /// what they show.
+    /// A random sample of `n` images without replacement, or all if there are fewer, in random order, since
+    /// files may be sorted by label.
     pub fn sample(&self, n: usize, key: Key) -> Self {
         self.select(shuffled(self.len(), key).into_iter().take(n))
     }
@@ -129,7 +129,7 @@ impl BinaryImages {
         }
     }
 
-    /// The same images with `border` black pixels more on every side.
+    /// The same images with `border` black pixels added on every side.
     pub fn padded(&self, border: usize) -> Self {
         let side = self.side + 2 * border;
         let mut pixels = vec![0; self.len() * side * side];
@@ -145,10 +145,10 @@ impl BinaryImages {
         }
     }
 
-    /// Some images as a tensor, `[B, side, side, 1]` of zeros and ones in f32.
+    /// The images with these indices as a tensor of zeros and ones, `[B, side, side, 1]`, f32.
     ///
     /// # Errors
-    /// [`Error::Config`] if there is no such image, or none is asked for.
+    /// [`Error::Config`] if an index is out of range or `indices` is empty.
     pub fn batch(&self, indices: &[usize], device: &Device) -> Result<Tensor> {
         if indices.is_empty() {
             return Err(Error::config("indices", "at least one image", 0));

@@ -1,4 +1,4 @@
-//! Binary images, and the files of MNIST.
+//! Binary images, and the reader of MNIST's files.
 
 mod binary_images;
 mod reader;

@@ -1,4 +1,4 @@
-//! MNIST's files: idx, and the text of its binarised form; plain or gzipped.
+//! The reader of MNIST's files: IDX, and `.amat` text of binarised MNIST; plain or gzipped.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
@@ -11,28 +11,28 @@ use super::binary_images::{BinaryImages, BinaryParts};
 use crate::error::{Error, Result};
 use crate::random::Key;
 
-/// Most bytes that a file may hold unpacked: a few thousand in a gzip may stand for as many millions.
+/// Limit of the decompressed size of a file in bytes, against decompression bombs.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Images of one file, with values as they stand there.
+/// Images of one file, with the values in the file.
 struct Images {
     side: usize,
     pixels: Vec<u8>,
 }
 
 impl BinaryImages {
-    /// Reads MNIST from a folder, in any of its forms, each file plain or gzipped:
+    /// Reads MNIST from a folder, in any of these forms, with files plain or gzipped:
     ///
     /// - statically binarised, as text: `binarized_mnist_train.amat`, `..._valid.amat`, `..._test.amat`;
-    /// - the same as idx files whose names hold `train`, `valid` or `test`, and `images`;
-    /// - with grey levels: `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte`. Of these one sample of a pixel that is
-    ///   white with the probability of its grey level is drawn by `seed`, once for all.
+    /// - the same as IDX files with `train`, `valid` or `test`, and `images` in their names;
+    /// - with grey levels: `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte`. These are binarised once
+    ///   by a random draw from `seed`: a pixel is white with the probability of its grey level.
     ///
-    /// Labels are read where there are such files (`labels` in their names).
+    /// Labels are read if there are files with `labels` in their names.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be read, [`Error::File`] if one is damaged, or no images to train on or to test
-    /// with are there.
+    /// [`Error::Io`] if a file cannot be read, [`Error::File`] if one is damaged, or training or test images
+    /// are missing.
     pub fn open(dir: impl AsRef<Path>, seed: u64) -> Result<BinaryParts> {
         open(dir.as_ref(), seed)
     }
@@ -107,7 +107,7 @@ fn open(dir: &Path, seed: u64) -> Result<BinaryParts> {
     })
 }
 
-/// One draw for every pixel, white with the probability of its grey level.
+/// Draws every pixel, white with the probability of its grey level.
 fn sampled(images: Images, key: Key) -> Vec<u8> {
     let each = images.side * images.side;
     let one = |(image, pixels): (usize, &[u8])| -> Vec<u8> {
@@ -123,8 +123,8 @@ fn sampled(images: Images, key: Key) -> Vec<u8> {
         .collect()
 }
 
-/// The files of a folder by their names in lower case without `.gz`, sorted; of a file that is there plain and gzipped,
-/// the plain one.
+/// The files of a folder, sorted, with their names in lower case without `.gz`. If a file exists plain and
+/// gzipped, the plain one is used.
 fn list(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut files: Vec<(String, PathBuf)> = vec![];
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
@@ -147,7 +147,7 @@ fn is_of(name: &str, kind: &str) -> bool {
     }
 }
 
-/// The content of a file, unpacked if it is gzipped, whatever its name says.
+/// The content of a file, decompressed if it is gzipped, whatever its name says.
 fn read(path: &Path) -> Result<Vec<u8>> {
     let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
     let mut bytes = vec![];
@@ -198,7 +198,8 @@ fn read_labels(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// Sizes and elements of an idx file of bytes: two zeros, the type, the number of axes, their sizes, the elements.
+/// Parses an IDX file of bytes into sizes and elements. Its layout: two zeros, type, number of axes, sizes,
+/// elements.
 fn parse_idx<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Vec<usize>, &'a [u8])> {
     let Some(&[0, 0, kind, axes]) = bytes.get(..4) else {
         return Err(Error::file(
@@ -231,7 +232,7 @@ fn parse_idx<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Vec<usize>, &'a [u8])>
     }
 }
 
-/// A line an image, zeros and ones between blanks.
+/// Parses `.amat` text: one line per image, zeros and ones separated by blanks.
 fn parse_amat(path: &Path, bytes: &[u8]) -> Result<Images> {
     let mut each = 0;
     let mut pixels = vec![];

@@ -20,7 +20,7 @@ pub enum Activation {
     Sigmoid,
 }
 
-/// Whether an [`AdjustedConv`] convolves, or does the transpose.
+/// Whether an [`AdjustedConv`] is a convolution or a transposed convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// Shrinks by the stride: n to ceil(n / stride).
@@ -87,11 +87,11 @@ impl AdjustedConv {
         })
     }
 
-    /// `[B, H, W, in]` to `[B, H', W', out]`; in training with the statistics of this batch, which
-    /// also move the running ones.
+    /// `[B, H, W, in]` to `[B, H', W', out]`. With `training`, the batch norm uses the statistics of this
+    /// batch and updates its running ones.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `x` has other channels or an empty axis, or in training a single cell.
+    /// [`Error::Shape`] if `x` has other channels or an empty axis, or, with `training`, holds a single cell.
     pub fn forward(&self, x: &Tensor, training: bool) -> Result<Tensor> {
         let input = match self.direction {
             Direction::Down => self.kernel.dim(1)?,
@@ -108,8 +108,8 @@ impl AdjustedConv {
             Direction::Up => convolve_transposed(x, &self.kernel, windows(h * stride, w * stride))?,
         };
         let y = match &self.bias {
-            // Batch statistics take the bias out again: its gradient is exactly zero, and the rounding
-            // noise that would come in its place is large enough to matter where gradients are normalised.
+            // Subtracting the batch mean cancels the bias, so its gradient is exactly zero. What would be
+            // computed is rounding noise, which matters once gradients are normalised.
             Some(bias) if training => y.broadcast_add(&bias.detach())?,
             Some(bias) => y.broadcast_add(bias)?,
             None => y,

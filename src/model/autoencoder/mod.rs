@@ -26,13 +26,13 @@ pub enum Depth {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoencoderConfig {
-    /// How far it shrinks: to a quarter.
+    /// How far it shrinks: Down2, to a quarter of each side.
     pub depth: Depth,
     /// Channels D of the latent: 16; a multiple of 2, for Down3 of 4.
     pub latent_channels: usize,
-    /// Whether convolutions have a bias before their batch norm, which cancels it: no.
+    /// Whether convolutions have a bias: false, since the batch norm after them cancels it.
     ///
-    /// The published program has them, so weights from elsewhere may. Training leaves them as they are.
+    /// The published program has these biases, so its weights need them. Training does not change them.
     pub conv_bias: bool,
 }
 
@@ -46,7 +46,7 @@ impl Default for AutoencoderConfig {
     }
 }
 
-/// What an encoder makes of images.
+/// The output of the encoder.
 #[derive(Clone, Debug)]
 pub struct Encoded {
     /// The latent: `[B, H / 4, W / 4, D]`, for Down3 `[B, H / 8, W / 8, D]`.
@@ -57,10 +57,10 @@ pub struct Encoded {
 
 /// Encoder with a side channel from the image, decoder with a skip-connection.
 ///
-/// Every layer is a 3x3 convolution (or its transpose) with TensorFlow's "same" padding, batch norm
-/// (eps 1e-3, momentum 0.99) and swish, the last one sigmoid. Layers by name: `enc1`, `side1`, `enc2`,
-/// `dec2`, `mix`, `dec1`; Down3 has also `side2`, `enc3`, `dec3`. Source: "Latent Neural Cellular
-/// Automata for Resource-Efficient Image Restoration" and its program.
+/// Every layer is a 3x3 convolution (or its transpose) with TensorFlow's "same" padding, batch norm (eps
+/// 1e-3, momentum 0.99) and swish; the last layer has a sigmoid. Layers by name: `enc1`, `side1`, `enc2`,
+/// `dec2`, `mix`, `dec1`; Down3 has also `side2`, `enc3`, `dec3`. Source: "Latent Neural Cellular Automata
+/// for Resource-Efficient Image Restoration" and its program.
 #[derive(Clone, Debug)]
 pub struct Autoencoder {
     config: AutoencoderConfig,
@@ -127,7 +127,7 @@ impl Autoencoder {
         &self.config
     }
 
-    /// The number that height and width must be a multiple of: 4, for Down3 8.
+    /// The number of which height and width must be a multiple: 4, for Down3 8.
     pub fn multiple(&self) -> usize {
         match self.config.depth {
             Depth::Down2 => 4,
@@ -135,9 +135,9 @@ impl Autoencoder {
         }
     }
 
-    /// Latent and skip-connection of `images` (`[B, H, W, 3]` in `[0, 1]`).
+    /// The latent and the skip-connection of `images` (`[B, H, W, 3]` in `[0, 1]`).
     ///
-    /// In training batch norms use the statistics of this batch and move their running ones.
+    /// With `training`, batch norms use the statistics of this batch and update their running ones.
     ///
     /// # Errors
     /// [`Error::Shape`] if `images` are not RGB or a side is not a multiple of [`Autoencoder::multiple`].
@@ -171,7 +171,7 @@ impl Autoencoder {
 
     /// Images from latents and skip-connections of the same size: `[B, H, W, 3]` in `(0, 1)`.
     ///
-    /// The latent may be the encoder's own (the automaton bypassed) or the output channels of cells.
+    /// The latent may come straight from the encoder or from the output channels of cells.
     ///
     /// # Errors
     /// [`Error::Shape`] if `latent` and `skip` do not fit each other or this autoencoder.

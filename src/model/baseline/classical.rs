@@ -1,4 +1,4 @@
-//! Filters from before learning: what a restorer must beat to be worth its training.
+//! Classical filters: what a trained restorer must beat.
 
 use crate::data::Corruption;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub enum ClassicalFilter {
         /// Side of the window in pixels, odd, at most 63.
         window: usize,
     },
-    /// Sharpening by what a Gaussian takes away: `x + amount * (x - gaussian(x))`, clipped to `[0, 1]`.
+    /// Unsharp masking: `x + amount * (x - gaussian(x))`, clipped to `[0, 1]`.
     Unsharp {
         /// Standard deviation in pixels, above 0 and at most 64.
         sigma: f32,
@@ -41,8 +41,8 @@ impl fmt::Display for ClassicalFilter {
 }
 
 impl ClassicalFilter {
-    /// The settings to choose from, on validation data, for undoing a corruption: smoothing, and for
-    /// blur also sharpening.
+    /// Candidate filters against a corruption, to choose from on validation data: smoothing, and for blur
+    /// also sharpening.
     pub fn candidates(corruption: &Corruption) -> Vec<Self> {
         let sigmas = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5];
         let gaussians = sigmas.map(|sigma| Self::Gaussian { sigma });
@@ -58,7 +58,7 @@ impl ClassicalFilter {
     }
 
     /// Filters every image of a batch, `[B, H, W, C]`, in parallel on the CPU. The result has the shape,
-    /// type and device of `images`; the work is done in f32.
+    /// dtype and device of `images`; it is computed in f32.
     ///
     /// # Errors
     /// `images` is not of four axes, or a setting is out of its range.

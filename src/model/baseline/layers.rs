@@ -1,4 +1,4 @@
-//! What both restoration networks are made of, channels last, with weights in PyTorch's shapes.
+//! The layers of both restoration networks, channels-last, with weights in PyTorch's shapes.
 
 use candle_core::{D, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -8,7 +8,7 @@ use crate::grid::Padding;
 use crate::nn::Linear;
 use crate::ops::{add_channels, depthwise, neighbourhood};
 
-/// The first values of a kernel or shift in PyTorch: uniform within `1 / sqrt(fan_in)`.
+/// PyTorch's default initialisation of a weight or bias: uniform within `1 / sqrt(fan_in)`.
 fn uniform(fan_in: usize) -> Init {
     let limit = 1.0 / (fan_in as f64).sqrt();
     Init::Uniform {
@@ -99,14 +99,14 @@ impl Conv {
     }
 }
 
-/// Pixels out of channels: `[B, H, W, 4 C]` to `[B, 2 H, 2 W, C]`, channel `4 j + 2 a + b` to pixel (a, b).
+/// Pixel shuffle: `[B, H, W, 4 C]` to `[B, 2 H, 2 W, C]`, channel `4 j + 2 a + b` to pixel (a, b).
 pub(super) fn pixel_shuffle(x: &Tensor) -> Result<Tensor> {
     let (b, h, w, c) = x.dims4()?;
     let x = x.reshape((b, h, w, c / 4, 2, 2))?.permute((0, 1, 4, 2, 5, 3))?;
     Ok(x.contiguous()?.reshape((b, 2 * h, 2 * w, c / 4))?)
 }
 
-/// The way back.
+/// Pixel unshuffle, the inverse of [`pixel_shuffle`].
 pub(super) fn pixel_unshuffle(x: &Tensor) -> Result<Tensor> {
     let (b, h, w, c) = x.dims4()?;
     let x = x
@@ -118,7 +118,7 @@ pub(super) fn pixel_unshuffle(x: &Tensor) -> Result<Tensor> {
 /// The halves of the last axis.
 pub(super) fn halves(x: &Tensor) -> Result<(Tensor, Tensor)> {
     let half = x.dim(D::Minus1)? / 2;
-    // Candle's operations on views take several times as long.
+    // On views, Candle's operations take several times as long.
     let part = |start| x.narrow(D::Minus1, start, half)?.contiguous();
     Ok((part(0)?, part(half)?))
 }

@@ -1,4 +1,4 @@
-//! The peers a cellular automaton is measured against: classical filters, and restoration networks.
+//! Baselines to compare cellular automata with: classical filters, and restoration networks.
 
 mod classical;
 mod layers;

@@ -16,11 +16,11 @@ use crate::ops::{scale_channels, scale_parts};
 pub struct NafNetConfig {
     /// Channels at full size, doubled at each level: 64.
     pub width: usize,
-    /// Blocks of each level on the way down: 2, 2, 4, 8.
+    /// Blocks of each level of the encoder: 2, 2, 4, 8.
     pub encoder: Vec<usize>,
     /// Blocks in the middle: 12.
     pub middle: usize,
-    /// Blocks of each level on the way up: 2, 2, 2, 2.
+    /// Blocks of each level of the decoder: 2, 2, 2, 2.
     pub decoder: Vec<usize>,
 }
 
@@ -35,8 +35,8 @@ impl Default for NafNetConfig {
     }
 }
 
-/// The original NAFNet. Images of any size are padded with zeros, below and to the right, to a multiple of 2 to
-/// the number of levels, and cut back. Its weights have the names and shapes of the original program.
+/// The original NAFNet. Images of any size are padded with zeros, below and to the right, to a multiple of
+/// `2^levels`, and the result is cropped. Its weights have the names and shapes of the original program.
 #[derive(Clone, Debug)]
 pub struct NafNet {
     intro: Conv,
@@ -50,7 +50,7 @@ impl NafNet {
     /// A network with weights from `vb`.
     ///
     /// # Errors
-    /// [`Error::Config`] if the ways down and up have different numbers of levels, or `width` is 0.
+    /// [`Error::Config`] if encoder and decoder have different numbers of levels, or `width` is 0.
     pub fn new(config: &NafNetConfig, vb: VarBuilder) -> Result<Self> {
         let levels = config.encoder.len();
         if config.decoder.len() != levels {
@@ -154,7 +154,7 @@ impl Block {
             .conv2
             .forward(&self.conv1.forward(&self.norm1.forward(x)?)?)?;
         let gated = gate(near)?;
-        // Simplified channel attention: each channel by what all channels are on average.
+        // Simplified channel attention: channels are scaled by a linear map of all channel means.
         let (b, h, w, c) = gated.dims4()?;
         let cells = gated.reshape((b, h * w, c))?;
         let mean = Tensor::full(1.0 / (h * w) as f64, (b, 1, h * w), x.device())?.to_dtype(x.dtype())?;

@@ -1,4 +1,4 @@
-//! What the restoration networks have in common.
+//! The trait of restoration networks.
 
 use candle_core::Tensor;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 
 /// A network that restores images in one pass.
 pub trait Network: Send + Sync {
-    /// Restores images, `[B, H, W, 3]` to the same shape, in `[0, 1]` but for overshoots.
+    /// Restores images, `[B, H, W, 3]` to the same shape, about in `[0, 1]`, not clamped.
     ///
     /// # Errors
     /// [`Error::Shape`] for another shape.

@@ -22,10 +22,10 @@ pub struct RestormerConfig {
     pub refinement: usize,
     /// Attention heads of the four levels: 1, 2, 4, 8.
     pub heads: [usize; 4],
-    /// Width of the gated layer, in channels of its level: 2.66.
+    /// Width of the gated feed-forward layer as a multiple of the channels of its level: 2.66.
     pub expansion: f64,
-    /// Whether layer norms centre what they norm and add a bias, as published for deblurring, or only scale, as
-    /// published for denoising: yes.
+    /// Whether layer norms subtract the mean and add a bias, as published for deblurring, or only scale, as
+    /// published for denoising: true.
     pub norm_bias: bool,
 }
 
@@ -43,14 +43,14 @@ impl Default for RestormerConfig {
 }
 
 /// The original Restormer. Images of any size are reflected, below and to the right, up to a multiple of 8
-/// pixels, and cut back. Its weights have the names and shapes of the original program.
+/// pixels, and the result is cropped. Its weights have the names and shapes of the original program.
 #[derive(Clone, Debug)]
 pub struct Restormer {
     embed: Conv,
-    /// Blocks of the three upper levels and what leads down from each.
+    /// Blocks of the first three levels, each with its downsampling.
     encoder: Vec<(Vec<Block>, Conv)>,
     latent: Vec<Block>,
-    /// What leads up to each level, what halves its channels, and its blocks, from the third to the first.
+    /// Upsampling, channel reduction and blocks of each level, from the third to the first.
     decoder: Vec<(Conv, Option<Conv>, Vec<Block>)>,
     refinement: Vec<Block>,
     output: Conv,
@@ -92,7 +92,7 @@ impl Restormer {
             let (below, c) = (channels(level + 1), channels(level));
             let name = format!("up{}_{}", level + 2, level + 1);
             let up = Conv::near((below, 2 * below), false, vb.pp(name).pp("body").pp(0))?;
-            // The first level keeps both halves.
+            // The first level keeps the channels of both its inputs.
             let (reduce, width) = match level {
                 0 => (None, 2 * c),
                 _ => {
@@ -148,7 +148,7 @@ fn reflected(x: &Tensor, axis: usize) -> Result<Tensor> {
     if full == len {
         return Ok(x.clone());
     }
-    // To and fro between the ends, for images smaller than what is added.
+    // Reflected repeatedly, for images smaller than the padding.
     let turn = (2 * (len - 1)).max(1);
     let place = |at: usize| {
         let at = at % turn;
@@ -158,7 +158,7 @@ fn reflected(x: &Tensor, axis: usize) -> Result<Tensor> {
     Ok(x.index_select(&index, axis)?)
 }
 
-/// Attention between channels, then a gated layer.
+/// Attention between channels, then a gated feed-forward layer.
 #[derive(Clone, Debug)]
 struct Block {
     norm1: Norm,
@@ -203,7 +203,7 @@ impl Block {
         Ok((&x + self.narrow.forward(&(activate(&a, Function::Gelu)? * b)?)?)?)
     }
 
-    /// Channels of a head attend to each other by how they agree over all pixels.
+    /// Channels of a head attend to each other: a query and a key are a channel's values at all pixels.
     fn attention(&self, x: &Tensor) -> Result<Tensor> {
         let (b, h, w, c) = x.dims4()?;
         let qkv = self.qkv_near.forward(&self.qkv.forward(x)?)?;
@@ -215,7 +215,7 @@ impl Block {
         };
         let length = |x: &Tensor| -> Result<Tensor> { Ok(x.sqr()?.sum_keepdim(3)?.sqrt()?.maximum(1e-12)?) };
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-        // Channels of length 1 would have these products, which are fewer than the pixels.
+        // Dividing the products by the lengths equals normalising queries and keys, and touches fewer values.
         let lengths = length(&q)?.broadcast_mul(&length(&k)?.transpose(2, 3)?)?;
         let logits =
             (q.matmul(&k.transpose(2, 3)?.contiguous()?)? / lengths)?.broadcast_mul(&self.temperature)?;
@@ -225,7 +225,7 @@ impl Block {
     }
 }
 
-/// A norm over channels, with or without centring.
+/// A layer norm over channels, with mean and bias or without.
 #[derive(Clone, Debug)]
 enum Norm {
     WithBias(LayerNorm),

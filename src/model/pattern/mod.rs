@@ -1,4 +1,4 @@
-//! Patterns: trained automata that grow a picture or a texture, as one thing to save, load and run.
+//! Patterns: trained automata that grow a picture or a texture, to save, load and run.
 
 mod released;
 
@@ -28,7 +28,7 @@ pub enum PatternConfig {
     Texture(TextureConfig),
 }
 
-/// What a pattern file says of itself; with the weights all that is needed to grow it.
+/// The card of a pattern file: with the weights, all that is needed to grow the pattern.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PatternCard {
     /// Version of the file format: 1.
@@ -39,11 +39,11 @@ pub struct PatternCard {
     pub size: (usize, usize),
     /// The probability that a cell takes its update in a step.
     pub fire_rate: f64,
-    /// Steps until the pattern is there.
+    /// Steps from the seed to the pattern.
     pub steps: usize,
-    /// What it was trained to look like; free text.
+    /// The target it was trained on; free text.
     pub target: String,
-    /// The loss and regime that it was trained by; free text.
+    /// Loss and regime of its training; free text.
     pub trained_by: String,
     /// The command or code that made it; free text.
     pub made_by: String,
@@ -78,9 +78,9 @@ pub struct Pattern {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Rule {
-    /// That of Growing NCA.
+    /// The transition of Growing NCA.
     Growing(Growing),
-    /// That of texture NCA.
+    /// The transition of texture NCA.
     Texture(Texture),
 }
 
@@ -115,8 +115,8 @@ impl TransitionFn for Rule {
 }
 
 impl PatternCard {
-    /// A card for an automaton on a grid of height and width `size`, the rest as published: fire rate 0.5, 96
-    /// steps, no words.
+    /// A card for an automaton on a grid of height and width `size`, with the published fire rate (0.5) and
+    /// steps (96) and empty texts.
     pub fn new(config: PatternConfig, size: (usize, usize)) -> Self {
         Self {
             pattern: 1,
@@ -132,10 +132,10 @@ impl PatternCard {
 }
 
 impl Pattern {
-    /// An untrained pattern, its weights drawn from `seed`.
+    /// An untrained pattern with weights drawn from `seed`.
     ///
     /// # Errors
-    /// [`Error::Config`] for sizes that do not fit together.
+    /// [`Error::Config`] if the sizes contradict each other.
     pub fn new(card: PatternCard, seed: u64, device: &Device) -> Result<Self> {
         Self::with_weights(card, Weights::new(seed, DType::F32, device))
     }
@@ -145,11 +145,11 @@ impl Pattern {
         Ok(Self { card, rule, weights })
     }
 
-    /// Reads a file of [`Pattern::save`].
+    /// Loads a file written by [`Pattern::save`].
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is no pattern or lacks a weight of the size that
-    /// its card gives, [`Error::Weight`] if one is left over.
+    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is not a pattern or a weight is missing or
+    /// has not the shape its card gives, [`Error::Weight`] if one is left over.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         card::load(path.as_ref(), device, |card, values| {
             let weights = Weights::given(values, DType::F32, device);
@@ -157,7 +157,7 @@ impl Pattern {
         })
     }
 
-    /// Writes weights and card to a safetensors file, whole or not at all.
+    /// Writes weights and card to a safetensors file, atomically.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
@@ -165,12 +165,12 @@ impl Pattern {
         card::save(path.as_ref(), &self.weights, &self.card)
     }
 
-    /// What it says of itself.
+    /// Its card.
     pub fn card(&self) -> &PatternCard {
         &self.card
     }
 
-    /// What it says of itself, to be changed; sizes are better changed by [`Pattern::reconfigured`].
+    /// Its card, to edit. To change the configuration, use [`Pattern::reconfigured`].
     pub fn card_mut(&mut self) -> &mut PatternCard {
         &mut self.card
     }
@@ -185,7 +185,8 @@ impl Pattern {
         &self.weights
     }
 
-    /// The same weights under another configuration: perception turned, on hexagons, without death.
+    /// The same weights under a changed configuration: rotated perception, a hexagonal grid, no death of
+    /// cells.
     ///
     /// # Errors
     /// [`Error::Candle`] if a weight would have another shape.
@@ -200,7 +201,7 @@ impl Pattern {
         })
     }
 
-    /// What it grows from, `[batch, H, W, C]`: a single cell in the middle, or zeros for a texture.
+    /// The seed, `[batch, H, W, C]`: a single cell in the middle, or zeros for a texture.
     ///
     /// # Errors
     /// [`Error::Shape`] if a size is 0.
@@ -221,7 +222,7 @@ impl Pattern {
         rollout.memory(Memory::Nothing)
     }
 
-    /// What cells look like: premultiplied RGBA, `[B, H, W, 4]`, in `[0, 1]` but for overshoots.
+    /// The image that cells show: premultiplied RGBA, `[B, H, W, 4]`, about in `[0, 1]`, not clamped.
     ///
     /// # Errors
     /// [`Error::Shape`] if the cells do not fit.

@@ -1,4 +1,4 @@
-//! Models that the authors of the articles released for their web pages.
+//! Loaders of the models that the authors of the Distill articles published on their pages.
 
 use std::path::Path;
 
@@ -35,18 +35,18 @@ struct TextureFile {
 struct TextureLayer {
     scale: f64,
     data: String,
-    /// Inputs and one more, outputs.
+    /// Inputs + 1 (the bias), outputs.
     shape: (usize, usize),
     /// Tiles in a row and in a column.
     layout: (usize, usize),
 }
 
 impl Pattern {
-    /// Reads a model of the web page of "Growing Neural Cellular Automata" (Distill 2020): JSON with two layers
-    /// of 8-bit weights. It runs with the rule of the article's training code, on 72x72 cells.
+    /// Reads a model of the web page of "Growing Neural Cellular Automata" (Distill 2020): JSON with two
+    /// layers of 8-bit weights. It runs with the rule of the article's training code, on 72x72 cells.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] if it cannot be read or is no such file.
+    /// [`Error::Io`] or [`Error::File`] if it cannot be read or has another format.
     pub fn released_growing(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let wrong =
@@ -82,7 +82,7 @@ impl Pattern {
                     bytes.len()
                 )));
             }
-            // The first layer's rows come filter by filter.
+            // Rows of the first layer are ordered filter by filter.
             let filters = if name == "hidden" { 3 } else { 1 };
             let weight = |byte: u8, scale: f64| (f64::from(byte) / 255.0 - 0.5) * scale;
             let at = |row: usize, output: usize| bytes[row * outputs + output];
@@ -112,17 +112,17 @@ impl Pattern {
     /// Names of the models in a `models.json` of "Self-Organising Textures" (Distill 2021).
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] if it cannot be read or is no such file.
+    /// [`Error::Io`] or [`Error::File`] if it cannot be read or has another format.
     pub fn released_texture_names(path: impl AsRef<Path>) -> Result<Vec<String>> {
         Ok(json::<TextureFile>(path.as_ref())?.model_names)
     }
 
-    /// Reads one model of a `models.json` of "Self-Organising Textures" (Distill 2021) by its name, or by the end
-    /// of it after a `/`. It runs as it was trained but without rounding, on 128x128 cells.
+    /// Reads one model of a `models.json` of "Self-Organising Textures" (Distill 2021) by its name or the
+    /// part after the last `/`. It runs as it was trained, on 128x128 cells, but without quantisation.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] if the file cannot be read or is no such file; [`Error::Config`] if it has
-    /// no model of that name.
+    /// [`Error::Io`] or [`Error::File`] if the file cannot be read or has another format; [`Error::Config`]
+    /// if there is no model of that name.
     pub fn released_texture(path: impl AsRef<Path>, name: &str) -> Result<Self> {
         let path = path.as_ref();
         let wrong = |reason: String| Error::file(path, format!("not a file of texture models: {reason}"));
@@ -209,8 +209,8 @@ fn json<D: serde::de::DeserializeOwned>(path: &Path) -> Result<D> {
     serde_json::from_str(&text).map_err(|error| Error::file(path, format!("is of another kind: {error}")))
 }
 
-/// Adds kernel and shift of a layer, given by row and output, the shift being the last row. Rows that come filter
-/// by filter are put in the order channel by channel.
+/// Adds weight and bias of a layer from `at(row, output)`, whose last row is the bias. Rows ordered filter by
+/// filter are reordered channel by channel.
 fn insert(
     values: &mut Tensors,
     name: &str,

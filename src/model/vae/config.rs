@@ -5,45 +5,45 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::grid::draws::check_rate;
 
-/// Sizes of a [`Vae`]; the defaults are those of the article's doubling automaton.
+/// Sizes of a [`Vae`](super::Vae); the defaults are those of the article's doubling automaton.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VaeConfig {
-    /// Side of the images in pixels, their border included: 32.
+    /// Side of the images in pixels, border included: 32.
     pub size: usize,
-    /// Black pixels on every side of what is drawn, which the inner likelihood leaves out: 2.
+    /// Width of the black border in pixels, excluded from the inner likelihood: 2.
     pub border: usize,
     /// Dimensions of the latent, channels of the cells: 256.
     pub latent: usize,
-    /// Channels of the encoder's first convolution; each of the four after it has twice those before: 32.
+    /// Channels of the encoder's first convolution, doubled by each of the next four: 32.
     pub encoder: usize,
-    /// What turns latents into images.
+    /// The decoder: how latents become images.
     pub decoder: DecoderConfig,
 }
 
-/// What turns latents into images.
+/// The decoder: how latents become images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum DecoderConfig {
-    /// A cell that doubles until it is an image, whose side is a power of 2.
+    /// A single cell that divides until the grid has the size of the image, a power of 2.
     Doubling {
         /// Steps after each doubling.
         steps: usize,
-        /// Residual blocks of the rule, 1 or more.
+        /// Residual blocks of the transition, 1 or more.
         blocks: usize,
     },
-    /// An image full of equal cells.
+    /// A grid in which every cell starts as the latent.
     Broadcast {
-        /// Steps where nothing is learned.
+        /// Steps outside of training.
         steps: usize,
         /// The probability that a cell takes its update in a step.
         fire_rate: f64,
-        /// Whether the last layer of the rule has a bias.
+        /// Whether the last layer of the transition has a bias.
         output_bias: bool,
     },
     /// Transposed convolutions: no automaton.
     Baseline {
-        /// Channels of the first grid, a multiple of 16.
+        /// Channels of the first feature map, a multiple of 16.
         width: usize,
     },
 }
@@ -61,8 +61,8 @@ impl Default for VaeConfig {
 }
 
 impl VaeConfig {
-    /// Sizes that a processor trains in minutes: 32 latent dimensions, 8 channels in the encoder, 4 steps after each
-    /// doubling.
+    /// Sizes that a CPU trains in minutes: 32 latent dimensions, 8 channels in the encoder, 4 steps after
+    /// each doubling.
     pub fn small() -> Self {
         Self {
             latent: 32,
@@ -104,12 +104,12 @@ impl DecoderConfig {
         }
     }
 
-    /// The autoencoder that the article compares with: 512 channels.
+    /// The article's convolutional baseline: 512 channels.
     pub fn baseline() -> Self {
         Self::Baseline { width: 512 }
     }
 
-    /// Steps where nothing is learned: after each doubling, or in all; 0 without an automaton.
+    /// Steps outside of training: after each doubling, or in total; 0 without an automaton.
     pub fn steps(&self) -> usize {
         match *self {
             Self::Doubling { steps, .. } | Self::Broadcast { steps, .. } => steps,

@@ -17,12 +17,12 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    /// From `input` to `output` channels; the kernel is `[output, input, 5, 5]`.
+    /// A convolution from `input` to `output` channels; its kernel is `[output, input, 5, 5]`.
     pub fn new((input, output): (usize, usize), vb: VarBuilder) -> Result<Self> {
         Self::with_shape((input, output), (output, input, 5, 5), vb)
     }
 
-    /// The transpose; the kernel is `[input, output, 5, 5]`.
+    /// The transposed convolution; its kernel is `[input, output, 5, 5]`.
     pub fn transposed((input, output): (usize, usize), vb: VarBuilder) -> Result<Self> {
         Ok(Self {
             transposed: true,
@@ -47,7 +47,8 @@ impl Conv {
         })
     }
 
-    /// `[B, H, W, input]` to `[B, H', W', output]`, sides being those of `window`, which for the transpose goes back.
+    /// `[B, H, W, input]` to `[B, H', W', output]` with the sides of `window`; the transpose goes from its
+    /// output to its input.
     pub fn forward(&self, x: &Tensor, window: Window) -> Result<Tensor> {
         let y = match self.transposed {
             false => convolve(x, &self.kernel, (window, window))?,

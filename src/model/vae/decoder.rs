@@ -12,7 +12,7 @@ use crate::ops::{Function, activate};
 use crate::rollout::Rollout;
 use crate::transition::{TransitionFn, Vnca};
 
-/// The logits of pixels that cells show, their first channel: `[B, H, W, 1]`.
+/// The logits of pixels, the first channel of cells: `[B, H, W, 1]`.
 fn logits(cells: &Tensor) -> Result<Tensor> {
     Ok(cells.narrow(3, 0, 1)?)
 }
@@ -26,21 +26,21 @@ fn single(rule: &Vnca, z: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// What turns latents into images, with its weights.
+/// A decoder with its weights.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Decoder {
-    /// A cell that doubles.
+    /// A single cell that divides.
     Doubling(Doubling),
-    /// A grid of equal cells.
+    /// A grid in which every cell starts as the latent.
     Broadcast(Broadcast),
     /// Transposed convolutions.
     Baseline(Deconvolution),
 }
 
 impl Decoder {
-    /// The logits of pixels (`[B, H, W, 1]`) for latents `z` (`[B, Z]`). `rollout` is run after each doubling, or once; the
-    /// baseline has no use for it.
+    /// The logits of pixels (`[B, H, W, 1]`) for latents `z` (`[B, Z]`). `rollout` is run after each
+    /// doubling, or once; the baseline ignores it.
     ///
     /// # Errors
     /// [`Error::Shape`] if the latents do not fit; as [`Rollout::run`].
@@ -53,8 +53,8 @@ impl Decoder {
     }
 }
 
-/// An automaton that begins as one cell, the latent, and doubles: every cell divides into four, then all of them are
-/// updated a few times, over and over.
+/// An automaton that starts as one cell, the latent. Repeatedly, every cell divides into four, then all cells
+/// are updated for a few steps.
 #[derive(Clone, Debug)]
 pub struct Doubling {
     rule: Vnca,
@@ -62,7 +62,7 @@ pub struct Doubling {
 }
 
 impl Doubling {
-    /// A decoder into images of 2 to the power of `doublings` pixels a side, by `rule`.
+    /// A decoder into images with a side of `2^doublings` pixels.
     pub fn new(rule: Vnca, doublings: usize) -> Self {
         Self { rule, doublings }
     }
@@ -72,10 +72,12 @@ impl Doubling {
         &self.rule
     }
 
-    /// The logits of pixels (`[B, H, W, 1]`) for latents `z` (`[B, Z]`); `rollout` is run after each doubling.
+    /// The logits of pixels (`[B, H, W, 1]`) for latents `z` (`[B, Z]`); `rollout` is run after each
+    /// doubling.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the latents have not the channels of the cells; as [`Rollout::run`].
+    /// [`Error::Shape`] if the latents have not as many dimensions as cells have channels; as
+    /// [`Rollout::run`].
     pub fn decode(&self, z: &Tensor, rollout: &Rollout) -> Result<Tensor> {
         let mut cells = single(&self.rule, z)?;
         for _ in 0..self.doublings {
@@ -84,7 +86,8 @@ impl Doubling {
         logits(&cells)
     }
 
-    /// How images grow: for each doubling the cells after it and after each step, in grids of `[B, 2, 2, Z]` and larger.
+    /// How images grow: for each doubling, the cells right after it and after each step, `[B, 2, 2, Z]` and
+    /// larger.
     ///
     /// # Errors
     /// As [`Doubling::decode`].
@@ -102,7 +105,8 @@ impl Doubling {
     }
 }
 
-/// An automaton every cell of which begins as the latent; only the border of the grid tells cells where they are.
+/// An automaton in which every cell starts as the latent. Only the border of the grid tells cells where they
+/// are.
 #[derive(Clone, Debug)]
 pub struct Broadcast {
     rule: Vnca,
@@ -110,7 +114,7 @@ pub struct Broadcast {
 }
 
 impl Broadcast {
-    /// A decoder into images of `size` pixels a side, by `rule`.
+    /// A decoder into images with a side of `size` pixels.
     pub fn new(rule: Vnca, size: usize) -> Self {
         Self { rule, size }
     }
@@ -120,10 +124,10 @@ impl Broadcast {
         &self.rule
     }
 
-    /// The cells that latents `z` (`[B, Z]`) begin as: `[B, size, size, Z]`.
+    /// The first cells for latents `z` (`[B, Z]`): `[B, size, size, Z]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the latents have not the channels of the cells.
+    /// [`Error::Shape`] if the latents have not as many dimensions as cells have channels.
     pub fn seed(&self, z: &Tensor) -> Result<Tensor> {
         let cell = single(&self.rule, z)?;
         let (b, .., channels) = cell.dims4()?;
@@ -132,10 +136,10 @@ impl Broadcast {
             .contiguous()?)
     }
 
-    /// The logits of pixels that cells show, their first channel: `[B, H, W, 1]`.
+    /// The logits of pixels, the first channel of cells: `[B, H, W, 1]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the cells do not fit the rule.
+    /// [`Error::Shape`] if the cells do not fit the transition.
     pub fn logits(&self, cells: &Tensor) -> Result<Tensor> {
         self.rule.layout().check(cells)?;
         logits(cells)
@@ -150,33 +154,34 @@ impl Broadcast {
     }
 }
 
-/// The logit of a pixel outside of what a [`Deconvolution`] draws: of probability 0 in any precision, and a number, so
-/// that a black pixel there adds exactly nothing to a likelihood or a gradient.
+/// The logit of pixels in the frame of a [`Deconvolution`]: finite, with a probability of 0 in any precision,
+/// so that a black pixel there adds exactly 0 to the likelihood and its gradient.
 const OUTSIDE: f64 = -1e4;
 
-/// Pixels on every side that a [`Deconvolution`] does not draw.
+/// Width of the frame of a [`Deconvolution`], pixels that are always black.
 const FRAME: usize = 2;
 
-/// The decoder of an ordinary autoencoder: a linear layer and five transposed 5x5 convolutions with ELUs between them.
+/// The decoder of an ordinary autoencoder: a linear layer and five transposed 5x5 convolutions with ELUs
+/// between them.
 ///
-/// Weights: `input.weight` (`[features, Z]`, features in the order channel, row, column), `input.bias`, `convolutions.N.weight`
-/// (`[in, out, 5, 5]`), `convolutions.N.bias`.
+/// Weights: `input.weight` (`[features, Z]`, features in the order channel, row, column), `input.bias`,
+/// `convolutions.N.weight` (`[in, out, 5, 5]`), `convolutions.N.bias`.
 #[derive(Clone, Debug)]
 pub struct Deconvolution {
     width: usize,
-    /// Of the grid that the linear layer makes.
+    /// Side of the feature map after the linear layer.
     side: usize,
     input: Linear,
     convolutions: Vec<Conv>,
 }
 
 impl Deconvolution {
-    /// A decoder of `latent` dimensions into images of `size` pixels a side, a multiple of 16, of which the outermost two
-    /// on every side are always black. Channels fall from `width`, a multiple of 16, to a sixteenth of it: 256, 32
-    /// and 512 in the article.
+    /// A decoder of `latent` dimensions into images with a side of `size` pixels, a multiple of 16; the
+    /// outermost two pixels on every side are always black. Channels fall from `width`, a multiple of 16, to
+    /// a sixteenth of it: 256, 32 and 512 in the article.
     ///
     /// # Errors
-    /// [`Error::Config`] if size or width is no such number or above 65536, or there is no latent.
+    /// [`Error::Config`] if size or width is not a multiple of 16 up to 65536, or `latent` is 0.
     pub fn new(size: usize, latent: usize, width: usize, vb: VarBuilder) -> Result<Self> {
         for (name, value) in [("size", size), ("width", width)] {
             if value == 0 || value > 1 << 16 || !value.is_multiple_of(16) {
@@ -199,7 +204,7 @@ impl Deconvolution {
         })
     }
 
-    /// The logits of the pixels within the frame for latents `z` (`[B, Z]`): `[B, size - 4, size - 4, 1]`.
+    /// The logits of the pixels inside the frame for latents `z` (`[B, Z]`): `[B, size - 4, size - 4, 1]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the latents do not fit.
@@ -226,7 +231,7 @@ impl Deconvolution {
         Ok(x)
     }
 
-    /// The logits of all pixels, `[B, size, size, 1]`; those of the frame stand for a probability of 0.
+    /// The logits of all pixels, `[B, size, size, 1]`; in the frame the probability is 0.
     ///
     /// # Errors
     /// As [`Deconvolution::inner`].

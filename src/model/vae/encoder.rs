@@ -1,4 +1,4 @@
-//! The encoder: from images to what is believed of their latents.
+//! The encoder: from images to the posterior over their latents.
 
 use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
@@ -15,9 +15,9 @@ const STRIDES: [usize; 5] = [1, 2, 2, 2, 2];
 
 /// Five 5x5 convolutions with padding 2, an ELU after each, and a linear layer.
 ///
-/// Weights: `convolutions.N.weight` (`[out, in, 5, 5]`), `convolutions.N.bias`, `output.weight` (`[2 Z, features]`, features in
-/// the order channel, row, column; the first Z rows are the mean, the last the logarithm of the variance),
-/// `output.bias`.
+/// Weights: `convolutions.N.weight` (`[out, in, 5, 5]`), `convolutions.N.bias`, `output.weight` (`[2 Z,
+/// features]`, features in the order channel, row, column; the first Z rows are the mean, the last the
+/// logarithm of the variance), `output.bias`.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     size: usize,
@@ -26,8 +26,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder of images of `size` pixels a side into `latent` dimensions, whose first convolution has `width` channels:
-    /// 32, 256 and 32 in the article.
+    /// An encoder of images with a side of `size` pixels into `latent` dimensions, whose first convolution
+    /// has `width` channels; in the article 32, 256 and 32.
     ///
     /// # Errors
     /// [`Error::Config`] if one of them is not 1 to 65536.
@@ -51,7 +51,7 @@ impl Encoder {
         })
     }
 
-    /// The posterior of the latents of `images` (`[B, size, size, 1]`).
+    /// The posterior over the latents of `images` (`[B, size, size, 1]`).
     ///
     /// # Errors
     /// [`Error::Shape`] for another shape.

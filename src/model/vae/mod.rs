@@ -1,9 +1,9 @@
-//! Variational autoencoders of binary images whose decoder is an automaton, and one whose decoder is not, to compare
-//! with.
+//! Variational autoencoders of binary images whose decoder is a cellular automaton, and a convolutional
+//! baseline.
 //!
-//! An image is encoded as a normal distribution over latents; a latent is the state of a cell, from which an automaton
-//! makes an image; the bounds of [`loss`](crate::loss) say how likely images are. Source: Palm, González Duque, Sudhakaran
-//! and Risi, "Variational Neural Cellular Automata" (ICLR 2022).
+//! The encoder maps an image to a normal distribution over latents. A latent is the first state of cells,
+//! which the automaton turns into an image. [`loss`](crate::loss) has the bounds of the likelihood. Source:
+//! Palm, González Duque, Sudhakaran and Risi, "Variational Neural Cellular Automata" (ICLR 2022).
 //!
 //! ```
 //! use lnca::prelude::*;

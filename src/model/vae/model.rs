@@ -1,4 +1,4 @@
-//! The variational autoencoder as one thing that can be made, saved and loaded.
+//! The variational autoencoder with its weights, to create, save and load.
 
 use std::path::Path;
 
@@ -18,17 +18,17 @@ use crate::random::Key;
 use crate::rollout::{Memory, Rollout};
 use crate::transition::{Vnca, VncaConfig};
 
-/// Latents that are decoded at once where nothing is learned.
+/// Most latents decoded at once outside of training.
 const AT_ONCE: usize = 64;
 
-/// What a file says of itself; with the weights all that is needed to use it.
+/// The card of a file: with the weights, all that is needed to use the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VaeCard {
     /// Version of the file format: 1.
     pub vae: u32,
     /// Sizes.
     pub config: VaeConfig,
-    /// The images that it was trained on; free text.
+    /// The training images; free text.
     pub data: String,
     /// How it was trained; free text.
     pub trained_by: String,
@@ -37,7 +37,7 @@ pub struct VaeCard {
 }
 
 impl VaeCard {
-    /// A card without words.
+    /// A card with empty texts.
     pub fn new(config: VaeConfig) -> Self {
         Self {
             vae: 1,
@@ -53,21 +53,21 @@ impl Card for VaeCard {
     const KIND: &'static str = "vae";
 }
 
-/// How likely a model finds an image, in nats.
+/// Likelihood estimates of one image, in nats.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
-    /// The importance-weighted bound of the likelihood of all pixels.
+    /// The importance-weighted bound of the log-likelihood of all pixels.
     pub iwelbo: f64,
-    /// That of the pixels within the border.
+    /// The same bound for the pixels inside the border.
     pub inner: f64,
-    /// The mean over the samples of the likelihood, minus the divergence: what training maximises.
+    /// The evidence lower bound, which training maximises: the mean log-likelihood of the samples minus `kl`.
     pub elbo: f64,
-    /// The divergence of the latents from their prior.
+    /// The KL divergence of the posterior from the prior.
     pub kl: f64,
 }
 
 impl Estimate {
-    /// The mean of estimates; not a number if there are none.
+    /// The mean of estimates; NaN if there are none.
     pub fn mean(estimates: &[Self]) -> Self {
         let mean = |of: fn(&Self) -> f64| estimates.iter().map(of).sum::<f64>() / estimates.len() as f64;
         Self {
@@ -89,10 +89,10 @@ pub struct Vae {
 }
 
 impl Vae {
-    /// An untrained model, its weights drawn from `seed`.
+    /// An untrained model with weights drawn from `seed`.
     ///
     /// # Errors
-    /// [`Error::Config`] for sizes that do not fit together.
+    /// [`Error::Config`] if the sizes contradict each other.
     pub fn new(card: VaeCard, seed: u64, device: &Device) -> Result<Self> {
         Self::with_weights(card, Weights::new(seed, DType::F32, device))
     }
@@ -137,11 +137,11 @@ impl Vae {
         })
     }
 
-    /// Reads a file of [`Vae::save`].
+    /// Loads a file written by [`Vae::save`].
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is no such model or lacks a weight of the size that its
-    /// card gives, [`Error::Weight`] if one is left over.
+    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is of another kind or a weight is missing or
+    /// has not the shape its card gives, [`Error::Weight`] if one is left over.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         card::load(path.as_ref(), device, |card, values| {
             let weights = Weights::given(values, DType::F32, device);
@@ -149,7 +149,7 @@ impl Vae {
         })
     }
 
-    /// Writes weights and card to a safetensors file, whole or not at all.
+    /// Writes weights and card to a safetensors file, atomically.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
@@ -157,12 +157,12 @@ impl Vae {
         card::save(path.as_ref(), &self.weights, &self.card)
     }
 
-    /// What it says of itself.
+    /// Its card.
     pub fn card(&self) -> &VaeCard {
         &self.card
     }
 
-    /// What it says of itself, to be changed; the sizes must stay.
+    /// Its card, to edit before saving. The sizes must not change.
     pub fn card_mut(&mut self) -> &mut VaeCard {
         &mut self.card
     }
@@ -177,12 +177,12 @@ impl Vae {
         &self.decoder
     }
 
-    /// Its weights: those of the encoder under `encoder.`, those of the decoder under `decoder.`.
+    /// Its weights, under `encoder.` and `decoder.`.
     pub fn weights(&self) -> &Weights {
         &self.weights
     }
 
-    /// A rollout of its decoder of `steps` steps at its fire rate, masks drawn from `key`, without a gradient.
+    /// A rollout of the decoder: `steps` steps at its fire rate, update masks drawn from `key`, no gradient.
     pub fn rollout(&self, steps: usize, key: Key) -> Rollout {
         let fire_rate = match self.card.config.decoder {
             DecoderConfig::Broadcast { fire_rate, .. } => fire_rate,
@@ -192,7 +192,8 @@ impl Vae {
         rollout.memory(Memory::Nothing)
     }
 
-    /// What is believed of the latents of `images` (`[B, size, size, 1]` of zeros and ones), without a gradient.
+    /// The posterior over the latents of `images` (`[B, size, size, 1]` of zeros and ones), without a
+    /// gradient.
     ///
     /// # Errors
     /// [`Error::Shape`] if they have another size.
@@ -217,8 +218,8 @@ impl Vae {
         self.noise(count, 1, key)?.squeeze(1).map_err(Error::from)
     }
 
-    /// Standard normal draws for images and samples, `[images, samples, Z]`; those of an image depend on the key and its
-    /// number alone.
+    /// Standard normal draws, `[images, samples, Z]`; those of an image depend only on the key and its
+    /// number.
     pub(crate) fn noise(&self, images: usize, samples: usize, key: Key) -> Result<Tensor> {
         self.noise_from(0, (images, samples), key)
     }
@@ -234,11 +235,11 @@ impl Vae {
         Ok(Tensor::from_vec(values, shape, self.weights.device())?)
     }
 
-    /// How likely each of `images` (`[B, size, size, 1]` of zeros and ones) is, by `samples` latents for each; `first_image` is
-    /// the number of the first, so that images draw the same latents however they are batched.
+    /// Likelihood estimates of `images` (`[B, size, size, 1]` of zeros and ones), from `samples` latents
+    /// each. `first_image` is the number of the first image: an image draws the same latents in any batch.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the images have another size, [`Error::Config`] without a sample.
+    /// [`Error::Shape`] if the images have another size, [`Error::Config`] if `samples` is 0.
     pub fn estimate(
         &self,
         images: &Tensor,
