@@ -18,9 +18,9 @@ use lnca::{
     CellLayout, Fit, Padding, PlainNca, PoolTrainer, Restorer, Rollout, Step, TrainingData, TransitionFn,
     Weights, evaluate, neighbourhood,
 };
+use lnca_examples::Result;
+use lnca_examples::contact_sheet::{ContactSheet, Label};
 use lnca_examples::progress::TrainingProgress;
-use lnca_examples::sheet::{Label, Sheet};
-use lnca_examples::{Result, at};
 
 /// A two-layer perceptron over the nine cells that a cell sees: the whole of a new automaton.
 #[derive(Clone)]
@@ -112,21 +112,16 @@ fn run() -> Result<()> {
 
     let shown = test(8)?.get(0, &Device::Cpu)?;
     let restored = restorer.restore(&shown.corrupted, &rollout)?;
-    let label = |name: &str, note: String| Label {
-        name: name.into(),
-        note,
-    };
     let path = Path::new("out/custom_transition.png");
-    std::fs::create_dir_all("out").map_err(at(Path::new("out")))?;
-    Sheet {
+    ContactSheet {
         title: format!("A transition of your own: {} test images", scores.images),
         rows: vec![
-            (label("clean", String::new()), shown.clean),
+            (Label::new("clean"), shown.clean),
             (
-                label("corrupted", format!("SSIM {:.3}", scores.ssim_corrupted)),
+                Label::with_ssim("corrupted", Some(scores.ssim_corrupted)),
                 shown.corrupted,
             ),
-            (label("restored", format!("SSIM {:.3}", scores.ssim)), restored),
+            (Label::with_ssim("restored", Some(scores.ssim)), restored),
         ],
     }
     .save(path)?;

@@ -8,6 +8,8 @@
 
 use std::process::ExitCode;
 
+use lnca_examples::restoration::{self, DEBLUR};
+
 fn main() -> ExitCode {
-    lnca_examples::exit(lnca_examples::pipeline::run(&lnca_examples::args::DEBLUR))
+    lnca_examples::exit(restoration::run(&DEBLUR))
 }

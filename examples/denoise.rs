@@ -8,6 +8,8 @@
 
 use std::process::ExitCode;
 
+use lnca_examples::restoration::{self, DENOISE};
+
 fn main() -> ExitCode {
-    lnca_examples::exit(lnca_examples::pipeline::run(&lnca_examples::args::DENOISE))
+    lnca_examples::exit(restoration::run(&DENOISE))
 }

@@ -27,6 +27,14 @@ pub fn write(path: &Path, tensors: &Tensors, description: &impl Serialize) -> Re
     let text = serde_json::to_string(description).map_err(|error| Error::file(path, error))?;
     let header = HashMap::from([(ENTRY.to_string(), text)]);
     let bytes = safetensors::serialize(tensors, Some(header)).map_err(|error| Error::file(path, error))?;
+    write_bytes(path, &bytes)
+}
+
+/// Writes a file of any kind, and the folders above it; if that fails, a file that is there stays as it is.
+///
+/// # Errors
+/// [`Error::Io`] if the folder or the file cannot be written.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
     }
@@ -35,7 +43,7 @@ pub fn write(path: &Path, tensors: &Tensors, description: &impl Serialize) -> Re
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = Path::new(&partial);
     let written = File::create(partial)
-        .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(partial, path));
     written.map_err(|error| {
         // The error at hand says more than a failure to tidy up would.
