@@ -1,4 +1,4 @@
-//! A transition of your own: trained with a pool of states, it learns to take noise out of images.
+//! A transition of your own, trained with a pool of states to remove noise from images.
 //!
 //! ```sh
 //! cargo run --release --example custom_transition    # about a minute
@@ -22,7 +22,7 @@ use lnca_examples::Result;
 use lnca_examples::contact_sheet::{ContactSheet, Label};
 use lnca_examples::progress::TrainingProgress;
 
-/// A two-layer perceptron over the nine cells that a cell sees: the whole of a new automaton.
+/// A whole new automaton: a perceptron of two layers on the 3x3 neighbourhood of a cell.
 #[derive(Clone)]
 struct Perceptron {
     hidden: Linear,
@@ -30,7 +30,7 @@ struct Perceptron {
 }
 
 impl Perceptron {
-    /// The noisy image, the restored one, and six channels for what cells want to tell each other.
+    /// The noisy image, the restored image, and six hidden channels for what cells tell each other.
     const LAYOUT: CellLayout = CellLayout {
         input: 3,
         output: 3,
@@ -41,7 +41,7 @@ impl Perceptron {
         let vb = weights.builder();
         Ok(Self {
             hidden: Linear::glorot(9 * Self::LAYOUT.channels(), width, vb.pp("hidden"))?,
-            // An update of nothing to begin with: an automaton that stands still is easy to train.
+            // Zeros: an automaton that does nothing at first is easy to train.
             output: Linear::with_init(
                 width,
                 Self::LAYOUT.update_channels(),

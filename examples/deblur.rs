@@ -1,4 +1,4 @@
-//! Trains a neural cellular automaton that takes motion blur out of images, and tests it.
+//! Trains a neural cellular automaton that removes motion blur from images, and tests it.
 //!
 //! ```sh
 //! cargo run --release --example deblur                  # on generated images, about two minutes

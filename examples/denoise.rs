@@ -1,4 +1,4 @@
-//! Trains a neural cellular automaton that takes noise out of images, and tests it.
+//! Trains a neural cellular automaton that removes noise from images, and tests it.
 //!
 //! ```sh
 //! cargo run --release --example denoise                  # on generated images, about two minutes

@@ -21,7 +21,8 @@ use lnca_examples::{Result, shipped};
 
 /// Trains and runs automata that grow a picture from one cell.
 ///
-/// Without a command the shipped lizard grows, loses its lower half and heals; pictures of it go to out/growing.
+/// Without a command the shipped lizard grows, loses its lower half and heals; pictures of it go to
+/// out/growing.
 #[derive(Parser)]
 #[command(version)]
 struct Args {

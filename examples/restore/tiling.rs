@@ -21,8 +21,8 @@ pub struct Tiling {
 impl Tiling {
     /// Restores a picture.
     ///
-    /// Neighbouring tiles overlap by a quarter of their side. There the weight of each falls linearly towards its
-    /// edge, where cells have the fewest neighbours.
+    /// Neighbouring tiles overlap by a quarter of their side. There the weight of each falls linearly towards
+    /// its edge, where cells have the fewest neighbours.
     pub fn restore(&self, model: &Model, picture: &Picture) -> Result<Picture> {
         let overlap = self.side / 4;
         let rows = Cut::new(picture.height, self.side, overlap);

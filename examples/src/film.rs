@@ -65,8 +65,8 @@ pub struct Filming {
     #[arg(long, value_name = "N", default_value_t = 300)]
     steps: usize,
 
-    /// Damage at a step, such as lower-half@150; also upper-half, left-half, right-half, centre and circle. May be
-    /// given several times [default: one at step 150]
+    /// Damage at a step, such as lower-half@150; also upper-half, left-half, right-half, centre and circle.
+    /// May be given several times [default: one at step 150]
     #[arg(long, value_name = "WHAT@STEP")]
     damage: Vec<Cut>,
 
@@ -86,7 +86,8 @@ pub struct Filming {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Folder for animation.gif, animation.png, strip.png and last.png [default: out/ and the name of this example]
+    /// Folder for animation.gif, animation.png, strip.png and last.png [default: out/ and the name of this
+    /// example]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -101,10 +102,11 @@ pub struct Look {
 }
 
 impl Filming {
-    /// Runs `pattern` with the transition `rule` from `cells` (`[1, H, W, C]`). Unless the arguments say otherwise,
-    /// it is damaged by `damage` at step 150.
+    /// Runs `pattern` with the transition `rule` from `cells` (`[1, H, W, C]`). Unless the arguments say
+    /// otherwise, it is damaged by `damage` at step 150.
     ///
-    /// Writes `animation.gif`, `animation.png` (animated, lossless), `strip.png` of six stills, and `last.png`.
+    /// Writes `animation.gif`, `animation.png` (animated, lossless), `strip.png` of six stills, and
+    /// `last.png`.
     ///
     /// # Errors
     /// `damage` has no such name, the cells do not fit the pattern, or a file cannot be written.
@@ -146,7 +148,8 @@ impl Filming {
         })
     }
 
-    /// The frames: the first state, one every few steps, one before and one after each damage, and the last state.
+    /// The frames: the first state, one every few steps, one before and one after each damage, and the last
+    /// state.
     fn film<T>(
         &self,
         (pattern, rule): (&Pattern, &T),

@@ -23,15 +23,16 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Training allocates and frees the same large tensors over and over. The C library's allocator returns such memory
-/// to the system and requests it again, which costs about a quarter of the time.
+/// Training allocates and frees the same large tensors over and over. The C library's allocator returns such
+/// memory to the system and requests it again, which costs about a quarter of the time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The result of every fallible function of the examples.
 pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// Ends a program. An error is printed as one sentence, followed by those of its causes that it does not mention.
+/// Ends a program. An error is printed as one sentence, followed by those of its causes that it does not
+/// mention.
 pub fn exit(result: Result<()>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
@@ -49,7 +50,8 @@ pub fn exit(result: Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The command line of this process, with paths reduced to their last names. Model files record it, and may be shared.
+/// The command line of this process, with paths reduced to their last names. Model files record it, and may
+/// be shared.
 pub fn command_line() -> String {
     let last = |word: String| match Path::new(&word).file_name() {
         Some(name) if word.contains('/') => name.to_string_lossy().into_owned(),

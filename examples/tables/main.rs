@@ -16,8 +16,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lnca_examples::restoration::{DEBLUR, DENOISE};
 
-/// Makes the tables of the latent NCA paper: trains, tests, measures, and writes Markdown, JSON and pictures with
-/// the paper's numbers beside ours.
+/// Makes the tables of the latent NCA paper: trains, tests, measures, and writes Markdown, JSON and pictures
+/// with the paper's numbers beside ours.
 #[derive(Parser)]
 #[command(version)]
 struct Args {

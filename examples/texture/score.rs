@@ -13,7 +13,8 @@ use lnca_examples::args::positive;
 use crate::sample::Sample;
 use crate::{Source, grid};
 
-/// Measures how close a texture comes to its target, with filters that are not used in training, as a line of JSON
+/// Measures how close a texture comes to its target, with filters that are not used in training, as a line of
+/// JSON
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -13,8 +13,8 @@ use lnca_examples::{Result, command_line, patterns};
 
 use crate::sample::Sample;
 
-/// States with a value beyond this leave the pool. In a young automaton some states grow without limit, and would
-/// dominate the gradients of many updates.
+/// States with a value beyond this leave the pool. In a young automaton some states grow without limit, and
+/// would dominate the gradients of many updates.
 const BOUND: f64 = 4.0;
 
 /// Trains an automaton to make a texture

@@ -11,7 +11,8 @@ const DIGITS: (usize, usize) = (10_000, 1000);
 /// The images
 #[derive(clap::Args)]
 pub struct Data {
-    /// Folder of MNIST: binarised (.amat or idx) or with grey levels (idx), plain or gzipped [default: built-in digits]
+    /// Folder of MNIST: binarised (.amat or idx) or with grey levels (idx), plain or gzipped [default:
+    /// built-in digits]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 

@@ -74,8 +74,9 @@ pub fn growth(vae: &Vae, decoder: &Doubling, key: Key) -> Result<Vec<Vec<Picture
 /// Steps before the damage, and steps after it.
 const RECOVERY: usize = 36;
 
-/// Three rows of samples: intact, with a square of half their side erased, and recovered. Also the share of the damage
-/// that is left: the squared difference of the recovered probabilities from the intact ones over that of the damaged ones.
+/// Three rows of samples: intact, with a square of half their side erased, and recovered. Also the share of
+/// the damage that is left: the squared difference of the recovered probabilities from the intact ones over
+/// that of the damaged ones.
 pub fn recovery(vae: &Vae, decoder: &Broadcast, count: usize, key: Key) -> Result<(Vec<Vec<Picture>>, f64)> {
     let key = key.fold_in_name("recovery");
     let seeds = decoder.seed(&vae.prior(count.max(11), key)?)?;

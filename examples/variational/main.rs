@@ -1,5 +1,5 @@
-//! Variational NCA: trains automata that grow images from latents, measures the likelihood they give to images, and
-//! draws what they have learned.
+//! Variational NCA: trains automata that grow images from latents, measures the likelihood they give to
+//! images, and draws what they have learned.
 //!
 //! ```sh
 //! cargo run --release --example variational                               # trains on built-in digits
@@ -28,8 +28,8 @@ use lnca_examples::Result;
 
 /// Trains and runs automata that grow images from latents.
 ///
-/// Without a command the doubling automaton is trained on built-in digits for about two minutes and tested; model and
-/// pictures go to out/variational.
+/// Without a command the doubling automaton is trained on built-in digits for about two minutes and tested;
+/// model and pictures go to out/variational.
 #[derive(Parser)]
 #[command(version)]
 struct Args {

@@ -63,8 +63,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = positive)]
     updates: usize,
 
-    /// Learning rate of the first update, which falls to 0 along a cosine; published: 1e-4, constant [default: 3e-3,
-    /// and 1e-3 for broadcast]
+    /// Learning rate of the first update, which falls to 0 along a cosine; published: 1e-4, constant
+    /// [default: 3e-3, and 1e-3 for broadcast]
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
 

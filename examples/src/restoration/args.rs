@@ -10,48 +10,49 @@ use super::Task;
 use crate::Result;
 use crate::args::{DeviceName, ModelName, positive};
 
+/// The last part of `--help`.
 const DEFAULTS: &str = "\
 DEFAULTS
-  Without arguments a latent-nafca model is trained on 1000 generated images in batches of 4, 10 epochs
-  of autoencoder, 4 of NCA and 4 of both, which takes about two minutes on two CPU cores: enough to see it work,
-  too little for its best. The recipe is the library's own: cells start from their input, and the
-  decoder learns along with the automaton. Given hours, --end-to-end adds a phase in which the encoder
-  learns as well, and a latent model gains most. The paper trains 20 epochs a phase in batches of 8 on whole
-  data sets, with the decoder frozen: --paper does that, and takes hours on a CPU. The other models
-  cost more: latent-vitca about twice as much, vitca, nafnet and restormer 15 times and more.
+  Without arguments a latent-nafca model is trained on 1000 generated images in batches of 4: 10 epochs of the
+  autoencoder, 4 of the NCA, and 4 of both together. That takes about two minutes on two CPU cores. It shows that
+  training works, but is too short for good results. The recipe is the library's own: cells are seeded with the
+  input image, and the decoder is trained together with the automaton. With --end-to-end the encoder is trained
+  too; if there are hours to spare, this gains most. --paper trains as the paper does, which takes hours on a
+  CPU: 20 epochs a phase, in batches of 8, on whole data sets, with the decoder frozen. The other models cost more:
+  latent-vitca about twice as much, vitca, nafnet and restormer 15 times as much or more.
 
 FILES WRITTEN TO --out
-  model.safetensors   the model, for `restore --model` and `--eval`; while it trains, the best of its phase so far
+  model.safetensors   the model, for `restore --model` and `--eval`; during training, the best of its phase so far
   sheet.png           test images: clean, corrupted, filtered, restored
-  curves.png          loss and validation SSIM of the training
+  curves.png          training loss and validation SSIM
   results.json        arguments, counts, skipped files, scores, times and history
   shown.safetensors   the images of sheet.png
-  log.jsonl           every batch and every epoch, written while it trains
+  log.jsonl           every batch and every epoch, written during training
   run.json, *.checkpoint.safetensors   what --resume needs; may be deleted after the run
 
 THREADS
   All cores are used. RAYON_NUM_THREADS and CANDLE_NUM_THREADS in the environment limit that.";
 
-/// See `--help`.
+/// The arguments.
 #[derive(Parser)]
 #[command(after_help = DEFAULTS, version)]
 pub struct Args {
-    /// The system to train
+    /// Model to train
     #[arg(long, value_enum, default_value = "latent-nafca")]
     pub model: ModelName,
 
-    /// Folder of images to train and test on, split 64/16/20 into training, validation and test; without
-    /// it, dead-leaves images are generated
+    /// Folder of images, split 64/16/20 into training, validation and test [default: generated dead-leaves
+    /// images]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
     /// Layout of the folders: `folder` (clean PNG and JPEG files at any depth), `pairs` (clean and
     /// damaged files told apart by their names), `cifar` (CIFAR-10 .bin files), or `CLEAN:DAMAGED`, the
-    /// names of two folders in it; found out unless given
+    /// names of two folders in it [default: detected]
     #[arg(long, value_name = "LAYOUT", value_parser = kind)]
     pub kind: Option<Kind>,
 
-    /// Test on every image of this folder rather than on the test split
+    /// Test on all images of this folder instead of the test split
     #[arg(long, value_name = "DIR")]
     pub test_data: Option<PathBuf>,
 
@@ -64,8 +65,8 @@ pub struct Args {
     #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = side)]
     pub size: usize,
 
-    /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 8, of a latent model 4 and
-    /// --end-to-end 4; with --paper 20]
+    /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 8, or for a latent
+    /// model 4 with --end-to-end 4; with --paper 20]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub epochs: Option<usize>,
 
@@ -73,8 +74,8 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub ae_epochs: Option<usize>,
 
-    /// Epochs of encoder, NCA and decoder together, after the others; with --start there are no others unless --epochs is
-    /// given [default: none where --epochs is given]
+    /// Epochs of encoder, NCA and decoder together, after those of --epochs, which are 0 by default if --start is
+    /// given too [default: 4 for a latent model without --epochs, --start and --paper]
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "paper")]
     pub end_to_end: Option<usize>,
 
@@ -82,17 +83,16 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub batch: Option<usize>,
 
-    /// Learning rate of the NCA, in all of its phases, at their beginning [default: those of the recipe]
+    /// Learning rate of the NCA at the start of each of its phases [default: those of the recipe]
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub learning_rate: Option<f64>,
 
-    /// Change one field of the recipe, such as nca.average=0.999 or learning=everything; results.json of
-    /// any run shows all fields. May be given more than once
+    /// Change one field of the recipe, as in nca.average=0.999 or learning=everything; results.json of any
+    /// run shows all fields. May be given more than once
     #[arg(long, value_name = "FIELD=VALUE", value_parser = field)]
     pub set: Vec<String>,
 
-    /// Go on from this model rather than from random weights, on other images or for longer; its autoencoder is not
-    /// trained before
+    /// Start from this model instead of random weights; the phase of the autoencoder is skipped
     #[arg(long, value_name = "MODEL")]
     pub start: Option<PathBuf>,
 
@@ -100,7 +100,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
-    /// Train by the recipe of the paper, and as long: 20 epochs a phase, on all images
+    /// Train with the recipe of the paper, for as long: 20 epochs a phase, on all images
     #[arg(long)]
     pub paper: bool,
 
@@ -108,12 +108,12 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
-    /// Go on with the run in --out, to the same result as if it had never stopped; without this, a run
-    /// there starts anew
+    /// Resume the run in --out, with the same result as if it had never stopped; without this, a run there
+    /// starts over
     #[arg(long)]
     pub resume: bool,
 
-    /// Batches between checkpoints, besides the one after every epoch
+    /// Batches between two checkpoints; there is also one after every epoch
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
     pub checkpoint_every: usize,
 
@@ -121,8 +121,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "cpu")]
     pub device: DeviceName,
 
-    /// Train nothing: test this model on every image of --data, at the difficulty of the test and always
-    /// with the same corruption, and print one line of JSON. A PSNR that is infinite is null
+    /// Do not train: test this model on all images of --data, always with the same corruption, and print a
+    /// line of JSON. An infinite PSNR is null
     #[arg(
         long,
         value_name = "MODEL",
@@ -135,13 +135,16 @@ pub struct Args {
 }
 
 impl Args {
-    /// The arguments of this process; ends it where they are wrong or ask for help.
+    /// The arguments of this process. It ends here if they are wrong or ask for help.
     pub fn of(task: &Task) -> Self {
         let matches = Self::command().name(task.name).about(task.about).get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// The arguments that these words make, the first of which is the name of the program.
+    /// The arguments in `words`, the first of which is the name of the program.
+    ///
+    /// # Errors
+    /// They are wrong.
     pub fn from_words(task: &Task, words: &[String]) -> Result<Self> {
         let matches = Self::command().name(task.name).try_get_matches_from(words)?;
         Ok(Self::from_arg_matches(&matches)?)

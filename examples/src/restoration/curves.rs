@@ -1,4 +1,5 @@
-//! The curves of a training: the loss of each batch and the validation SSIM of each epoch, two panels a phase.
+//! The curves of a training: the loss of each batch and the validation SSIM of each epoch, two panels a
+//! phase.
 
 use std::path::Path;
 

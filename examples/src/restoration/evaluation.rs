@@ -15,8 +15,8 @@ use super::{Args, Settings, Task};
 use crate::Result;
 use crate::progress::bar;
 
-/// All images of `data` in batches, corrupted at the difficulty of the test and always in the same way. Real pairs
-/// keep their own corruption.
+/// All images of `data` in batches, corrupted at the difficulty of the test and always in the same way. Real
+/// pairs keep their own corruption.
 pub fn test_batches(data: &Dataset, corruption: Corruption, batch: usize) -> Result<Batches> {
     let corruption = Some((corruption, corruption.test_difficulty()));
     Ok(data.evaluation_batches(batch, corruption, Key::new(0).fold_in_name("test"))?)

@@ -134,7 +134,8 @@ fn generated(count: usize, size: usize, seed: u64) -> Result<Dataset> {
     Ok(data)
 }
 
-/// Splits by photograph, then keeps of each part its share of `limit`, because one photograph may give many tiles.
+/// Splits by photograph, then keeps of each part its share of `limit`, because one photograph may give many
+/// tiles.
 fn split(data: Dataset, limit: Option<usize>, seed: u64) -> Result<Split<Dataset>> {
     let images = limit.unwrap_or(data.len());
     let parts = data

@@ -16,8 +16,8 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Opens the folder for a run with `settings`. With `resume`, a run that is there is resumed; otherwise its
-    /// checkpoints and log are removed.
+    /// Opens the folder for a run with `settings`. With `resume`, a run that is there is resumed; otherwise
+    /// its checkpoints and log are removed.
     ///
     /// # Errors
     /// The run there has other settings, or the folder cannot be written.

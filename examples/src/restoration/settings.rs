@@ -12,7 +12,8 @@ use super::args::Args;
 use crate::Result;
 use crate::args::word;
 
-/// The default length: what a laptop trains in about two minutes. Small batches make more updates in the same time.
+/// The default length: what a laptop trains in about two minutes. Small batches make more updates in the same
+/// time.
 const QUICK: Schedule = Schedule {
     images: Some(1000),
     ae_epochs: 10,
@@ -36,7 +37,8 @@ const ALL_DEAD_LEAVES: usize = 5000;
 struct Schedule {
     images: Option<usize>,
     ae_epochs: usize,
-    /// Epochs of a model; of a latent model, the last `end_to_end` of them train encoder, NCA and decoder together.
+    /// Epochs of a model; of a latent model, the last `end_to_end` of them train encoder, NCA and decoder
+    /// together.
     epochs: usize,
     end_to_end: usize,
     batch: usize,
@@ -143,8 +145,8 @@ impl Settings {
         Ok(recipe)
     }
 
-    /// The command that trains this model, with every default spelt out and paths reduced to their last names. Model
-    /// files record it, and may be shared.
+    /// The command that trains this model, with every default spelt out and paths reduced to their last
+    /// names. Model files record it, and may be shared.
     pub fn command(&self, task: &Task) -> String {
         let mut words = vec![task.name.to_string()];
         if let Ok(Value::Object(settings)) = serde_json::to_value(self) {

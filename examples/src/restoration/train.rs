@@ -82,8 +82,8 @@ impl Row {
     }
 }
 
-/// The result of a test: the classical filter to compare with, and a row for everything tested. The first two rows
-/// are those of the corrupted images and of the filter, the last is that of the model.
+/// The result of a test: the classical filter to compare with, and a row for everything tested. The first two
+/// rows are those of the corrupted images and of the filter, the last is that of the model.
 struct Test {
     filter: ClassicalFilter,
     rows: Vec<Row>,
@@ -142,8 +142,8 @@ impl<'a> Run<'a> {
         Ok(Some(Row::new("autoencoder alone", scores.ssim, scores.psnr)))
     }
 
-    /// Trains the automaton or network, and then, if asked for, encoder, automaton and decoder together. The best
-    /// model of a phase so far is kept on disk.
+    /// Trains the automaton or network, and then, if asked for, encoder, automaton and decoder together. The
+    /// best model of a phase so far is kept on disk.
     fn train_model(&mut self) -> Result<()> {
         let command = self.settings.command(self.task);
         let card = self.model.card_mut();

@@ -40,7 +40,7 @@ pub struct Args {
     batch: usize,
     #[arg(long, value_enum)]
     what: What,
-    /// Plain Candle operations in place of the engine
+    /// Plain Candle operations instead of the engine
     #[arg(long)]
     plain: bool,
     /// Seconds for the repetitions; there are at least two
@@ -79,8 +79,8 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Seconds of an epoch, from those of a batch of training and of inference. A last batch that is not full is dropped
-/// in training, and counts in validation.
+/// Seconds of an epoch, from those of a batch of training and of inference. A last batch that is not full is
+/// dropped in training, and counts in validation.
 pub fn epoch_seconds(batch: usize, train: f64, infer: f64) -> f64 {
     (IMAGES.0 / batch) as f64 * train + IMAGES.1.div_ceil(batch) as f64 * infer
 }
@@ -108,7 +108,8 @@ fn batches(args: &Args) -> Result<Batches> {
     Ok(data.training_batches(0, args.batch, corruption, Key::new(1))?)
 }
 
-/// Runs `once` a first time, then repeats it for so many seconds, at least twice. Returns the times of the repetitions.
+/// Runs `once` a first time, then repeats it for so many seconds, at least twice. Returns the times of the
+/// repetitions.
 fn repeat(seconds: f64, device: &Device, mut once: impl FnMut(u64) -> Result<()>) -> Result<Vec<f64>> {
     once(0)?;
     device.synchronize()?;

@@ -33,9 +33,9 @@ struct BuiltIn {
 /// What to train, on what, and how long
 #[derive(clap::Args)]
 pub struct Args {
-    /// A data set: NAME=DIR, or NAME=DIR,TEST_DIR with its own images to test on. For the names celeba, cifar10,
-    /// tinyimagenet, renoir, sid, gopro and realblur the table has the paper's numbers too. May be given more
-    /// than once [default: 400 generated images, 4 epochs]
+    /// A data set: NAME=DIR, or NAME=DIR,TEST_DIR with its own images to test on. For the names celeba,
+    /// cifar10, tinyimagenet, renoir, sid, gopro and realblur the table has the paper's numbers too. May be
+    /// given more than once [default: 400 generated images, 4 epochs]
     #[arg(long, value_name = "NAME=DIR", value_parser = data_set)]
     data: Vec<DataSet>,
 
@@ -55,12 +55,13 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = positive)]
     ae_epochs: Option<usize>,
 
-    /// Epochs of encoder, NCA and decoder of a latent model together, after the others; for the recipe `tuned`
+    /// Epochs of encoder, NCA and decoder of a latent model together, after the others; for the recipe
+    /// `tuned`
     #[arg(long, value_name = "N", value_parser = positive)]
     end_to_end: Option<usize>,
 
-    /// Use only as many images as a model can train on in so many minutes, estimated from the speed of its first
-    /// updates
+    /// Use only as many images as a model can train on in so many minutes, estimated from the speed of its
+    /// first updates
     #[arg(long, value_name = "MINUTES")]
     minutes: Option<f64>,
 
