@@ -1,4 +1,4 @@
-//! A transition of your own: trained with a pool of states, it learns to take noise out of images.
+//! A transition of your own, trained with a pool of states to remove noise from images.
 //!
 //! ```sh
 //! cargo run --release --example custom_transition    # about a minute
@@ -18,11 +18,11 @@ use lnca::{
     CellLayout, Fit, Padding, PlainNca, PoolTrainer, Restorer, Rollout, Step, TrainingData, TransitionFn,
     Weights, evaluate, neighbourhood,
 };
+use lnca_examples::Result;
+use lnca_examples::contact_sheet::{ContactSheet, Label};
 use lnca_examples::progress::TrainingProgress;
-use lnca_examples::sheet::{Label, Sheet};
-use lnca_examples::{Result, at};
 
-/// A two-layer perceptron over the nine cells that a cell sees: the whole of a new automaton.
+/// A whole new automaton: a perceptron of two layers on the 3x3 neighbourhood of a cell.
 #[derive(Clone)]
 struct Perceptron {
     hidden: Linear,
@@ -30,7 +30,7 @@ struct Perceptron {
 }
 
 impl Perceptron {
-    /// The noisy image, the restored one, and six channels for what cells want to tell each other.
+    /// The noisy image, the restored image, and six hidden channels for what cells tell each other.
     const LAYOUT: CellLayout = CellLayout {
         input: 3,
         output: 3,
@@ -41,7 +41,7 @@ impl Perceptron {
         let vb = weights.builder();
         Ok(Self {
             hidden: Linear::glorot(9 * Self::LAYOUT.channels(), width, vb.pp("hidden"))?,
-            // An update of nothing to begin with: an automaton that stands still is easy to train.
+            // Zeros: an automaton that does nothing at first is easy to train.
             output: Linear::with_init(
                 width,
                 Self::LAYOUT.update_channels(),
@@ -112,21 +112,16 @@ fn run() -> Result<()> {
 
     let shown = test(8)?.get(0, &Device::Cpu)?;
     let restored = restorer.restore(&shown.corrupted, &rollout)?;
-    let label = |name: &str, note: String| Label {
-        name: name.into(),
-        note,
-    };
     let path = Path::new("out/custom_transition.png");
-    std::fs::create_dir_all("out").map_err(at(Path::new("out")))?;
-    Sheet {
+    ContactSheet {
         title: format!("A transition of your own: {} test images", scores.images),
         rows: vec![
-            (label("clean", String::new()), shown.clean),
+            (Label::new("clean"), shown.clean),
             (
-                label("corrupted", format!("SSIM {:.3}", scores.ssim_corrupted)),
+                Label::with_ssim("corrupted", Some(scores.ssim_corrupted)),
                 shown.corrupted,
             ),
-            (label("restored", format!("SSIM {:.3}", scores.ssim)), restored),
+            (Label::with_ssim("restored", Some(scores.ssim)), restored),
         ],
     }
     .save(path)?;

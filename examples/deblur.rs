@@ -1,4 +1,4 @@
-//! Trains a neural cellular automaton that takes motion blur out of images, and tests it.
+//! Trains a neural cellular automaton that removes motion blur from images, and tests it.
 //!
 //! ```sh
 //! cargo run --release --example deblur                  # on generated images, about two minutes
@@ -8,6 +8,8 @@
 
 use std::process::ExitCode;
 
+use lnca_examples::restoration::{self, DEBLUR};
+
 fn main() -> ExitCode {
-    lnca_examples::exit(lnca_examples::pipeline::run(&lnca_examples::args::DEBLUR))
+    lnca_examples::exit(restoration::run(&DEBLUR))
 }

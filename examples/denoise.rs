@@ -1,4 +1,4 @@
-//! Trains a neural cellular automaton that takes noise out of images, and tests it.
+//! Trains a neural cellular automaton that removes noise from images, and tests it.
 //!
 //! ```sh
 //! cargo run --release --example denoise                  # on generated images, about two minutes
@@ -8,6 +8,8 @@
 
 use std::process::ExitCode;
 
+use lnca_examples::restoration::{self, DENOISE};
+
 fn main() -> ExitCode {
-    lnca_examples::exit(lnca_examples::pipeline::run(&lnca_examples::args::DENOISE))
+    lnca_examples::exit(restoration::run(&DENOISE))
 }

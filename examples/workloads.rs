@@ -1,9 +1,9 @@
-//! The workloads by which NCA programs are compared: one rollout, or one training step, timed.
+//! Workloads for comparing NCA programs: times a rollout or a training step.
 //!
 //! With `--serve` it works for a driver that interleaves several programs: it prints `{"ready": true}`, runs
-//! one repetition for every line `go` and prints its seconds, and ends with a record of all of them.
+//! one repetition for each line `go` and prints its seconds, and at the end prints a record of all of them.
 //!
-//! It uses nothing that the other examples share, their allocator included: it is built fast and measures the library alone.
+//! It uses nothing that the other examples share, not even their allocator: it measures the library alone.
 
 use std::io::{BufRead, Write};
 use std::str::FromStr;
@@ -21,13 +21,13 @@ use lnca::{
 use rand::Rng;
 use rand_distr::StandardNormal;
 
-/// Times one of the comparison workloads.
+/// The arguments.
 #[derive(Parser)]
 #[command(
     version,
-    about = "Times one of the workloads by which NCA programs are compared.",
+    about = "Times one of the workloads for comparing NCA programs.",
     long_about = "\
-Times one of the workloads by which NCA programs are compared.
+Times one of the workloads for comparing NCA programs.
 
 W1, W2: Growing NCA, 16 channels, 64 steps, fire rate 0.5
 W3: ViTCA, 38 channels, fire rate 0.5; W4: NAFCA, 64 channels, all cells fire; W5: ViTCA, 64 channels, fire
@@ -43,24 +43,24 @@ struct Args {
     /// Threads of the rollout
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Wait for lines `go` on the standard input
+    /// Wait for lines `go` on standard input
     #[arg(long)]
     serve: bool,
     /// Repetitions without --serve
     #[arg(long, default_value_t = 7)]
     reps: usize,
-    /// Plain Candle operations in place of the engine
+    /// Plain Candle operations instead of the engine
     #[arg(long)]
     plain: bool,
     /// Precision of matrix products
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Dtype,
-    /// Bytes of states that training may keep; all of them unless given
+    /// Bytes of states that training may store [default: all states]
     #[arg(long)]
     budget: Option<usize>,
 }
 
-/// How exactly matrices are multiplied.
+/// Precision of matrix products.
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Dtype {
     F32,
@@ -113,7 +113,8 @@ impl Case {
         })
     }
 
-    /// Multiplications and additions of a cell in a step, that of the linear maps and neighbourhoods.
+    /// Nominal floating-point operations for a cell and a step: linear layers and neighbourhoods, backward
+    /// twice forward.
     fn flops(&self) -> usize {
         let vitca = |cell: usize, update: usize| {
             2 * (cell * 128 + 128 * 384 + 2 * 9 * 128 + 128 * 128 + 2 * 128 * 64 + 128 * update)
@@ -128,6 +129,7 @@ impl Case {
     }
 }
 
+/// A tensor of normal draws with standard deviation `scale`.
 fn normal(shape: &[usize], scale: f64, seed: u64) -> Result<Tensor> {
     let mut rng = Key::new(seed).rng();
     let values: Vec<f32> = (0..shape.iter().product())
@@ -136,7 +138,7 @@ fn normal(shape: &[usize], scale: f64, seed: u64) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-/// Random weights: layers of gain 1, a small head.
+/// Random weights: layers with gain 1, a small head.
 fn randomise(weights: &Weights) -> Result<()> {
     for (i, (name, var)) in weights.vars().into_iter().enumerate() {
         let head = ["head", "conv_out", "output"]
@@ -161,7 +163,7 @@ fn randomise(weights: &Weights) -> Result<()> {
 fn main() -> Result<()> {
     let args = Args::parse();
     let case = args.case.clone();
-    // It can be set once in a process, and this is the first time.
+    // It fails only if the number was set before.
     let _ = rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads)
         .build_global();
@@ -197,6 +199,7 @@ fn main() -> Result<()> {
     }
 }
 
+/// Times rollouts or training steps of `transition`, and prints the record.
 fn measure<T>(transition: &T, weights: &Weights, args: &Args, case: &Case) -> Result<()>
 where
     T: TransitionFn + Clone + 'static,
@@ -205,7 +208,7 @@ where
     let layout = transition.layout();
     let shape = |channels| [case.batch, case.side, case.side, channels];
     let mut start = normal(&shape(layout.channels()), 0.1, 100)?;
-    // Visible channels in [0, 1], so that a growing NCA is alive nearly everywhere.
+    // Visible channels are in [0, 1], so that a growing NCA is alive nearly everywhere.
     let visible = if layout.input == 0 { 4 } else { layout.input };
     let image = normal(&shape(visible), 1.0, 101)?.tanh()?.affine(0.5, 0.5)?;
     start = Tensor::cat(
@@ -234,7 +237,7 @@ where
         rollout = rollout.plain();
     }
     let mut draw = 0;
-    let mut once = || -> Result<f64> {
+    let once = || -> Result<f64> {
         draw += 1;
         let began = Instant::now();
         let cells = rollout.clone().key(Key::new(draw)).run(transition, &start)?;
@@ -244,13 +247,32 @@ where
         }
         Ok(began.elapsed().as_secs_f64())
     };
-    let loaded = peak_memory();
-    let first = once()?;
-    if first < 60.0 {
+    if let Some(timing) = time(args, once)? {
+        report(args, case, &timing);
+    }
+    Ok(())
+}
+
+/// The times of all repetitions, and memory around them.
+struct Timing {
+    /// Seconds, in ascending order.
+    times: Vec<f64>,
+    /// Calls in a repetition.
+    inner: usize,
+    first_call: f64,
+    memory_before: f64,
+    memory_warm: f64,
+}
+
+/// Times `once`, which returns its seconds; `None` if the driver wants no repetition.
+fn time(args: &Args, mut once: impl FnMut() -> Result<f64>) -> Result<Option<Timing>> {
+    let memory_before = peak_memory();
+    let first_call = once()?;
+    if first_call < 60.0 {
         once()?;
     }
-    let warm = peak_memory();
-    // The high-water mark of the timed repetitions alone; only Linux can be asked for it.
+    let memory_warm = peak_memory();
+    // Restarts the peak, so that it is that of the timed repetitions. Only Linux can do this.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let inner = (0.2 / once()?.max(1e-6)).ceil().max(1.0) as usize;
     let mut repeat = || -> Result<f64> {
@@ -273,9 +295,18 @@ where
         }
     }
     times.sort_by(f64::total_cmp);
-    let Some(&least) = times.first() else {
-        return Ok(());
-    };
+    Ok((!times.is_empty()).then_some(Timing {
+        times,
+        inner,
+        first_call,
+        memory_before,
+        memory_warm,
+    }))
+}
+
+/// Prints the record of a case.
+fn report(args: &Args, case: &Case, timing: &Timing) {
+    let times = &timing.times;
     let median = (times[times.len() / 2] + times[(times.len() - 1) / 2]) / 2.0;
     let updates = (case.batch * case.side * case.side * case.steps) as f64;
     let run = peak_memory();
@@ -295,21 +326,20 @@ where
         "steps": case.steps,
         "reps": times.len(),
         "median_s": median,
-        "min_s": least,
+        "min_s": times.first(),
         "max_s": times.last(),
         "cell_updates_per_s": updates / median,
         "gflops": updates * case.flops() as f64 / median / 1e9,
         "flop_per_cell_step": case.flops(),
-        "inner": inner,
-        "first_call_s": first,
-        "rss_import_mb": loaded,
+        "inner": timing.inner,
+        "first_call_s": timing.first_call,
+        "rss_import_mb": timing.memory_before,
         "rss_run_mb": run,
-        "rss_peak_mb": run.max(warm),
+        "rss_peak_mb": run.max(timing.memory_warm),
     }));
-    Ok(())
 }
 
-/// The most memory that this process has had so far in MiB, as Linux tells it; 0 elsewhere.
+/// Peak memory of this process in MiB, as Linux tells it; 0 elsewhere.
 fn peak_memory() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -319,6 +349,6 @@ fn peak_memory() -> f64 {
 
 fn say(value: serde_json::Value) {
     println!("{value}");
-    // Whoever drives this reads line by line; where nobody does, nothing is lost.
+    // A driver waits for each line.
     let _ = std::io::stdout().flush();
 }

@@ -1,4 +1,4 @@
-//! Films: a pattern run step by step, damaged on the way, as an animation and a strip of stills.
+//! Films of patterns: an animation of a run with damage, and a strip of stills.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,20 +8,20 @@ use lnca::io::{Animation, Background, enlarged, pictures, sheet, unskewed, write
 use lnca::random::Key;
 use lnca::{Damage, Pattern};
 
-use super::Result;
-use super::args::positive;
+use crate::Result;
+use crate::args::positive;
 
-/// Sides of pictures are enlarged to about this many pixels.
+/// Frames are enlarged to about this many pixels a side.
 const SHOWN_SIDE: usize = 288;
 
-/// Side of the square that `centre` erases.
+/// Side in cells of the square that `centre` erases.
 const CENTRE: usize = 16;
 
 /// Damage at a step, as in `lower-half@100`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Cut {
-    pub damage: Damage,
-    pub step: usize,
+struct Cut {
+    damage: Damage,
+    step: usize,
 }
 
 impl FromStr for Cut {
@@ -61,12 +61,12 @@ pub fn damage(name: &str) -> Result<Damage, String> {
 /// How a pattern is filmed
 #[derive(clap::Args)]
 pub struct Filming {
-    /// Steps in all
+    /// Number of steps
     #[arg(long, value_name = "N", default_value_t = 300)]
     steps: usize,
 
-    /// Damage at a step, such as lower-half@150; also upper-half, left-half, right-half, centre and circle. May be
-    /// given several times [default: one at step 150]
+    /// Damage at a step, such as lower-half@150; also upper-half, left-half, right-half, centre and circle.
+    /// May be given several times [default: one at step 150]
     #[arg(long, value_name = "WHAT@STEP")]
     damage: Vec<Cut>,
 
@@ -74,7 +74,7 @@ pub struct Filming {
     #[arg(long, conflicts_with = "damage")]
     intact: bool,
 
-    /// Cells of the right half are updated so many times less often
+    /// Divide the fire rate of the right half by this
     #[arg(long, value_name = "TIMES", default_value_t = 1.0)]
     slow_half: f64,
 
@@ -86,45 +86,80 @@ pub struct Filming {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Folder for animation.gif, animation.png, strip.png and last.png [default: out/ and the name of this example]
+    /// Folder for animation.gif, animation.png, strip.png and last.png [default: out/ and the name of this
+    /// example]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-/// How the cells of a pattern are shown.
+/// How cells are shown.
 #[derive(Clone, Copy)]
 pub struct Look {
+    /// What is seen through transparent cells.
     pub background: Background,
-    /// Whether they are hexagons.
+    /// Whether cells are hexagons.
     pub hexagonal: bool,
 }
 
 impl Filming {
-    /// Runs `pattern` by its automaton `rule` from `cells` (`[1, H, W, C]`), with the damage `healing` at step 150
-    /// unless another or none was asked for.
+    /// Runs `pattern` with the transition `rule` from `cells` (`[1, H, W, C]`). Unless the arguments say
+    /// otherwise, it is damaged by `damage` at step 150.
     ///
-    /// Writes `animation.gif`, `animation.png` (animated, without loss), `strip.png` of six stills and `last.png`.
+    /// Writes `animation.gif`, `animation.png` (animated, lossless), `strip.png` of six stills, and
+    /// `last.png`.
+    ///
+    /// # Errors
+    /// `damage` has no such name, the cells do not fit the pattern, or a file cannot be written.
     pub fn write<T>(
         &self,
         (pattern, rule): (&Pattern, &T),
         cells: &Tensor,
-        healing: &str,
+        damage: &str,
         look: Look,
         example: &str,
     ) -> Result<()>
     where
         T: lnca::TransitionFn + Clone + 'static,
     {
+        let film = self.film((pattern, rule), cells, &self.cuts(damage)?, look)?;
         let folder = self.out.clone().unwrap_or_else(|| Path::new("out").join(example));
-        let healing = Cut {
-            damage: damage(healing)?,
+        film.write(folder.join("animation.gif"), 60)?;
+        film.write(folder.join("animation.png"), 60)?;
+        let frames = film.frames();
+        let stills = (0..6).map(|n| frames[(frames.len() - 1) * n / 5].clone());
+        write_png(&sheet(&[stills.collect()], 8), folder.join("strip.png"))?;
+        write_png(&frames[frames.len() - 1], folder.join("last.png"))?;
+        let (folder, card) = (folder.display(), pattern.card());
+        let (target, trained_by) = (&card.target, &card.trained_by);
+        eprintln!("{folder}: animation.gif, animation.png, strip.png, last.png ({target}; {trained_by})");
+        Ok(())
+    }
+
+    /// The damage to do: what the arguments ask for, or `default` at step 150.
+    fn cuts(&self, default: &str) -> Result<Vec<Cut>> {
+        let default = Cut {
+            damage: damage(default)?,
             step: 150,
         };
-        let cuts = match (self.intact, self.damage.is_empty()) {
+        Ok(match (self.intact, self.damage.is_empty()) {
             (true, _) => vec![],
-            (false, true) => vec![healing],
+            (false, true) => vec![default],
             (false, false) => self.damage.clone(),
-        };
+        })
+    }
+
+    /// The frames: the first state, one every few steps, one before and one after each damage, and the last
+    /// state.
+    fn film<T>(
+        &self,
+        (pattern, rule): (&Pattern, &T),
+        cells: &Tensor,
+        cuts: &[Cut],
+        look: Look,
+    ) -> Result<Animation>
+    where
+        T: lnca::TransitionFn + Clone + 'static,
+    {
         let scale = (SHOWN_SIDE / cells.dim(1)?.max(cells.dim(2)?)).max(1);
         let frame = |cells: &Tensor| -> Result<_> {
             let rgba = pattern.rgba(cells)?;
@@ -135,43 +170,37 @@ impl Filming {
             Ok(enlarged(&frame, scale))
         };
         let mut cells = cells.clone();
-        let mut animation = Animation::new();
-        animation.push(frame(&cells)?)?;
-        let mut stops: Vec<usize> = (0..=self.steps).step_by(self.every.max(1)).skip(1).collect();
-        stops.extend(cuts.iter().map(|cut| cut.step).chain([self.steps]));
-        stops.retain(|&stop| stop <= self.steps);
-        stops.sort_unstable();
-        stops.dedup();
+        let mut film = Animation::new();
+        film.push(frame(&cells)?)?;
         let (mut at, key) = (0, Key::new(self.seed));
         let rates = self.rates(pattern, &cells)?;
-        for stop in stops {
+        for stop in self.stops(cuts) {
             let mut rollout = pattern.rollout(stop - at, key.fold_in(at as u64));
             if let Some(rates) = &rates {
                 rollout = rollout.fire_rates(rates)?;
             }
             cells = rollout.run(rule, &cells)?;
             at = stop;
-            animation.push(frame(&cells)?)?;
+            film.push(frame(&cells)?)?;
             for cut in cuts.iter().filter(|cut| cut.step == at) {
                 cells = cut.damage.apply(&cells)?;
-                animation.push(frame(&cells)?)?;
+                film.push(frame(&cells)?)?;
             }
         }
-        animation.write(folder.join("animation.gif"), 60)?;
-        animation.write(folder.join("animation.png"), 60)?;
-        let frames = animation.frames();
-        let stills = (0..6)
-            .map(|n| frames[(frames.len() - 1) * n / 5].clone())
-            .collect();
-        write_png(&sheet(&[stills], 8), folder.join("strip.png"))?;
-        write_png(&frames[frames.len() - 1], folder.join("last.png"))?;
-        let (folder, card) = (folder.display(), pattern.card());
-        let (target, trained_by) = (&card.target, &card.trained_by);
-        eprintln!("{folder}: animation.gif, animation.png, strip.png, last.png ({target}; {trained_by})");
-        Ok(())
+        Ok(film)
     }
 
-    /// A fire rate for each cell where they differ: `[H, W]`.
+    /// The steps after which there is a frame, in order.
+    fn stops(&self, cuts: &[Cut]) -> Vec<usize> {
+        let mut stops: Vec<usize> = (0..=self.steps).step_by(self.every.max(1)).skip(1).collect();
+        stops.extend(cuts.iter().map(|cut| cut.step).chain([self.steps]));
+        stops.retain(|&stop| stop <= self.steps);
+        stops.sort_unstable();
+        stops.dedup();
+        stops
+    }
+
+    /// The fire rate of each cell, `[H, W]`, where they differ.
     fn rates(&self, pattern: &Pattern, cells: &Tensor) -> Result<Option<Tensor>> {
         if self.slow_half == 1.0 {
             return Ok(None);
@@ -185,5 +214,20 @@ impl Filming {
         Ok(Some(
             Tensor::from_iter(rates, &Device::Cpu)?.reshape((height, width))?,
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_named_with_its_step() {
+        let cut = |damage, step| Ok(Cut { damage, step });
+        assert_eq!("lower-half@30".parse(), cut(Damage::LowerHalf, 30));
+        assert_eq!("centre".parse(), cut(Damage::Centre(CENTRE), 100));
+        for wrong in ["middle@30", "centre@soon", "centre@-1", ""] {
+            assert!(wrong.parse::<Cut>().is_err(), "{wrong}");
+        }
     }
 }

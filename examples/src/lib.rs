@@ -2,37 +2,37 @@
 //!
 //! | what | where |
 //! | --- | --- |
-//! | kinds of arguments: models, devices, numbers | [`args`] |
+//! | arguments that several examples take: models, devices, numbers | [`args`] |
 //! | progress bars | [`progress`] |
-//! | the training of patterns and of variational autoencoders | [`training`], [`pattern_learner`] |
-//! | pictures: contact sheets, charts, films of patterns | [`sheet`], [`curves`], [`film`] |
-//! | the run of `denoise` and `deblur` | [`pipeline`], [`run_folder`], [`log`], [`evaluation`] |
+//! | charts and contact sheets | [`canvas`], [`contact_sheet`] |
+//! | the training loop of `growing`, `texture` and `variational` | [`training`] |
+//! | patterns: training them, filming them | [`patterns`], [`film`] |
+//! | everything that `denoise` and `deblur` do | [`restoration`] |
 
 pub mod args;
-pub mod curves;
-pub mod evaluation;
+pub mod canvas;
+pub mod contact_sheet;
 pub mod film;
-pub mod log;
-pub mod pattern_learner;
-pub mod pipeline;
+pub mod patterns;
 pub mod progress;
-pub mod run_folder;
-pub mod sheet;
+pub mod restoration;
 pub mod training;
 
 use std::error::Error;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Training allocates and frees the same large tensors all the time. The allocator of the C library
-/// gives such memory back to the system and fetches it again, which costs about a quarter of the time.
+/// Training allocates and frees the same large tensors over and over. The C library's allocator returns such
+/// memory to the system and requests it again, which costs about a quarter of the time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What fallible functions of the examples return.
+/// The result of every fallible function of the examples.
 pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// Ends a program: an error is printed as a sentence, with the causes that it does not name itself.
+/// Ends a program. An error is printed as one sentence, followed by those of its causes that it does not
+/// mention.
 pub fn exit(result: Result<()>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
@@ -50,8 +50,8 @@ pub fn exit(result: Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The command that runs this program, with files and folders by their last names alone: it goes into model files,
-/// which travel.
+/// The command line of this process, with paths reduced to their last names. Model files record it, and may
+/// be shared.
 pub fn command_line() -> String {
     let last = |word: String| match Path::new(&word).file_name() {
         Some(name) if word.contains('/') => name.to_string_lossy().into_owned(),
@@ -60,22 +60,13 @@ pub fn command_line() -> String {
     std::env::args().map(last).collect::<Vec<_>>().join(" ")
 }
 
-/// A file of the library's folder, such as a trained model that comes with it.
+/// The path of a file in the library's folder, such as a model that comes with it.
 pub fn shipped(path: &str) -> PathBuf {
-    // The examples are a folder of the library's.
+    // The folder of this crate is in that of the library.
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(path)
 }
 
-/// Names the file in an error of the operating system or of an encoder.
-pub fn at<E: std::fmt::Display>(path: &Path) -> impl FnOnce(E) -> String {
+/// Puts the path before an error of the operating system or of an encoder.
+pub fn at<E: Display>(path: &Path) -> impl FnOnce(E) -> String {
     move |error| format!("{}: {error}", path.display())
-}
-
-/// Writes a file whole or not at all: a reader, or a run killed here, sees the old file or the new.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = Path::new(&partial);
-    std::fs::write(partial, bytes).map_err(at(partial))?;
-    Ok(std::fs::rename(partial, path).map_err(at(path))?)
 }

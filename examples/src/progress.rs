@@ -1,12 +1,11 @@
-//! Progress on the terminal: a bar for loading, for each phase of training and for evaluation, and a
-//! line for each epoch. Everything goes to stderr.
+//! Progress on the terminal: a bar for whatever takes long, and a line for each epoch, all on stderr.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lnca::train::{Event, Reading};
 
-/// A bar of `len` things; on a stderr that is no terminal it stays hidden.
+/// A bar of `len` parts. It is hidden where stderr is no terminal.
 pub fn bar(name: &str, len: usize) -> ProgressBar {
     let template = "{prefix:>12} {bar:30} {pos}/{len}  {elapsed_precise}, {eta} left  {msg}";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -15,15 +14,16 @@ pub fn bar(name: &str, len: usize) -> ProgressBar {
         .with_prefix(name.to_string())
 }
 
-/// Shows the events of a training.
+/// Shows the events of a [`Fit`](lnca::Fit).
 pub struct TrainingProgress {
     bar: ProgressBar,
     epochs: usize,
-    /// The loss as a running mean, for a single batch says little.
+    /// A running mean: the loss of a single batch is noisy.
     loss: Option<f64>,
 }
 
 impl TrainingProgress {
+    /// Of a phase of so many epochs.
     pub fn new(epochs: usize) -> Self {
         Self {
             bar: ProgressBar::hidden(),
@@ -32,6 +32,7 @@ impl TrainingProgress {
         }
     }
 
+    /// Shows an event.
     pub fn show(&mut self, event: &Event) {
         match *event {
             Event::Started { phase, done, batches } => {
@@ -40,9 +41,9 @@ impl TrainingProgress {
                 self.bar.reset_eta();
                 self.bar.enable_steady_tick(Duration::from_millis(500));
                 if done == batches {
-                    self.say(&format!("{phase:>12} is done already"));
+                    self.say(&format!("{phase:>12} was done before"));
                 } else if done > 0 {
-                    self.say(&format!("{phase:>12} goes on after batch {done} of {batches}"));
+                    self.say(&format!("{phase:>12} resumes after batch {done} of {batches}"));
                 }
             }
             Event::Batch {
@@ -78,6 +79,7 @@ impl TrainingProgress {
         }
     }
 
+    /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }

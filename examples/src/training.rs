@@ -1,136 +1,238 @@
-//! The loop of a training that is a number of updates: progress, log, checkpoints, and what is to be seen on the way.
+//! The loop around a [`Learner`]: progress, log, checkpoints and previews.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lnca::train::Reading;
+use lnca::train::{Learner, Reading};
 use serde::Serialize;
 
-use super::args::positive;
-use super::progress::bar;
-use super::{Result, at};
+use crate::args::positive;
+use crate::progress::bar;
+use crate::{Result, at};
 
-/// Where a training starts and what it leaves
+/// Where a training starts and what it writes
 #[derive(clap::Args)]
 pub struct Training {
-    /// Model file to go on from, with a new pool and optimiser
+    /// Model file to start from, with a new pool and optimiser
     #[arg(long, value_name = "FILE")]
     pub start: Option<PathBuf>,
 
-    /// Seed of weights and of all that is drawn in training
+    /// Seed of the weights and of every draw in training
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
     /// Folder for the model, checkpoint, log and previews [default: out/ and the name of this example]
     #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
+    out: Option<PathBuf>,
 
     /// Updates between two previews and checkpoints
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
     every: usize,
 
-    /// Go on from the checkpoint in --out
+    /// Resume from the checkpoint in --out
     #[arg(long)]
     resume: bool,
 }
 
-/// What is trained, update by update.
-pub trait Learner {
-    /// The number of updates made.
-    fn updates(&self) -> usize;
-
-    /// The learning rate of the next update.
-    fn learning_rate(&self) -> f64;
-
-    /// One update.
-    fn update(&mut self) -> lnca::Result<Vec<Reading>>;
-
-    /// Writes all that the next update depends on.
-    fn save(&self, checkpoint: &Path) -> lnca::Result<()>;
-
-    /// Goes on from such a file.
-    fn resume(&mut self, checkpoint: &Path) -> lnca::Result<()>;
-
-    /// Writes the model as it is.
-    fn save_model(&self, path: &Path) -> lnca::Result<()>;
-
-    /// Writes a picture of how the training stands.
-    fn preview(&self, path: &Path) -> Result<()>;
+/// Where the model and a preview of it are to be written.
+pub struct Snapshot {
+    /// The model file.
+    pub model: PathBuf,
+    /// A PNG.
+    pub preview: PathBuf,
 }
 
-/// A line of `log.jsonl`; losses are means since the line before.
+impl Training {
+    /// Makes `updates` updates. Every now and then, and after the last, a checkpoint is saved and `write` is
+    /// called to write the model and a preview.
+    ///
+    /// # Errors
+    /// Those of the learner and of `write`; a file cannot be written.
+    pub fn run<L: Learner>(
+        &self,
+        example: &str,
+        learner: &mut L,
+        updates: usize,
+        write: impl Fn(&L, Snapshot) -> Result<()>,
+    ) -> Result<()> {
+        let out = self.out.clone().unwrap_or_else(|| Path::new("out").join(example));
+        fs::create_dir_all(&out).map_err(at(&out))?;
+        let checkpoint = out.join("checkpoint.safetensors");
+        let resumed = self.resume && checkpoint.exists();
+        if resumed {
+            learner.resume(&checkpoint)?;
+            eprintln!("resuming after update {} of {updates}", learner.updates());
+        }
+        let mut log = Log::open(out.join("log.jsonl"), resumed)?;
+        let bar = bar("training", updates).with_position(learner.updates() as u64);
+        bar.reset_eta();
+        bar.enable_steady_tick(Duration::from_millis(500));
+        while learner.updates() < updates {
+            log.readings.push(learner.update()?);
+            bar.inc(1);
+            let (done, last) = (learner.updates(), learner.updates() == updates);
+            if done.is_multiple_of(self.every.min(50)) || last {
+                let loss = log.write(done, learner.learning_rate())?;
+                bar.set_message(format!("loss {loss:.3e}"));
+                if done.is_multiple_of(500) || last {
+                    bar.suspend(|| eprintln!("update {done:>5}  loss {loss:.3e}"));
+                }
+            }
+            if done.is_multiple_of(self.every) || last {
+                learner.save(&checkpoint)?;
+                let snapshot = Snapshot {
+                    model: out.join("model.safetensors"),
+                    preview: out.join(format!("preview_{done:05}.png")),
+                };
+                write(learner, snapshot)?;
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+/// A line of the log. Losses are means over the updates since the line before.
 #[derive(Serialize)]
 struct Line {
     update: usize,
     learning_rate: f64,
     loss: f64,
-    /// Terms of the loss, each without its weight.
+    /// Terms of the loss, unweighted.
     terms: BTreeMap<&'static str, f64>,
     seconds: f64,
 }
 
-impl Training {
-    /// The folder of the results of `example`.
-    pub fn folder(&self, example: &str) -> PathBuf {
-        self.out.clone().unwrap_or_else(|| Path::new("out").join(example))
+/// `log.jsonl`, and what its next line is about.
+struct Log {
+    path: PathBuf,
+    file: File,
+    readings: Vec<Vec<Reading>>,
+    clock: Instant,
+}
+
+impl Log {
+    /// The log of a resumed training is appended to, that of another replaced.
+    fn open(path: PathBuf, resumed: bool) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.create(true);
+        match resumed {
+            true => options.append(true),
+            false => options.write(true).truncate(true),
+        };
+        let file = options.open(&path).map_err(at(&path))?;
+        Ok(Self {
+            path,
+            file,
+            readings: vec![],
+            clock: Instant::now(),
+        })
     }
 
-    /// Trains to the end, with pictures of how it stands on the way.
-    ///
-    /// # Errors
-    /// As the learner, or a file cannot be written.
-    pub fn run(&self, learner: &mut dyn Learner, updates: usize, example: &str) -> Result<()> {
-        let out = self.folder(example);
-        fs::create_dir_all(&out).map_err(at(&out))?;
-        let checkpoint = out.join("checkpoint.safetensors");
-        let model = out.join("model.safetensors");
-        let log = out.join("log.jsonl");
-        if self.resume && checkpoint.exists() {
-            learner.resume(&checkpoint)?;
-            eprintln!("goes on after update {} of {}", learner.updates(), updates);
-        } else if log.exists() {
-            fs::remove_file(&log).map_err(at(&log))?;
+    /// Writes a line and returns its loss.
+    fn write(&mut self, update: usize, learning_rate: f64) -> Result<f64> {
+        let mut line = Line {
+            update,
+            learning_rate,
+            loss: 0.0,
+            terms: BTreeMap::new(),
+            seconds: self.clock.elapsed().as_secs_f64(),
+        };
+        for reading in self.readings.iter().flatten() {
+            let share = reading.value / self.readings.len() as f64;
+            line.loss += reading.weight * share;
+            *line.terms.entry(reading.name).or_default() += share;
         }
-        let mut lines = fs::OpenOptions::new();
-        let mut lines = lines.create(true).append(true).open(&log).map_err(at(&log))?;
-        let bar = bar("training", updates).with_position(learner.updates() as u64);
-        bar.reset_eta();
-        bar.enable_steady_tick(Duration::from_millis(500));
-        let (mut clock, mut readings) = (Instant::now(), vec![]);
-        while learner.updates() < updates {
-            readings.push(learner.update()?);
-            bar.inc(1);
-            let (done, last) = (learner.updates(), learner.updates() == updates);
-            if done.is_multiple_of(self.every.min(50)) || last {
-                let mut line = Line {
-                    update: done,
-                    learning_rate: learner.learning_rate(),
-                    loss: 0.0,
-                    terms: BTreeMap::new(),
-                    seconds: clock.elapsed().as_secs_f64(),
-                };
-                for reading in readings.iter().flatten() {
-                    let share = reading.value / readings.len() as f64;
-                    line.loss += reading.weight * share;
-                    *line.terms.entry(reading.name).or_default() += share;
-                }
-                bar.set_message(format!("loss {:.3e}", line.loss));
-                if done.is_multiple_of(500) || last {
-                    bar.suspend(|| eprintln!("update {done:>5}  loss {:.3e}", line.loss));
-                }
-                writeln!(lines, "{}", serde_json::to_string(&line)?).map_err(at(&log))?;
-                (clock, readings) = (Instant::now(), vec![]);
-            }
-            if done.is_multiple_of(self.every) || last {
-                learner.save(&checkpoint)?;
-                learner.save_model(&model)?;
-                learner.preview(&out.join(format!("preview_{done:05}.png")))?;
-            }
+        writeln!(self.file, "{}", serde_json::to_string(&line)?).map_err(at(&self.path))?;
+        (self.clock, self.readings) = (Instant::now(), vec![]);
+        Ok(line.loss)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        training: Training,
+    }
+
+    /// Learns nothing, and remembers how often it was asked to.
+    struct Counter(usize);
+
+    impl Learner for Counter {
+        fn updates(&self) -> usize {
+            self.0
         }
-        bar.finish_and_clear();
+
+        fn learning_rate(&self) -> f64 {
+            0.5
+        }
+
+        fn update(&mut self) -> lnca::Result<Vec<Reading>> {
+            self.0 += 1;
+            Ok(vec![Reading {
+                name: "term",
+                weight: 2.0,
+                value: self.0 as f64,
+            }])
+        }
+
+        fn save(&self, checkpoint: &Path) -> lnca::Result<()> {
+            lnca::io::write_atomic(checkpoint, self.0.to_string().as_bytes())
+        }
+
+        fn resume(&mut self, checkpoint: &Path) -> lnca::Result<()> {
+            self.0 = fs::read_to_string(checkpoint)
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .unwrap_or_default();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_training_is_logged_saved_and_resumed() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let out = folder.path().display().to_string();
+        let train = |words: &[&str], learner: &mut Counter, updates: usize| -> Result<Vec<String>> {
+            let words = [&["train", "--every", "2", "--out", &out], words].concat();
+            let previews = std::cell::RefCell::new(vec![]);
+            let write = |learner: &Counter, snapshot: Snapshot| -> Result<()> {
+                let name = snapshot.preview.file_name().unwrap_or_default();
+                previews
+                    .borrow_mut()
+                    .push(format!("{} {}", learner.0, name.display()));
+                Ok(())
+            };
+            Command::parse_from(words)
+                .training
+                .run("test", learner, updates, write)?;
+            Ok(previews.into_inner())
+        };
+        let lines = || fs::read_to_string(folder.path().join("log.jsonl"));
+        let first = train(&[], &mut Counter(0), 3)?;
+        assert_eq!(first, ["2 preview_00002.png", "3 preview_00003.png"]);
+        assert_eq!(lines()?.lines().count(), 2);
+        assert!(
+            lines()?.contains(r#""loss":3.0,"terms":{"term":1.5}"#),
+            "{}",
+            lines()?
+        );
+
+        let resumed = train(&["--resume"], &mut Counter(0), 5)?;
+        assert_eq!(resumed, ["4 preview_00004.png", "5 preview_00005.png"]);
+        assert_eq!(lines()?.lines().count(), 4);
+
+        train(&[], &mut Counter(0), 2)?;
+        assert_eq!(lines()?.lines().count(), 1);
         Ok(())
     }
 }

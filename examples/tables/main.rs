@@ -7,20 +7,17 @@
 //! cargo run --release --example tables -- --help
 //! ```
 
-mod charts;
 mod efficiency;
-mod measure;
-mod meter;
 mod paper;
-mod report;
 mod restoration;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lnca_examples::restoration::{DEBLUR, DENOISE};
 
-/// Makes the tables of the latent NCA paper: trains, tests, measures, and writes Markdown, JSON and pictures with
-/// the paper's own numbers beside ours.
+/// Makes the tables of the latent NCA paper: trains, tests, measures, and writes Markdown, JSON and pictures
+/// with the paper's numbers beside ours.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -36,16 +33,16 @@ enum Table {
     Deblur(restoration::Args),
     /// Tables 3, 4 and 5: memory and time of training, time of inference
     Efficiency(efficiency::Args),
-    /// One cell of the tables of efficiency, in a process of its own
+    /// One measurement of tables 3, 4 and 5; `efficiency` starts these
     #[command(hide = true)]
-    Measure(measure::Args),
+    Measure(efficiency::measure::Args),
 }
 
 fn main() -> ExitCode {
     lnca_examples::exit(match Args::parse().table {
-        Table::Denoise(args) => restoration::run(&lnca_examples::args::DENOISE, &args),
-        Table::Deblur(args) => restoration::run(&lnca_examples::args::DEBLUR, &args),
+        Table::Denoise(args) => restoration::run(&DENOISE, &args),
+        Table::Deblur(args) => restoration::run(&DEBLUR, &args),
         Table::Efficiency(args) => efficiency::run(&args),
-        Table::Measure(args) => measure::run(&args),
+        Table::Measure(args) => efficiency::measure::run(&args),
     })
 }

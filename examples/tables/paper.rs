@@ -1,4 +1,4 @@
-//! The numbers of the paper's tables.
+//! The numbers in the paper's tables.
 
 use lnca_examples::args::ModelName;
 
@@ -30,7 +30,7 @@ const DEBLURRING: Restoration = [
     ("realblur", [0.869, 0.918, 0.814, 0.772, 0.771]),
 ];
 
-/// The paper's SSIM of a model on a data set, if it has one.
+/// The paper's SSIM of a model on a data set, if there is one.
 pub fn ssim(task: &str, data: &str, model: ModelName) -> Option<f64> {
     let table = match task {
         "denoise" => DENOISING,
@@ -41,7 +41,7 @@ pub fn ssim(task: &str, data: &str, model: ModelName) -> Option<f64> {
     Some(row[MODELS.iter().position(|known| *known == model)?])
 }
 
-/// Sides of images and batches of the nine configurations, in the order of the paper.
+/// Side of the images and size of a batch, for the nine configurations in the order of the paper.
 pub const CONFIGURATIONS: [(usize, usize); 9] = [
     (32, 8),
     (32, 16),
@@ -54,7 +54,7 @@ pub const CONFIGURATIONS: [(usize, usize); 9] = [
     (128, 32),
 ];
 
-/// What one of the tables of efficiency measures.
+/// A table of efficiency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Efficiency {
     /// Table 3: memory of training, GB
@@ -82,7 +82,7 @@ impl Efficiency {
         }
     }
 
-    /// A model's values in the order of [`CONFIGURATIONS`], on one A100; short where the largest did not fit.
+    /// A model's values on one A100, in the order of [`CONFIGURATIONS`]. Missing ones at the end did not fit.
     pub fn paper(self, model: ModelName) -> &'static [f64] {
         match (self, model) {
             (Self::Memory, ModelName::NafNet) => &[4.1, 4.1, 4.2, 4.2, 8.2, 8.8, 8.7, 19.6, 35.0],

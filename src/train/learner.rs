@@ -8,8 +8,8 @@ use crate::error::Result;
 /// A training made of updates, such as that of a [`PatternTrainer`](super::PatternTrainer) or a
 /// [`VaeTrainer`](super::VaeTrainer). The loop is the user's; it may save and resume between any two updates.
 ///
-/// Everything that an update draws is a function of a seed and of the number of the update, so a training that
-/// was saved and resumed gives the same bits as one that never stopped.
+/// Everything that an update draws is a function of a seed and of the number of the update, so a training
+/// that was saved and resumed gives the same bits as one that never stopped.
 ///
 /// ```
 /// use lnca::prelude::*;
@@ -39,8 +39,8 @@ pub trait Learner {
     /// One update, and the terms of its loss.
     ///
     /// # Errors
-    /// [`Error::Diverged`](crate::Error::Diverged) before a weight is touched if the loss or a gradient is not
-    /// finite.
+    /// [`Error::Diverged`](crate::Error::Diverged) before a weight is touched if the loss or a gradient is
+    /// not finite.
     fn update(&mut self) -> Result<Vec<Reading>>;
 
     /// Writes everything that the next update depends on to a safetensors file, whole or not at all.

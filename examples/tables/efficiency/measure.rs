@@ -1,4 +1,4 @@
-//! One cell of the tables of efficiency: a model, an image size and a batch, measured in a process of its own.
+//! What the process of one measurement does: time and memory of a model, for one image size and batch.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ use lnca_examples::args::{DeviceName, ModelName};
 /// Steps of every timed update: the mean of the published 8 to 32.
 pub const STEPS: usize = 20;
 
-/// What the paper trains on and validates with here.
+/// Images that the paper trains on and validates with in these tables.
 const IMAGES: (usize, usize) = (800, 200);
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum What {
     /// Updates
     Train,
@@ -29,42 +29,42 @@ pub enum What {
     Infer,
 }
 
-/// One cell.
+/// One measurement
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
     #[arg(long, value_enum)]
-    pub model: ModelName,
+    model: ModelName,
     #[arg(long)]
-    pub size: usize,
+    size: usize,
     #[arg(long)]
-    pub batch: usize,
+    batch: usize,
     #[arg(long, value_enum)]
-    pub what: What,
-    /// Plain Candle operations in place of the engine
+    what: What,
+    /// Plain Candle operations instead of the engine
     #[arg(long)]
-    pub plain: bool,
-    /// Time for the repetitions; there are at least two of them
+    plain: bool,
+    /// Seconds for the repetitions; there are at least two
     #[arg(long)]
-    pub seconds: f64,
+    seconds: f64,
     #[arg(long, value_enum)]
-    pub device: DeviceName,
+    device: DeviceName,
 }
 
-/// What a cell measured.
+/// The result of a measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measured {
-    /// Seconds of each repetition: of a batch of training, that is all its updates, or of a batch of inference.
+    /// Seconds of each repetition: a batch of training, with all of its updates, or a batch of inference.
     pub seconds: Vec<f64>,
-    /// Of a latent model, the same for a batch of the training of its autoencoder.
+    /// The same for a batch of training the autoencoder of a latent model.
     pub autoencoder_seconds: Vec<f64>,
-    /// Most memory in use, MB: of the whole process, on a GPU of the device.
+    /// Peak memory in MiB: of the process, or on a GPU of the device.
     pub peak_mb: f64,
-    /// Memory that a full pool takes, MB; it held a few states in the measurement.
+    /// Memory of a full pool in MiB. Only a few of its states existed in the measurement.
     pub pool_mb: f64,
 }
 
 impl Measured {
-    /// The median of all repetitions, of both phases added.
+    /// The median over the repetitions, summed over both phases.
     pub fn batch_seconds(&self) -> f64 {
         median(&self.seconds) + median(&self.autoencoder_seconds)
     }
@@ -79,13 +79,13 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Seconds of an epoch from those of a batch of training and of inference. Batches that are not whole are left out of
-/// the training and count in the validation.
+/// Seconds of an epoch, from those of a batch of training and of inference. A last batch that is not full is
+/// dropped in training, and counts in validation.
 pub fn epoch_seconds(batch: usize, train: f64, infer: f64) -> f64 {
     (IMAGES.0 / batch) as f64 * train + IMAGES.1.div_ceil(batch) as f64 * infer
 }
 
-/// Measures, and prints one line of JSON.
+/// Measures, and prints a line of JSON.
 pub fn run(args: &Args) -> Result<()> {
     let device = args.device.open()?;
     let meter = Meter::start(&device)?;
@@ -98,7 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Images of uniform 8-bit noise, corrupted once more.
+/// Batches of images of uniform 8-bit noise, with the corruption on top.
 fn batches(args: &Args) -> Result<Batches> {
     let mut rng = Key::new(0).fold_in_name("dummy").rng();
     let mut images = vec![0; 2 * args.batch * args.size * args.size * 3];
@@ -108,7 +108,8 @@ fn batches(args: &Args) -> Result<Batches> {
     Ok(data.training_batches(0, args.batch, corruption, Key::new(1))?)
 }
 
-/// Runs `once` a first time, then for as long as is given, twice at least.
+/// Runs `once` a first time, then repeats it for so many seconds, at least twice. Returns the times of the
+/// repetitions.
 fn repeat(seconds: f64, device: &Device, mut once: impl FnMut(u64) -> Result<()>) -> Result<Vec<f64>> {
     once(0)?;
     device.synchronize()?;

@@ -1,10 +1,10 @@
-//! The most memory in use: of this process, or of the GPU.
+//! Peak memory, of this process or of the GPU.
 
 use candle_core::Device;
 
 use lnca_examples::Result;
 
-/// Memory that is free in the system in MiB, if it says.
+/// Free memory of the system in MiB, where Linux tells it.
 pub fn available() -> Option<f64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -12,7 +12,7 @@ pub fn available() -> Option<f64> {
     Some(kilobytes / 1024.0)
 }
 
-/// The most memory that this process has had so far in MiB, as Linux tells it; 0 elsewhere.
+/// Peak memory of this process in MiB, as Linux tells it; 0 elsewhere.
 fn of_process() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -20,11 +20,11 @@ fn of_process() -> f64 {
     kilobytes.unwrap_or(0.0) / 1024.0
 }
 
-/// The most memory in use since it was started.
+/// Measures the peak memory since it was started.
 pub enum Meter {
-    /// That of this process.
+    /// Of this process.
     Process,
-    /// That of the GPU, by its driver.
+    /// Of the GPU, as its driver tells it.
     #[cfg(feature = "cuda")]
     Gpu(gpu::Meter),
 }
@@ -38,7 +38,7 @@ impl Meter {
         }
     }
 
-    /// In MiB.
+    /// The peak in MiB.
     pub fn peak_mb(self) -> f64 {
         match self {
             Self::Process => of_process(),
@@ -60,7 +60,7 @@ mod gpu {
 
     use super::Result;
 
-    /// Asks the driver every millisecond how much is in use, in a thread of its own.
+    /// A thread that asks the driver every millisecond how much memory is in use.
     pub struct Meter {
         peak: Arc<AtomicUsize>,
         done: Arc<AtomicBool>,
@@ -94,7 +94,7 @@ mod gpu {
 
         pub fn peak_mb(self) -> f64 {
             self.done.store(true, Ordering::Relaxed);
-            // It can only end too early, with the peak so far.
+            // If the thread failed, the peak so far is still there.
             let _ = self.thread.join();
             self.peak.load(Ordering::Relaxed) as f64 / (1 << 20) as f64
         }

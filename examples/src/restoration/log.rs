@@ -1,4 +1,4 @@
-//! The log of a training: a line of JSON for every batch and epoch, which survives a kill.
+//! The log of a training: a line of JSON for each batch and epoch. It survives a kill.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -6,26 +6,27 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use lnca::io::write_atomic;
 use lnca::train::Event;
 use serde::{Deserialize, Serialize};
 
-use super::{Result, at, write};
+use crate::{Result, at};
 
 /// One line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Line {
-    /// A batch was learned from.
+enum Line {
+    /// After a batch of training.
     Batch {
         phase: String,
         epoch: usize,
         batch: usize,
         learning_rate: f64,
-        /// Terms of the loss, each times its weight.
+        /// Weighted terms of the loss.
         losses: BTreeMap<String, f64>,
         seconds: f64,
     },
-    /// An epoch was validated.
+    /// After the validation of an epoch.
     Validated {
         phase: String,
         epoch: usize,
@@ -43,25 +44,28 @@ pub struct Log {
     clock: Instant,
 }
 
-/// The phases that a training may have, in their order.
+/// All phases of training, in their order.
 pub const PHASES: [&str; 4] = ["autoencoder", "nca", "network", "end-to-end"];
 
-/// An epoch of one phase, summed up.
+/// Summary of an epoch.
 #[derive(Clone, Debug, Serialize)]
 pub struct Epoch {
+    /// Its number in its phase, from 0.
     pub epoch: usize,
-    /// Means over the batches of the terms of the loss, each times its weight.
+    /// Weighted terms of the loss, means over the batches.
     pub losses: BTreeMap<String, f64>,
-    /// Of the last update.
+    /// That of the last update.
     pub learning_rate: f64,
     /// Mean over the validation images.
     pub ssim: f64,
+    /// Whether it is the best so far.
     pub best: bool,
+    /// Of training and validation.
     pub seconds: f64,
 }
 
 impl Log {
-    /// Opens a log and reads what it holds.
+    /// Opens a log and reads its lines.
     pub fn open(path: &Path) -> Result<Self> {
         let text = match fs::read_to_string(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(at(path)(error).into()),
@@ -80,8 +84,8 @@ impl Log {
         })
     }
 
-    /// Adds what an event says; at the start of a phase, drops what the checkpoint does not know of.
-    pub fn hear(&mut self, event: &Event, epochs: usize) -> Result<()> {
+    /// Records an event. At the start of a phase, lines later than the checkpoint are removed.
+    pub fn record(&mut self, event: &Event, epochs: usize) -> Result<()> {
         let seconds = self.clock.elapsed().as_secs_f64();
         let line = match *event {
             Event::Started { phase, done, batches } => {
@@ -138,12 +142,12 @@ impl Log {
         for line in &self.lines {
             text += &(serde_json::to_string(line)? + "\n");
         }
-        write(&self.path, text.as_bytes())?;
+        write_atomic(&self.path, text.as_bytes())?;
         self.file = append_to(&self.path)?;
         Ok(())
     }
 
-    /// The batches of a phase, in order: the terms of their losses.
+    /// The weighted terms of the loss of each batch of a phase, in order.
     pub fn batches<'a>(&'a self, of: &'a str) -> impl Iterator<Item = &'a BTreeMap<String, f64>> {
         self.lines.iter().filter_map(move |line| match line {
             Line::Batch { phase, losses, .. } if phase == of => Some(losses),
@@ -203,4 +207,63 @@ fn append_to(path: &Path) -> Result<File> {
         .append(true)
         .open(path)
         .map_err(at(path))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lnca::train::Reading;
+
+    use super::*;
+
+    /// An epoch of two batches.
+    fn train(log: &mut Log, epoch: usize, loss: f64) -> Result<()> {
+        let reading = Reading {
+            name: "rec",
+            weight: 2.0,
+            value: loss,
+        };
+        for batch in 0..2 {
+            let event = Event::Batch {
+                phase: "nca",
+                epoch,
+                batch,
+                learning_rate: 0.1,
+                readings: &[reading],
+            };
+            log.record(&event, 3)?;
+        }
+        let event = Event::Validated {
+            phase: "nca",
+            epoch,
+            ssim: 0.5,
+            best: true,
+            time: Duration::ZERO,
+        };
+        log.record(&event, 3)
+    }
+
+    #[test]
+    fn a_killed_run_loses_only_what_its_checkpoint_lacks() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("log.jsonl");
+        let mut log = Log::open(&path)?;
+        train(&mut log, 0, 1.0)?;
+        train(&mut log, 1, 3.0)?;
+        fs::write(&path, fs::read_to_string(&path)? + "{\"event\":\"bat")?;
+
+        let mut log = Log::open(&path)?;
+        assert_eq!(log.epochs("nca").len(), 2);
+        let started = Event::Started {
+            phase: "nca",
+            done: 3,
+            batches: 6,
+        };
+        log.record(&started, 3)?;
+        assert_eq!((log.batches("nca").count(), log.epochs("nca").len()), (3, 1));
+        assert_eq!(log.epochs("nca")[0].losses["rec"], 2.0);
+        assert_eq!(Log::open(&path)?.batches("nca").count(), 3);
+        Ok(())
+    }
 }

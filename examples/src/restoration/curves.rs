@@ -1,17 +1,18 @@
-//! Curves of a training: loss by batch and validation SSIM by epoch, one line of panels for each phase.
+//! The curves of a training: the loss of each batch and the validation SSIM of each epoch, two panels a
+//! phase.
 
 use std::path::Path;
 
 use plotters::coord::combinators::IntoLogRange;
 use plotters::prelude::*;
 
-use super::Result;
 use super::log::{Epoch, Log, PHASES};
-use super::sheet::{Area, Canvas, DrawError, FONT, legend, register_font};
+use crate::Result;
+use crate::canvas::{Area, Canvas, DrawError, FONT, legend};
 
 const PANEL: (usize, usize) = (640, 400);
 
-/// Colours that people who confuse red and green can tell apart.
+/// Colours that can be told apart by those who confuse red and green.
 const COLOURS: [RGBColor; 5] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -20,18 +21,17 @@ const COLOURS: [RGBColor; 5] = [
     RGBColor(230, 159, 0),
 ];
 
-/// Values of one curve, one a batch.
+/// Name of a curve, and its value for each batch.
 type Series = (String, Vec<f64>);
 
-/// Draws the curves of every phase in the log as a PNG.
+/// Draws the curves of every phase in the log, as a PNG.
 pub fn save(path: &Path, task: &str, model: &str, log: &Log) -> Result<()> {
-    register_font()?;
     let phases: Vec<(&str, Vec<Epoch>)> = PHASES
         .map(|phase| (phase, log.epochs(phase)))
         .into_iter()
         .filter(|(_, epochs)| !epochs.is_empty())
         .collect();
-    let mut canvas = Canvas::new(2 * PANEL.0, phases.len() * PANEL.1);
+    let mut canvas = Canvas::new(2 * PANEL.0, phases.len() * PANEL.1)?;
     canvas.draw(|area| {
         let panels = area.split_evenly((phases.len(), 2));
         for ((phase, epochs), panels) in phases.iter().zip(panels.chunks(2)) {
@@ -56,7 +56,7 @@ fn series(log: &Log, phase: &str) -> Vec<Series> {
             .collect()
     };
     let mut series: Vec<Series> = names.map(|name| (name.clone(), values(name))).collect();
-    // A term that weighs nothing is no line.
+    // Terms with weight 0 are left out.
     series.retain(|(_, values)| values.iter().any(|value| *value != 0.0));
     series.push((
         "total".into(),
@@ -72,7 +72,7 @@ fn draw_losses<'a>(area: &Area<'a>, title: &str, series: &[Series]) -> Result<()
         .max()
         .unwrap_or(0)
         .max(2);
-    // Single batches are noisy: their mean over a fiftieth of the training is drawn over them.
+    // Single batches are noisy: the mean over a fiftieth of the training is drawn over them.
     let window = (batches / 50).max(1);
     let means: Vec<Series> = series
         .iter()
@@ -86,14 +86,14 @@ fn draw_losses<'a>(area: &Area<'a>, title: &str, series: &[Series]) -> Result<()
             .filter(|value| *value > 0.0)
     };
     let greatest = shown().fold(f64::MIN_POSITIVE, f64::max);
-    // A hinge that is met is 0, for which a logarithmic axis has no place.
+    // A term may reach 0, which a logarithmic axis cannot show.
     let least = shown().fold(greatest, f64::min).max(greatest * 1e-5) * 0.7;
     let mut chart = ChartBuilder::on(area)
         .caption(format!("{title}, training loss"), (FONT, 19))
         .margin(14)
         .x_label_area_size(44)
         .y_label_area_size(72)
-        // The space on the right is for the legend.
+        // With room for the legend on the right.
         .build_cartesian_2d(0.0..batches as f64 * 1.28, (least..greatest * 2.0).log_scale())?;
     chart
         .configure_mesh()
@@ -111,7 +111,7 @@ fn draw_losses<'a>(area: &Area<'a>, title: &str, series: &[Series]) -> Result<()
         } else {
             COLOURS[at % COLOURS.len()]
         };
-        // Where a term is 0 its curve has a gap.
+        // A curve has a gap where its term is 0.
         let pieces = |values: &[f64]| -> Vec<Vec<(f64, f64)>> {
             let points: Vec<_> = (0..)
                 .map(|batch| f64::from(batch) + 0.5)
@@ -186,7 +186,7 @@ fn draw_ssim<'a>(area: &Area<'a>, title: &str, epochs: &[Epoch]) -> Result<(), D
     legend(&mut chart, SeriesLabelPosition::LowerRight)
 }
 
-/// The mean of each value and those before it, `window` in all.
+/// The mean of each value and the `window - 1` before it.
 fn moving_mean(values: &[f64], window: usize) -> Vec<f64> {
     let mean = |end: usize| {
         let part = &values[(end + 1).saturating_sub(window)..=end];
@@ -195,7 +195,7 @@ fn moving_mean(values: &[f64], window: usize) -> Vec<f64> {
     (0..values.len()).map(mean).collect()
 }
 
-/// A number as short as an axis wants it.
+/// A number for an axis.
 fn short(value: f64) -> String {
     match value {
         v if !(1e-3..1e5).contains(&v) => format!("{v:.0e}"),

@@ -1,0 +1,196 @@
+//! The arguments of `denoise` and `deblur`.
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+use lnca::data::Kind;
+use lnca::metric::SSIM_WINDOW;
+
+use super::Task;
+use crate::Result;
+use crate::args::{DeviceName, ModelName, positive};
+
+/// The last part of `--help`.
+const DEFAULTS: &str = "\
+DEFAULTS
+  Without arguments a latent-nafca model is trained on 1000 generated images in batches of 4: 10 epochs of the
+  autoencoder, 4 of the NCA, and 4 of both together. That takes about two minutes on two CPU cores. It shows that
+  training works, but is too short for good results. The recipe is the library's own: cells are seeded with the
+  input image, and the decoder is trained together with the automaton. With --end-to-end the encoder is trained
+  too; if there are hours to spare, this gains most. --paper trains as the paper does, which takes hours on a
+  CPU: 20 epochs a phase, in batches of 8, on whole data sets, with the decoder frozen. The other models cost more:
+  latent-vitca about twice as much, vitca, nafnet and restormer 15 times as much or more.
+
+FILES WRITTEN TO --out
+  model.safetensors   the model, for `restore --model` and `--eval`; during training, the best of its phase so far
+  sheet.png           test images: clean, corrupted, filtered, restored
+  curves.png          training loss and validation SSIM
+  results.json        arguments, counts, skipped files, scores, times and history
+  shown.safetensors   the images of sheet.png
+  log.jsonl           every batch and every epoch, written during training
+  run.json, *.checkpoint.safetensors   what --resume needs; may be deleted after the run
+
+THREADS
+  All cores are used. RAYON_NUM_THREADS and CANDLE_NUM_THREADS in the environment limit that.";
+
+/// The arguments.
+#[derive(Parser)]
+#[command(after_help = DEFAULTS, version)]
+pub struct Args {
+    /// Model to train
+    #[arg(long, value_enum, default_value = "latent-nafca")]
+    pub model: ModelName,
+
+    /// Folder of images, split 64/16/20 into training, validation and test [default: generated dead-leaves
+    /// images]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// Layout of the folders: `folder` (clean PNG and JPEG files at any depth), `pairs` (clean and
+    /// damaged files told apart by their names), `cifar` (CIFAR-10 .bin files), or `CLEAN:DAMAGED`, the
+    /// names of two folders in it [default: detected]
+    #[arg(long, value_name = "LAYOUT", value_parser = kind)]
+    pub kind: Option<Kind>,
+
+    /// Test on all images of this folder instead of the test split
+    #[arg(long, value_name = "DIR")]
+    pub test_data: Option<PathBuf>,
+
+    /// Use at most N images (for pairs N tiles), a random sample [default: 1000; with --paper all, or
+    /// 5000 generated ones]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub images: Option<usize>,
+
+    /// Side of the images in pixels, to which they are cropped and resized
+    #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = side)]
+    pub size: usize,
+
+    /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 8, or for a latent
+    /// model 4 with --end-to-end 4; with --paper 20]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub epochs: Option<usize>,
+
+    /// Epochs of the autoencoder [default: 10; with --paper 20]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub ae_epochs: Option<usize>,
+
+    /// Epochs of encoder, NCA and decoder together, after those of --epochs, which are 0 by default if --start is
+    /// given too [default: 4 for a latent model without --epochs, --start and --paper]
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "paper")]
+    pub end_to_end: Option<usize>,
+
+    /// Images in a batch [default: 4; with --paper 8]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub batch: Option<usize>,
+
+    /// Learning rate of the NCA at the start of each of its phases [default: those of the recipe]
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub learning_rate: Option<f64>,
+
+    /// Change one field of the recipe, as in nca.average=0.999 or learning=everything; results.json of any
+    /// run shows all fields. May be given more than once
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = field)]
+    pub set: Vec<String>,
+
+    /// Start from this model instead of random weights; the phase of the autoencoder is skipped
+    #[arg(long, value_name = "MODEL")]
+    pub start: Option<PathBuf>,
+
+    /// Seed of weights, images, split, order, corruption, steps, masks and pool
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Train with the recipe of the paper, for as long: 20 epochs a phase, on all images
+    #[arg(long)]
+    pub paper: bool,
+
+    /// Folder for everything the run writes [default: out/ and the name of this example]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Resume the run in --out, with the same result as if it had never stopped; without this, a run there
+    /// starts over
+    #[arg(long)]
+    pub resume: bool,
+
+    /// Batches between two checkpoints; there is also one after every epoch
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
+    pub checkpoint_every: usize,
+
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub device: DeviceName,
+
+    /// Do not train: test this model on all images of --data, always with the same corruption, and print a
+    /// line of JSON. An infinite PSNR is null
+    #[arg(
+        long,
+        value_name = "MODEL",
+        requires = "data",
+        conflicts_with_all = ["model", "test_data", "images", "epochs", "ae_epochs",
+            "end_to_end", "learning_rate", "set", "start", "seed", "paper", "out",
+            "resume", "checkpoint_every"]
+    )]
+    pub eval: Option<PathBuf>,
+}
+
+impl Args {
+    /// The arguments of this process. It ends here if they are wrong or ask for help.
+    pub fn of(task: &Task) -> Self {
+        let matches = Self::command().name(task.name).about(task.about).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The arguments in `words`, the first of which is the name of the program.
+    ///
+    /// # Errors
+    /// They are wrong.
+    pub fn from_words(task: &Task, words: &[String]) -> Result<Self> {
+        let matches = Self::command().name(task.name).try_get_matches_from(words)?;
+        Ok(Self::from_arg_matches(&matches)?)
+    }
+
+    /// The folder for everything that is written.
+    pub fn out_dir(&self, task: &Task) -> PathBuf {
+        let default = || ["out", task.name].iter().collect();
+        self.out.clone().unwrap_or_else(default)
+    }
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    match text {
+        "folder" => Ok(Kind::Folder),
+        "pairs" => Ok(Kind::Pairs),
+        "cifar" => Ok(Kind::Cifar),
+        _ => match text.split_once(':') {
+            Some((clean, damaged)) if !clean.is_empty() && !damaged.is_empty() => Ok(Kind::PairFolders {
+                clean: clean.into(),
+                damaged: damaged.into(),
+            }),
+            _ => Err("expected folder, pairs, cifar or CLEAN:DAMAGED".into()),
+        },
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.0..=1.0).contains(&rate) => Ok(rate),
+        _ => Err("expected a number from 0 to 1".into()),
+    }
+}
+
+fn field(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((field, value)) if !field.is_empty() && !value.is_empty() => Ok(text.to_string()),
+        _ => Err("expected FIELD=VALUE".into()),
+    }
+}
+
+fn side(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(side) if (SSIM_WINDOW..=4096).contains(&side) => Ok(side),
+        _ => Err(format!(
+            "expected {SSIM_WINDOW} (the window of SSIM) to 4096 pixels"
+        )),
+    }
+}

@@ -1,0 +1,151 @@
+//! Images to train, validate and test on.
+
+use std::path::Path;
+
+use lnca::TrainingData;
+use lnca::data::{Dataset, Kind, LoadReport, OpenOptions, Split};
+
+use super::{Args, Settings, Task};
+use crate::Result;
+use crate::progress::bar;
+
+/// The images of a run.
+pub struct Images {
+    /// Those to train and to validate on, without a curriculum.
+    pub training: TrainingData,
+    /// Those to test on.
+    pub test: Dataset,
+    /// What was found in the folder of images, if there is one.
+    pub report: Option<LoadReport>,
+    /// What was found in the folder of test images, if there is one.
+    pub test_report: Option<LoadReport>,
+}
+
+impl Images {
+    /// Reads or generates the images that the arguments ask for, and splits them.
+    ///
+    /// # Errors
+    /// A folder cannot be read; there are too few images to split, or fewer to train on than a batch holds.
+    pub fn load(task: &Task, args: &Args, settings: &Settings) -> Result<Self> {
+        let (size, seed) = (settings.size, settings.seed);
+        let (data, report) = match &args.data {
+            Some(dir) => {
+                let (data, report) = open(dir, args.kind.clone(), size, settings.images, seed)?;
+                (data, Some(report))
+            }
+            None => (generated(settings.images.unwrap_or(1), size, seed)?, None),
+        };
+        let parts = split(data, settings.images, seed)?;
+        let (test, test_report) = match &args.test_data {
+            Some(dir) => {
+                let (data, report) = open(dir, args.kind.clone(), size, None, 0)?;
+                (data, Some(report))
+            }
+            None => (parts.test, None),
+        };
+        let (train, validation, batch) = (parts.train.len(), parts.validation.len(), settings.batch);
+        eprintln!(
+            "images: {train} to train, {validation} to validate, {} to test",
+            test.len()
+        );
+        if batch > train {
+            return Err(
+                format!("`--batch` is {batch}, but there are only {train} images to train on").into(),
+            );
+        }
+        Ok(Self {
+            training: TrainingData {
+                train: parts.train,
+                validation: parts.validation,
+                corruption: Some(task.corruption),
+                curriculum: None,
+            },
+            test,
+            report,
+            test_report,
+        })
+    }
+}
+
+/// Reads a folder with a progress bar, and reports what was found and what was skipped.
+///
+/// # Errors
+/// The folder cannot be read, or has no image.
+pub fn open(
+    dir: &Path,
+    kind: Option<Kind>,
+    size: usize,
+    limit: Option<usize>,
+    seed: u64,
+) -> Result<(Dataset, LoadReport)> {
+    let options = OpenOptions {
+        size,
+        limit,
+        seed,
+        kind,
+        ..OpenOptions::default()
+    };
+    let bar = bar("reading", 0);
+    let loaded = Dataset::open(dir, &options, &|done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let (data, report) = loaded?;
+    print(dir, size, &report);
+    Ok((data, report))
+}
+
+fn print(dir: &Path, size: usize, report: &LoadReport) {
+    let LoadReport {
+        chosen,
+        found,
+        images,
+        skipped,
+        tiles,
+        ..
+    } = report;
+    let what = match report.kind {
+        Kind::Folder => "files",
+        Kind::Cifar => "records",
+        _ => "pairs",
+    };
+    let dir = dir.display();
+    eprintln!(
+        "{dir}: {chosen} of {found} {what} chosen, {} skipped, {images} images of {size}x{size}",
+        skipped.len()
+    );
+    if tiles.cut > 0 {
+        let (cut, flat, redundant) = (tiles.cut, tiles.flat, tiles.redundant);
+        eprintln!("  {cut} tiles cut; {flat} flat and {redundant} redundant ones dropped");
+    }
+    for (path, reason) in skipped.iter().take(5) {
+        eprintln!("  skipped {}: {reason}", path.display());
+    }
+    if skipped.len() > 5 {
+        eprintln!("  and {} more", skipped.len() - 5);
+    }
+}
+
+fn generated(count: usize, size: usize, seed: u64) -> Result<Dataset> {
+    let bar = bar("dead leaves", 1);
+    let data = Dataset::dead_leaves(count, size, seed)?;
+    bar.finish_and_clear();
+    Ok(data)
+}
+
+/// Splits by photograph, then keeps of each part its share of `limit`, because one photograph may give many
+/// tiles.
+fn split(data: Dataset, limit: Option<usize>, seed: u64) -> Result<Split<Dataset>> {
+    let images = limit.unwrap_or(data.len());
+    let parts = data
+        .split(seed)
+        .map_err(|error| format!("the images cannot be split into training, validation and test: {error}"))?;
+    let seen = images * 4 / 5;
+    let train = seen * 4 / 5;
+    Ok(Split {
+        train: parts.train.take(train.max(1)),
+        validation: parts.validation.take((seen - train).max(1)),
+        test: parts.test.take((images - seen).max(1)),
+    })
+}
