@@ -121,6 +121,20 @@ impl ProgramBuilder {
     /// for all channels, or `[x.width(), filters, 3, 3]`. Channel `c * filters + f` of the result is
     /// filter f of channel c, as cross-correlation: not flipped.
     ///
+    /// ```
+    /// use lnca::prelude::*;
+    ///
+    /// let mut p = ProgramBuilder::new(CellLayout { input: 0, output: 1, hidden: 0 });
+    /// let difference = Tensor::new(&[[[0f32, 0., 0.], [-1., 0., 1.], [0., 0., 0.]]], &Device::Cpu)?;
+    /// let update = p.stencil(p.cells(), &difference, Padding::Zero)?; // right neighbour less left neighbour
+    /// let program = p.finish(update)?;
+    ///
+    /// let cells = Tensor::new(&[[[[1f32], [2.], [4.]]]], &Device::Cpu)?; // [1, 1, 3, 1]
+    /// let next = Rollout::new(1).run(&program, &cells)?; // cells + update
+    /// assert_eq!(next.flatten_all()?.to_vec1::<f32>()?, [1. + 2., 2. + 3., 4. - 2.]);
+    /// # Ok::<(), lnca::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Shape`] if the kernels do not fit.
     pub fn stencil(&mut self, x: Value, kernels: &Tensor, padding: Padding) -> Result<Value> {
@@ -208,6 +222,20 @@ impl ProgramBuilder {
 
     /// Layer norm over the channels of each cell, `(x - mean) / sqrt(var + eps) * weight + bias`.
     ///
+    /// ```
+    /// use lnca::prelude::*;
+    ///
+    /// let mut p = ProgramBuilder::new(CellLayout { input: 0, output: 2, hidden: 0 });
+    /// let (weight, bias) = (Tensor::new(&[2f32, 2.], &Device::Cpu)?, Tensor::new(&[0f32, 1.], &Device::Cpu)?);
+    /// let update = p.layer_norm(p.cells(), &weight, &bias, 0.0)?;
+    /// let program = p.finish(update)?;
+    ///
+    /// let cells = Tensor::new(&[[[[1f32, 3.]]]], &Device::Cpu)?; // mean 2, variance 1: normalised, -1 and 1
+    /// let next = Rollout::new(1).run(&program, &cells)?; // cells + update
+    /// assert_eq!(next.flatten_all()?.to_vec1::<f32>()?, [1. - 2., 3. + 3.]);
+    /// # Ok::<(), lnca::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Shape`] if a weight is not `[x.width()]`.
     pub fn layer_norm(&mut self, x: Value, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Value> {
@@ -220,6 +248,20 @@ impl ProgramBuilder {
 
     /// `1 / sqrt(mean of x^2 + eps)` over the channels of each cell, a single channel: what RMS norm multiplies by, and
     /// layer norm, where the channels of `x` have mean 0.
+    ///
+    /// ```
+    /// use lnca::prelude::*;
+    ///
+    /// let mut p = ProgramBuilder::new(CellLayout { input: 0, output: 2, hidden: 0 });
+    /// let inverse = p.inverse_rms(p.cells(), 0.0)?;
+    /// let update = p.mul(p.cells(), inverse)?;
+    /// let program = p.finish(update)?;
+    ///
+    /// let cells = Tensor::new(&[[[[1f32, 7.]]]], &Device::Cpu)?; // mean square 25: the inverse is 1/5
+    /// let next = Rollout::new(1).run(&program, &cells)?.flatten_all()?.to_vec1::<f32>()?; // cells + update
+    /// assert!((next[0] - 1.2).abs() < 1e-6 && (next[1] - 8.4).abs() < 1e-6);
+    /// # Ok::<(), lnca::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Config`] if `x` is not of this program.
@@ -306,6 +348,21 @@ impl ProgramBuilder {
     /// Attention of each cell over the nine cells around it: `softmax(q k / sqrt(d)) v` per head, where
     /// d is the width of a head. Beyond a zero-padded border key and value are 0: such a neighbour
     /// keeps its share of the softmax and adds nothing.
+    ///
+    /// ```
+    /// use lnca::prelude::*;
+    ///
+    /// let mut p = ProgramBuilder::new(CellLayout { input: 0, output: 1, hidden: 0 });
+    /// let none = Tensor::new(&[0f32], &Device::Cpu)?;
+    /// let zero = p.affine(p.cells(), Some(&none), None)?; // with no query, all nine shares are 1/9
+    /// let update = p.attention(zero, zero, p.cells(), 1, Padding::Zero)?;
+    /// let program = p.finish(update)?;
+    ///
+    /// let cells = Tensor::new(&[[[[9f32], [18.]]]], &Device::Cpu)?; // either sees both: (9 + 18) / 9 = 3
+    /// let next = Rollout::new(1).run(&program, &cells)?.flatten_all()?.to_vec1::<f32>()?; // cells + update
+    /// assert!((next[0] - 12.0).abs() < 1e-5 && (next[1] - 21.0).abs() < 1e-5);
+    /// # Ok::<(), lnca::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Config`] if the widths differ or `heads` does not divide them.
