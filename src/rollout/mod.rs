@@ -45,7 +45,7 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// `steps` steps in evaluation mode in which every cell fires, keeping the state before each step.
+    /// `steps` steps in evaluation mode in which every cell fires, storing the state before each step.
     pub fn new(steps: usize) -> Self {
         Self {
             steps,
@@ -82,7 +82,7 @@ impl Rollout {
         self
     }
 
-    /// The same for each cell of its own: `rates` is `[H, W]`.
+    /// A probability for each cell: `rates` is `[H, W]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if it has not two axes.
@@ -110,7 +110,7 @@ impl Rollout {
         self
     }
 
-    /// What is kept for the backward pass: the state before each step unless set.
+    /// What is stored for the backward pass: the state before each step unless set.
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
         self
@@ -123,7 +123,7 @@ impl Rollout {
     }
 
     /// How exactly the engine multiplies matrices, forwards and backwards: in f32 unless set. Plain Candle operations
-    /// take no notice.
+    /// ignore it.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self

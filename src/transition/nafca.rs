@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
-use super::parts::Parts;
+use super::split_linear::SplitLinear;
 use crate::error::{Error, Result};
 use crate::grid::{CellLayout, Padding};
 use crate::nn::{LayerNorm, Linear, glorot_uniform};
@@ -144,7 +144,7 @@ impl Nafca {
 
     /// What the perception block reads: the normalised cells, and the products that its gate is made of.
     fn perceive(&self, p: &mut ProgramBuilder) -> Result<Perceived<'_>> {
-        let cells = Parts::new(p, self.config.layout)?;
+        let cells = SplitLinear::new(p, self.config.layout)?;
         let scale = p.inverse_std(p.cells(), self.config.eps)?;
         let scaled = cells.scaled(p, scale)?;
         let wide = self.of_normal(p, &scaled, self.conv1.weight(), self.conv1.bias())?;
@@ -160,7 +160,7 @@ impl Nafca {
     fn of_normal(
         &self,
         p: &mut ProgramBuilder,
-        scaled: &Parts,
+        scaled: &SplitLinear,
         weight: &Tensor,
         bias: Option<&Tensor>,
     ) -> Result<Value> {
@@ -183,7 +183,7 @@ impl Nafca {
 struct Perceived<'a> {
     nafca: &'a Nafca,
     /// The cells over their deviation.
-    scaled: Parts,
+    scaled: SplitLinear,
     /// The first half of what it gives times the second.
     product: Value,
 }

@@ -7,7 +7,7 @@ use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
-use super::parts::Parts;
+use super::split_linear::SplitLinear;
 use crate::error::{Error, Result};
 use crate::grid::{CellLayout, Padding};
 use crate::nn::{LayerNorm, Linear, glorot_uniform};
@@ -189,7 +189,7 @@ struct Embedding {
     /// Before the norm.
     value: Value,
     /// The cells over the root of its mean square.
-    cells: Parts,
+    cells: SplitLinear,
     /// What of `value` is linear in the cells, `[E, K]`, and the rest, `[h w, E]`.
     weight: Tensor,
     rest: Tensor,
@@ -199,7 +199,7 @@ struct Embedding {
 impl Embedding {
     fn new(p: &mut ProgramBuilder, config: &VitcaConfig, embed: &Linear, positions: &Tensor) -> Result<Self> {
         let (h, w, e) = positions.dims3()?;
-        let cells = Parts::new(p, config.layout)?;
+        let cells = SplitLinear::new(p, config.layout)?;
         let table = p.constant(positions)?;
         let value = cells.linear(p, embed.weight(), embed.bias(), Some(table))?;
         let inverse = p.inverse_rms(value, config.eps)?;

@@ -1,4 +1,4 @@
-//! Cells in two parts: the input channels, which never change, and the others.
+//! Linear maps of cells in two parts: of the input channels, which never change, and of the others.
 
 use candle_core::Tensor;
 
@@ -6,24 +6,24 @@ use crate::error::Result;
 use crate::grid::CellLayout;
 use crate::program::{ProgramBuilder, Value};
 
-/// Input channels from which on it pays to keep what is made of them: to multiply with a few is as fast as to read a table.
-const WORTH_KEEPING: usize = 8;
+/// Fewest input channels for which caching their product pays: to multiply a few is as fast as to read it.
+const WORTH_CACHING: usize = 8;
 
-/// The cells, or the cells times one number each, to take linear maps of: what a map makes of input channels is a value
-/// of its own, so that it is computed once a rollout.
-pub(super) struct Parts {
+/// Linear maps of the (scaled) cells, with the constant inputs' part computed once: it is a value of its own, which an
+/// engine hoists out of the steps.
+pub(super) struct SplitLinear {
     inputs: Option<Value>,
     /// The other channels times the number, or all of them.
     rest: Value,
     scale: Option<Value>,
 }
 
-impl Parts {
+impl SplitLinear {
     /// The cells of `p`, whose layout is given.
     pub fn new(p: &mut ProgramBuilder, layout: CellLayout) -> Result<Self> {
         let cells = p.cells();
         let (inputs, rest) = match layout.input {
-            0..WORTH_KEEPING => (None, cells),
+            0..WORTH_CACHING => (None, cells),
             input => (
                 Some(p.slice(cells, 0, input)?),
                 p.slice(cells, input, layout.update_channels())?,
