@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
 use super::filters::{Lattice, perception};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::grid::{AliveMask, CellLayout, Padding};
 use crate::nn::Linear;
