@@ -12,7 +12,7 @@ use rand::Rng;
 
 use crate::engine::Precision;
 use crate::error::{Error, Result};
-use crate::grid::draws::FireRate;
+use crate::grid::draws::{FireRate, check_steps};
 use crate::random::Key;
 use crate::transition::TransitionFn;
 
@@ -65,13 +65,7 @@ impl Rollout {
     /// # Errors
     /// [`Error::Config`] if the range is empty.
     pub fn sampled(steps: RangeInclusive<usize>, key: Key) -> Result<Self> {
-        if steps.is_empty() {
-            return Err(Error::config(
-                "steps",
-                "a range that is not empty",
-                format!("{steps:?}"),
-            ));
-        }
+        check_steps("steps", &steps)?;
         let drawn = key.fold_in_name("steps").rng().random_range(steps);
         Ok(Self::new(drawn).key(key))
     }
