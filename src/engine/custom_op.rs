@@ -4,7 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{Job, cpu};
+use super::cpu;
+use super::job::Job;
 use crate::ops::rows::values;
 
 /// The cells after a rollout, of (first cells, packed weights).

@@ -14,6 +14,13 @@ pub(crate) fn activate(x: &Tensor, f: Function) -> error::Result<Tensor> {
     }
 }
 
+impl Function {
+    /// The function of every element of `x`, whatever its shape.
+    pub fn of(&self, x: &Tensor) -> error::Result<Tensor> {
+        plain(x, *self)
+    }
+}
+
 /// `f(x)` by Candle operations alone, on any device and number type.
 pub(super) fn plain(x: &Tensor, f: Function) -> error::Result<Tensor> {
     let sigmoid = |x: &Tensor| -> candle_core::Result<Tensor> { ((x * 0.5)?.tanh()? * 0.5)? + 0.5 };

@@ -1,9 +1,5 @@
 //! Functions of one number.
 
-use candle_core::Tensor;
-
-use crate::error::Result;
-
 /// A function of one number, applied to every channel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Function {
@@ -49,10 +45,5 @@ impl Function {
             max: (255.0 - zero) * step,
             step,
         }
-    }
-
-    /// The function of every element of `x`, whatever its shape.
-    pub fn of(&self, x: &Tensor) -> Result<Tensor> {
-        super::activation::plain(x, *self)
     }
 }

@@ -50,6 +50,9 @@ impl ViewMut<'_> {
     }
 }
 
+/// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
+pub(crate) const LANES: usize = 16;
+
 /// Channels and lanes of an operation.
 pub(crate) type Size = (usize, usize);
 

@@ -3,7 +3,6 @@
 use crate::grid::{AliveMask, Padding};
 
 use super::plan::Plan;
-use super::step::{Firing, StepContext};
 
 /// Which lanes have a living neighbour or live themselves.
 pub(super) fn alive(rule: &AliveMask, plan: &Plan, state: &[f32]) -> Vec<bool> {
@@ -56,14 +55,10 @@ pub(super) fn clear_dead(plan: &Plan, alive: &[bool], cells: &mut [f32]) {
     }
 }
 
-impl StepContext<'_> {
-    /// Which lanes stay alive after the step, given the cells with their updates; dead cells become 0.
-    pub fn clear_dying(&self, firing: &Firing, next: &mut [f32]) -> Option<Vec<bool>> {
-        let rule = self.call.job.program.alive.as_ref()?;
-        let mut alive = alive(rule, self.plan, next);
-        let before = firing.alive.as_ref()?;
-        alive.iter_mut().zip(before).for_each(|(a, b)| *a &= b);
-        clear_dead(self.plan, &alive, next);
-        Some(alive)
-    }
+/// Which lanes stay alive after a step: those alive before it, and with their updates. The others of `next` become 0.
+pub(super) fn clear_dying(rule: &AliveMask, plan: &Plan, before: &[bool], next: &mut [f32]) -> Vec<bool> {
+    let mut alive = alive(rule, plan, next);
+    alive.iter_mut().zip(before).for_each(|(a, b)| *a &= b);
+    clear_dead(plan, &alive, next);
+    alive
 }

@@ -2,11 +2,11 @@
 
 use crate::program::Attention;
 
-use super::buffers::Scratch;
 use super::kernels::attention::{Shape, Weights};
 use super::kernels::halo::{Around, Hop, Spread};
 use super::kernels::{LANES, View, ViewMut, attention};
 use super::plan::Work;
+use super::scratch::Scratch;
 use super::step::{Band, StepContext};
 
 impl StepContext<'_> {

@@ -5,12 +5,13 @@ use std::ops::Range;
 use crate::grid::Padding;
 use crate::program::Op;
 
-use super::buffers::{Buffer, Scratch, Trace};
+use super::buffers::{Buffer, Trace};
 use super::forward::load;
 use super::given::BandGrad;
 use super::kernels::gemm::{End, Gemm};
 use super::kernels::{self, LANES, Norm, View, ViewMut, arch, compact, halo};
 use super::plan::{Domain, Work};
+use super::scratch::Scratch;
 use super::step::{Band, Before, StepContext};
 
 impl StepContext<'_> {

@@ -12,15 +12,16 @@ use std::ops::Range;
 
 use crate::grid::Padding;
 
-use super::buffers::{Buffer, Scratch};
+use super::buffers::Buffer;
 use super::forward::Keep;
 use super::given::{GivenGrads, OnGrid, on_grid};
 use super::kernels::compact::{self, Picked};
 use super::kernels::halo::Spread;
 use super::kernels::{LANES, View, ViewMut};
 use super::plan::Plan;
-use super::runner::{Grads, each_strip};
+use super::scratch::Scratch;
 use super::step::{Band, StepContext};
+use super::strips::{Grads, each_strip};
 
 /// Sets values on picked lanes of a band.
 fn put(

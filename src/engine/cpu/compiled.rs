@@ -5,11 +5,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::engine::Job;
+use crate::engine::job::Job;
 use crate::grid::Padding;
 use crate::program::Structure;
 
-use super::group::Call;
+use super::call::Call;
 use super::kernels::LANES;
 use super::plan::{Plan, Setting};
 use super::taps::{Taps, on_all_lanes};

@@ -6,7 +6,7 @@ use crate::grid::draws::{Draws, FireRate, Stream, WORDS, dropout_factor};
 use crate::random::unit;
 
 use super::kernels::{ViewMut, arch};
-use crate::engine::Task;
+use crate::engine::job::Task;
 
 /// Which lanes of a group fire in a step; `None` where all do.
 pub(super) fn fired(

@@ -5,12 +5,13 @@ use std::ops::Range;
 use crate::grid::draws::{Draws, Stream};
 use crate::program::Op;
 
-use super::buffers::{Scratch, Trace};
+use super::buffers::Trace;
 use super::draws::dropout;
 use super::kernels::gemm::{End, Gemm, Plus};
 use super::kernels::halo::Hop;
 use super::kernels::{self, LANES, Norm, View, ViewMut, arch, compact, halo};
 use super::plan::{Domain, Work};
+use super::scratch::Scratch;
 use super::step::{Band, Before, StepContext};
 
 /// Which values of a band are still there after all are computed, beside the last ones.

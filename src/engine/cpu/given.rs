@@ -6,7 +6,6 @@ use std::ops::Range;
 use crate::grid::Padding;
 
 use super::buffers::Buffer;
-use super::group::Group;
 use super::kernels::halo::Spread;
 use super::kernels::{self, LANES, View};
 use super::plan::Plan;
@@ -63,21 +62,6 @@ pub(super) struct GivenGrads {
 }
 
 impl GivenGrads {
-    /// Zeros for all that a group is given; nothing for a constant that gets no gradient.
-    pub fn zeros(group: &Group<'_>) -> Self {
-        let (job, tables) = (group.call.job, &group.bound.tables);
-        let of_table = |((_, param), table): ((usize, usize), &Vec<f32>)| match job.is_trained(param) {
-            true => Buffer::zeros(table.len()),
-            false => Buffer::default(),
-        };
-        let of_stage = |plan: &Plan| plan.outputs.iter().map(|&n| on_grid(plan, n)).collect();
-        Self {
-            tables: job.program.constants().zip(tables).map(of_table).collect(),
-            hoisted: group.hoisted().map_or(vec![], |stage| of_stage(&stage.plan)),
-            cached: group.cached().map_or(vec![], |stage| of_stage(&stage.plan)),
-        }
-    }
-
     /// That of a given node, by its number.
     pub fn of(&mut self, slot: usize) -> &mut Buffer {
         let Some(slot) = slot.checked_sub(self.tables.len()) else {

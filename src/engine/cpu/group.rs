@@ -4,65 +4,16 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::engine::{Job, Precision};
-use crate::program::Op;
-
-use super::PIECE;
+use super::buffers::Buffer;
+use super::call::Call;
 use super::compiled::{Bound, Stage};
-use super::given::GivenValues;
-use super::kernels::{arch, gemm_bf16};
+use super::given::{GivenGrads, GivenValues, on_grid};
 use super::plan::Plan;
 use super::step::StepContext;
 use super::taps::Taps;
 
-/// A rollout with the values of its weights: what all groups share.
-pub(super) struct Call<'a> {
-    pub job: &'a Job,
-    /// All parameters, one after the other.
-    params: &'a [f32],
-    /// Of each parameter that is the matrix of a linear layer, that matrix and its transpose as the product in bf16
-    /// takes them; nothing in f32.
-    packed: Vec<[Vec<u32>; 2]>,
-}
-
-impl<'a> Call<'a> {
-    pub fn new(job: &'a Job, params: &'a [f32]) -> Self {
-        let mut call = Self {
-            job,
-            params,
-            packed: vec![],
-        };
-        if job.task.precision == Precision::Bf16 && gemm_bf16::is_native(arch()) {
-            call.pack();
-        }
-        call
-    }
-
-    fn pack(&mut self) {
-        self.packed = vec![[vec![], vec![]]; self.job.program.params.len()];
-        for node in &self.job.program.nodes {
-            let Op::Linear { weight, .. } = node.op else {
-                continue;
-            };
-            if let [output, input] = *self.job.program.params[weight].dims() {
-                let values = self.param(weight);
-                self.packed[weight] = [
-                    gemm_bf16::pack(values, (input, 1), (output, input)),
-                    gemm_bf16::pack(values, (1, input), (input, output)),
-                ];
-            }
-        }
-    }
-
-    pub fn param(&self, param: usize) -> &'a [f32] {
-        &self.params[self.job.range(param)]
-    }
-
-    /// A matrix, or its transpose, for the product in bf16.
-    pub fn packed(&self, param: usize, transposed: bool) -> Option<&[u32]> {
-        Some(self.packed.get(param)?[usize::from(transposed)].as_slice())
-    }
-}
+/// Elements that a thread takes at once.
+const PIECE: usize = 1 << 14;
 
 /// A group of images and how the program runs on it.
 pub(super) struct Group<'a> {
@@ -125,6 +76,21 @@ impl<'a> Group<'a> {
         let strips = |stage: Option<&Stage>| stage.map_or(0, |stage| stage.plan.strips.len());
         let stages = strips(self.hoisted()).max(strips(self.cached()));
         self.plan().strips.len().max(stages)
+    }
+
+    /// Accumulators for the gradients of all that the group is given; nothing for a constant that gets none.
+    pub fn given_grads(&self) -> GivenGrads {
+        let (job, tables) = (self.call.job, &self.bound.tables);
+        let of_table = |((_, param), table): ((usize, usize), &Vec<f32>)| match job.is_trained(param) {
+            true => Buffer::zeros(table.len()),
+            false => Buffer::default(),
+        };
+        let of_stage = |plan: &Plan| plan.outputs.iter().map(|&n| on_grid(plan, n)).collect();
+        GivenGrads {
+            tables: job.program.constants().zip(tables).map(of_table).collect(),
+            hoisted: self.hoisted().map_or(vec![], |stage| of_stage(&stage.plan)),
+            cached: self.cached().map_or(vec![], |stage| of_stage(&stage.plan)),
+        }
     }
 
     /// The group's cells, of `[B, H, W, C]`, as `[H, C, W, images]`: rows lie together, and lanes in them.

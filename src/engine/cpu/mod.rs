@@ -16,6 +16,7 @@ mod attention;
 mod backward;
 mod buffers;
 mod cached;
+mod call;
 mod compiled;
 mod draws;
 mod forward;
@@ -24,7 +25,9 @@ mod group;
 mod kernels;
 mod plan;
 mod runner;
+mod scratch;
 mod step;
+mod strips;
 mod taps;
 
 use std::collections::BTreeMap;
@@ -33,12 +36,14 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::Job;
+use super::job::Job;
 use buffers::Trace;
+use call::Call;
 use compiled::{Bound, Compiled};
 use forward::Keep;
-use group::{Call, Group};
-use runner::{Grads, Runner};
+use group::Group;
+use runner::Runner;
+use strips::Grads;
 use taps::sum_over_images;
 
 /// Batch, height, width and channels.
@@ -46,9 +51,6 @@ type Dims = (usize, usize, usize, usize);
 
 /// Most bytes of values that a rollout stores for its backward pass.
 const TRACES: usize = 32 << 20;
-
-/// Elements that a thread takes at once.
-const PIECE: usize = 1 << 14;
 
 /// What the backward pass needs of a forward pass.
 pub(super) struct Saved {

@@ -1,15 +1,15 @@
 //! A group of images taken through steps, forwards and backwards, on one thread or on several.
 
-use rayon::prelude::*;
-
-use super::alive::clear_dead;
-use super::buffers::{Buffer, Scratch, Trace};
+use super::alive::{clear_dead, clear_dying};
+use super::buffers::{Buffer, Trace};
 use super::cached::Cached;
 use super::compiled::Stage;
 use super::forward::Keep;
 use super::given::GivenGrads;
 use super::group::Group;
+use super::scratch::Scratch;
 use super::step::{Before, StepContext};
+use super::strips::{Grads, each_strip};
 
 /// A group with its working memory: one for each strip that runs at the same time.
 pub(super) struct Runner<'a> {
@@ -19,14 +19,6 @@ pub(super) struct Runner<'a> {
     cached: Option<Cached>,
     /// For the backward pass.
     given_grads: GivenGrads,
-}
-
-/// The gradients that a step back turns into those of the step before.
-pub(super) struct Grads<'a> {
-    /// Of the state.
-    pub state: &'a mut [f32],
-    /// Of the weights, summed apart for each strip.
-    pub weights: &'a mut [Vec<f32>],
 }
 
 impl<'a> Runner<'a> {
@@ -43,7 +35,7 @@ impl<'a> Runner<'a> {
             hoisted: group.hoisted().map(unknown),
             cached: group.cached().map(unknown),
             given_grads: if back {
-                GivenGrads::zeros(group)
+                group.given_grads()
             } else {
                 GivenGrads::default()
             },
@@ -88,7 +80,9 @@ impl<'a> Runner<'a> {
         if let Some(cached) = &mut self.cached {
             cached.change(firing.fires.as_deref());
         }
-        let alive = group.at(step).clear_dying(&firing, next);
+        let rule = group.call.job.program.alive.as_ref();
+        let alive = rule.zip(firing.alive.as_ref());
+        let alive = alive.map(|(rule, before)| clear_dying(rule, plan, before, next));
         (alive, traces.into_iter().flatten().collect())
     }
 
@@ -211,20 +205,5 @@ impl<'a> Runner<'a> {
         let result = f(&of, &mut self.scratch);
         self.given_grads = self.scratch[0].given_grads.take().unwrap_or_default();
         result
-    }
-}
-
-/// Calls `f` for each strip, each with working memory of its own: in parallel where there is more than one.
-pub(super) fn each_strip<T: Send, R: Send>(
-    scratch: &mut [Scratch],
-    strips: Vec<T>,
-    f: impl Fn(T, &mut Scratch) -> R + Sync,
-) -> Vec<R> {
-    match scratch {
-        [scratch] => strips.into_iter().map(|strip| f(strip, scratch)).collect(),
-        _ => {
-            let strips = strips.into_par_iter().zip(scratch);
-            strips.map(|(strip, scratch)| f(strip, scratch)).collect()
-        }
     }
 }

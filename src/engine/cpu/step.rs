@@ -5,14 +5,15 @@ use std::ops::Range;
 use crate::grid::Padding;
 
 use super::alive::alive;
-use super::buffers::{Buffer, Scratch};
+use super::buffers::Buffer;
+use super::call::Call;
 use super::draws::fired;
 use super::given::GivenValues;
-use super::group::Call;
 use super::kernels::compact::Picked;
 use super::kernels::halo::Hop;
 use super::kernels::{LANES, View};
 use super::plan::{Domain, Plan, Work};
+use super::scratch::Scratch;
 use super::taps::Taps;
 
 /// One plan at one step of a group.

@@ -3,7 +3,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{LANES, View, gemm_bf16};
-use crate::engine::Precision;
+use crate::engine::job::Precision;
 
 /// `c[m, n] = sum over k of a[m, k] b[k, n]`.
 ///

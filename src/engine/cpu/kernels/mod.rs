@@ -10,11 +10,8 @@ pub(super) mod halo;
 mod norm;
 mod pointwise;
 
-pub(super) use crate::ops::simd::{Size, View, ViewMut, arch, exp, map, map_back};
+pub(super) use crate::ops::simd::{LANES, Size, View, ViewMut, arch, exp, map, map_back};
 pub(super) use norm::{Norm, inverse_rms, inverse_rms_back, norm, norm_back};
 pub(super) use pointwise::{
     add_to, affine, copy, cut_off, dot_channels, dot_lanes, pass, product, sum, sum_lanes,
 };
-
-/// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
-pub(super) const LANES: usize = 16;

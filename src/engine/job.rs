@@ -1,0 +1,106 @@
+//! A rollout as an engine gets it: what is to be done, with which weights.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::grid::draws::FireRate;
+use crate::nn::pack;
+use crate::program::Program;
+use crate::random::Key;
+
+/// How exactly an engine multiplies matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// In f32.
+    #[default]
+    F32,
+    /// Operands are rounded to bf16, a significand of eight bits; sums, states and everything else stay in f32.
+    ///
+    /// Faster where the processor has AVX512-BF16 (`docs/performance.md` says how much); elsewhere with the same
+    /// rounding, and slower.
+    Bf16,
+}
+
+/// The steps of a rollout and what is drawn and kept in them.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    pub steps: Range<usize>,
+    pub key: Key,
+    /// The number of the batch's first image among all images.
+    pub first_image: usize,
+    pub fire_rate: FireRate,
+    /// For each step of the whole rollout, whether each cell fires, `[B, H, W]`.
+    pub masks: Option<Arc<Vec<Vec<bool>>>>,
+    pub training: bool,
+    pub precision: Precision,
+    /// The state before every so many steps is stored for the backward pass.
+    pub every: usize,
+    /// Whether values of the last steps may be stored as well.
+    pub store_values: bool,
+}
+
+/// The parameters of a program as one f32 tensor: first weights, then constants, whose gradients are summed in another
+/// way.
+#[derive(Clone)]
+pub(super) struct PackedWeights {
+    pub tensor: Tensor,
+    /// Where each parameter begins.
+    pub offsets: Arc<[usize]>,
+    /// Where the weights end and the constants begin.
+    pub weights_end: usize,
+    /// Which parameters get a gradient.
+    pub trained: Arc<[bool]>,
+}
+
+impl PackedWeights {
+    pub fn new(program: &Program, device: &Device) -> Result<Self> {
+        let params = &program.params;
+        let constants: Vec<usize> = program.constants().map(|(_, param)| param).collect();
+        let weights = (0..params.len()).filter(|param| !constants.contains(param));
+        let order: Vec<usize> = weights.chain(constants.iter().copied()).collect();
+        let (mut offsets, mut end) = (vec![0; params.len()], 0);
+        for &param in &order {
+            offsets[param] = end;
+            end += params[param].elem_count();
+        }
+        let tensor = pack(order.iter().map(|&param| &params[param]), DType::F32, device)?;
+        Ok(Self {
+            tensor: tensor.contiguous()?,
+            offsets: offsets.into(),
+            weights_end: end - constants.iter().map(|&c| params[c].elem_count()).sum::<usize>(),
+            trained: params.iter().map(Tensor::track_op).collect(),
+        })
+    }
+}
+
+/// A rollout as an engine gets it.
+pub(super) struct Job {
+    pub program: Arc<Program>,
+    pub weights: PackedWeights,
+    pub task: Task,
+    /// Whether there will be a backward pass.
+    pub differentiable: bool,
+}
+
+impl Job {
+    /// Where a parameter lies among all of them.
+    pub fn range(&self, param: usize) -> Range<usize> {
+        let start = self.weights.offsets[param];
+        start..start + self.program.params[param].elem_count()
+    }
+
+    pub fn is_trained(&self, param: usize) -> bool {
+        self.weights.trained[param]
+    }
+
+    /// Whether some cells may keep their state in a step: they do not fire, or are dead.
+    pub fn is_sparse(&self) -> bool {
+        let task = &self.task;
+        !task.fire_rate.is_full() || task.masks.is_some() || self.program.alive.is_some()
+    }
+}
