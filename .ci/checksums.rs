@@ -1,7 +1,8 @@
-//! Checksums of what the library computes, to compare two commits with: `.ci/same-bits COMMIT` runs this in both.
+//! Checksums of what the library computes, to compare two commits with: `.ci/same-bits COMMIT` runs this in
+//! both.
 //!
-//! States of the shipped models, and losses and weights of a short training of each trainer. It takes what it names from
-//! the short public paths alone, so that it compiles at either commit.
+//! States of the shipped models, and losses and weights of a short training of each trainer. It takes what it
+//! names from the short public paths alone, so that it compiles at either commit.
 
 use candle_core::{DType, Device, Tensor};
 use lnca::data::{BinaryImages, Corruption, Dataset, Emblem, Swatch};

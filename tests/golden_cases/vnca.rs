@@ -350,17 +350,15 @@ pub fn bounds(check: &mut Check) -> Result<()> {
 /// Updates of a doubling automaton behind a linear encoder.
 pub fn train(check: &mut Check) -> Result<()> {
     let case = check.case;
-    let (doublings, count) = (case.count("K")?, case.count("steps_per_doubling")?);
+    let count = case.count("steps_per_doubling")?;
     let images = channels_last(&check.input("x")?)?;
+    let flat = check.input("x")?.flatten_from(1)?;
     let (rule, named) = rule(check)?;
-    let decoder = Doubling::new(rule, doublings);
-    let linear = [("l.w", "weight"), ("l.b", "bias")];
-    let linear = linear.map(|(name, library)| -> Result<(String, Var)> {
-        Ok((library.into(), Var::from_tensor(&check.input(name)?)?))
-    });
-    let linear = linear.into_iter().collect::<Result<Vec<_>>>()?;
+    let decoder = Doubling::new(rule, case.count("K")?);
+    let weight = Var::from_tensor(&check.input("l.w")?)?;
+    let bias = Var::from_tensor(&check.input("l.b")?)?;
     let mut vars = named.weights.vars();
-    vars.extend(linear.clone());
+    vars.extend([("weight".into(), weight.clone()), ("bias".into(), bias.clone())]);
     let config = AdamConfig {
         learning_rate: case.number("lr")?,
         clip: Some(case.number("clip")?),
@@ -370,15 +368,7 @@ pub fn train(check: &mut Check) -> Result<()> {
     let mut adam = Adam::new(vars.clone(), config);
     let noise = check.input("eps")?;
     for update in 0..noise.dim(0)? {
-        let flat = check.input("x")?.flatten_from(1)?;
-        let both = flat
-            .matmul(&linear[0].1.t()?)?
-            .broadcast_add(linear[1].1.as_tensor())?;
-        let latent = both.dim(1)? / 2;
-        let posterior = Posterior {
-            mean: both.narrow(1, 0, latent)?,
-            log_variance: both.narrow(1, latent, latent)?,
-        };
+        let posterior = linear_posterior(&flat, &weight, &bias)?;
         let z = posterior.sample(&noise.get(update)?.unsqueeze(1)?)?.squeeze(1)?;
         let logits = decoder.decode(&z, &Rollout::new(count))?;
         let (likelihood, kl) = (log_bernoulli(&images, &logits)?, posterior.kl()?);
@@ -386,72 +376,91 @@ pub fn train(check: &mut Check) -> Result<()> {
         bound(check, &format!("kl_u{update}"), &kl)?;
         let loss = elbo(&likelihood.unsqueeze(1)?, &kl, 1.0)?.mean_all()?.neg()?;
         let grads = loss.backward()?;
-        let mut square = 0.0;
-        for (_, var) in &vars {
-            let values = numbers(grad_of(&grads, var)?)?;
-            square += values.iter().map(|value| value * value).sum::<f64>();
-        }
-        let end = format!("_u{update}");
-        named.gradients(check, &grads, &end)?;
-        for ((name, _), stored) in linear.iter().zip(["l.w", "l.b"]) {
-            let stored = format!("grad_{stored}{end}");
+        named.gradients(check, &grads, &format!("_u{update}"))?;
+        for (name, var) in [("l.w", &weight), ("l.b", &bias)] {
+            let stored = format!("grad_{name}_u{update}");
             if check.has(&format!("{stored}_f64")) {
-                let (_, var) = vars.iter().find(|(known, _)| known == name).ok_or("no weight")?;
                 gradient(check, &stored, grad_of(&grads, var)?)?;
             }
         }
         let before = adam.state()?;
         adam.step(&grads)?;
-        let after = adam.state()?;
-        // The factor shows in the mean of gradients.
-        let name = format!("m.{}", vars[0].0);
-        let decayed = match before.get(&name) {
-            Some(m) => (m * beta1)?,
-            None => after[&name].zeros_like()?,
-        };
-        let gained = numbers(&(&after[&name] - decayed)?)?;
-        let raw = numbers(grad_of(&grads, &vars[0].1)?)?;
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        let factor = dot(&gained, &raw) / dot(&raw, &raw) / (1.0 - beta1);
-        for (name, found) in [
-            ("losses", value(&loss)?),
-            ("grad_norms", square.sqrt()),
-            ("clip_factors", factor),
-        ] {
-            let expected = case.list(name)?.get(update).and_then(|x| x.as_f64());
-            let expected = Tensor::new(expected.ok_or("fewer numbers than updates")?, &Device::Cpu)?;
-            let limit = match check.dtype {
-                DType::F64 => Limit::relative(1e-9, 0.0),
-                _ => Limit::relative(2e-5, 0.0),
-            };
-            check.compare(
-                &format!("{name}[{update}]"),
-                &Tensor::new(found, &Device::Cpu)?,
-                &expected,
-                limit,
-            )?;
-        }
-        let limit = match check.dtype {
-            DType::F64 => Limit::relative(1e-9, 1.0),
-            _ => Limit::absolute(5e-6),
-        };
-        let of_rule = named
-            .names
-            .keys()
-            .map(|name| Ok((name.clone(), named.var(name)?)));
-        let mut all = of_rule.collect::<Result<Vec<_>>>()?;
-        all.extend([("l.w", 0), ("l.b", 1)].map(|(name, n)| (name.to_string(), linear[n].1.clone())));
-        for (name, var) in all {
-            let stored = format!("after_{name}_u{update}");
-            if check.has(&format!("{stored}_f64")) {
-                let expected = check.expected(&stored)?;
-                check.compare(
-                    &stored,
-                    &var.as_detached_tensor().reshape(expected.shape())?,
-                    &expected,
-                    limit,
-                )?;
-            }
+        let (first, raw) = (&vars[0].0, grad_of(&grads, &vars[0].1)?);
+        let factor = clip_factor(first, raw, [&before, &adam.state()?], beta1)?;
+        one_of_list(check, "losses", update, value(&loss)?)?;
+        one_of_list(check, "grad_norms", update, norm(&grads, &vars)?)?;
+        one_of_list(check, "clip_factors", update, factor)?;
+        let of_rule = named.names.keys();
+        let of_rule = of_rule.map(|name| Ok((name.clone(), named.var(name)?)));
+        let mut after = of_rule.collect::<Result<Vec<_>>>()?;
+        after.extend([("l.w".into(), weight.clone()), ("l.b".into(), bias.clone())]);
+        weights_after(check, update, &after)?;
+    }
+    Ok(())
+}
+
+/// The posterior that a linear layer makes of flat images.
+fn linear_posterior(images: &Tensor, weight: &Var, bias: &Var) -> Result<Posterior> {
+    let both = images.matmul(&weight.t()?)?.broadcast_add(bias.as_tensor())?;
+    let latent = both.dim(1)? / 2;
+    Ok(Posterior {
+        mean: both.narrow(1, 0, latent)?,
+        log_variance: both.narrow(1, latent, latent)?,
+    })
+}
+
+/// The norm of all gradients together.
+fn norm(grads: &GradStore, vars: &[(String, Var)]) -> Result<f64> {
+    let mut square = 0.0;
+    for (_, var) in vars {
+        let values = numbers(grad_of(grads, var)?)?;
+        square += values.iter().map(|value| value * value).sum::<f64>();
+    }
+    Ok(square.sqrt())
+}
+
+/// The factor by which an update scaled the gradient `raw` of a weight: it shows in Adam's mean of gradients.
+fn clip_factor(
+    weight: &str,
+    raw: &Tensor,
+    [before, after]: [&BTreeMap<String, Tensor>; 2],
+    beta1: f64,
+) -> Result<f64> {
+    let name = format!("m.{weight}");
+    let decayed = match before.get(&name) {
+        Some(m) => (m * beta1)?,
+        None => after[&name].zeros_like()?,
+    };
+    let gained = numbers(&(&after[&name] - decayed)?)?;
+    let raw = numbers(raw)?;
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    Ok(dot(&gained, &raw) / dot(&raw, &raw) / (1.0 - beta1))
+}
+
+/// Checks a number of one update, of which the case lists one an update.
+fn one_of_list(check: &mut Check, list: &str, update: usize, found: f64) -> Result<()> {
+    let expected = check.case.list(list)?.get(update).and_then(|x| x.as_f64());
+    let expected = Tensor::new(expected.ok_or("fewer numbers than updates")?, &Device::Cpu)?;
+    let limit = match check.dtype {
+        DType::F64 => Limit::relative(1e-9, 0.0),
+        _ => Limit::relative(2e-5, 0.0),
+    };
+    let found = Tensor::new(found, &Device::Cpu)?;
+    check.compare(&format!("{list}[{update}]"), &found, &expected, limit)
+}
+
+/// Checks those weights after an update that the case holds.
+fn weights_after(check: &mut Check, update: usize, vars: &[(String, Var)]) -> Result<()> {
+    let limit = match check.dtype {
+        DType::F64 => Limit::relative(1e-9, 1.0),
+        _ => Limit::absolute(5e-6),
+    };
+    for (name, var) in vars {
+        let stored = format!("after_{name}_u{update}");
+        if check.has(&format!("{stored}_f64")) {
+            let expected = check.expected(&stored)?;
+            let found = var.as_detached_tensor().reshape(expected.shape())?;
+            check.compare(&stored, &found, &expected, limit)?;
         }
     }
     Ok(())
