@@ -1,4 +1,5 @@
-//! A rollout as one operation in Candle's graph, whose backward pass is an operation itself: no value leaves its device.
+//! A rollout as one operation in Candle's graph, whose backward pass is an operation itself: no value leaves
+//! its device.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -61,8 +62,8 @@ impl CustomOp2 for RolloutOp {
     }
 }
 
-/// The gradients of the first cells and of the packed weights, one after the other, of (first cells, packed weights,
-/// gradient of the last cells).
+/// The gradients of the first cells and of the packed weights, one after the other, of (first cells, packed
+/// weights, gradient of the last cells).
 struct Backward<'a>(&'a RolloutOp);
 
 impl CustomOp3 for Backward<'_> {

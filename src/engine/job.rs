@@ -19,10 +19,11 @@ pub enum Precision {
     /// In f32.
     #[default]
     F32,
-    /// Operands are rounded to bf16, a significand of eight bits; sums, states and everything else stay in f32.
+    /// Operands are rounded to bf16, a significand of eight bits; sums, states and everything else stay in
+    /// f32.
     ///
-    /// Faster where the processor has AVX512-BF16 (`docs/performance.md` says how much); elsewhere with the same
-    /// rounding, and slower.
+    /// Faster where the processor has AVX512-BF16 (`docs/performance.md` says how much); elsewhere with the
+    /// same rounding, and slower.
     Bf16,
 }
 
@@ -44,8 +45,8 @@ pub(crate) struct Task {
     pub store_values: bool,
 }
 
-/// The parameters of a program as one f32 tensor: first weights, then constants, whose gradients are summed in another
-/// way.
+/// The parameters of a program as one f32 tensor: first weights, then constants, whose gradients are summed
+/// in another way.
 #[derive(Clone)]
 pub(super) struct PackedWeights {
     pub tensor: Tensor,

@@ -1,9 +1,9 @@
 //! Engines: rollouts of cell programs, fused, forwards and backwards.
 //!
-//! This is the face of all engines. It says which of them runs a program on given cells, or why none does, and hands
-//! the rollout to it as one operation in Candle's graph. An engine is a folder beside [`cpu`]: what it asks of a
-//! program (what is needed where, what is fused, where gradients flow) is in [`program`](crate::program), what is
-//! drawn at random in [`grid::draws`](crate::grid::draws).
+//! This is the face of all engines. It says which of them runs a program on given cells, or why none does,
+//! and hands the rollout to it as one operation in Candle's graph. An engine is a folder beside [`cpu`]: what
+//! it asks of a program (what is needed where, what is fused, where gradients flow) is in
+//! [`program`](crate::program), what is drawn at random in [`grid::draws`](crate::grid::draws).
 
 // An operation that is added and forgotten somewhere must not compile.
 #![deny(clippy::wildcard_enum_match_arm)]

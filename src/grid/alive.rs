@@ -31,8 +31,8 @@ impl AliveMask {
         }
     }
 
-    /// 1 where a cell of `cells` (`[B, H, W, C]`) has a living neighbour or lives itself, else 0: `[B, H, W, 1]`, a
-    /// constant for gradients.
+    /// 1 where a cell of `cells` (`[B, H, W, C]`) has a living neighbour or lives itself, else 0: `[B, H, W,
+    /// 1]`, a constant for gradients.
     pub(crate) fn of(&self, cells: &Tensor) -> Result<Tensor> {
         let above = cells
             .detach()

@@ -1,8 +1,9 @@
-//! What is drawn for each cell: update masks and dropout, each draw a function of (key, stream, step, image, cell).
+//! What is drawn for each cell: update masks and dropout, each draw a function of (key, stream, step, image,
+//! cell).
 //!
-//! This is the one place that says which counter a draw has. Element e of image i takes word `e % 4` of the counter
-//! `[e / 4, i, step, stream]`, so that four elements share one call of the generator, and any engine, whatever its
-//! order, draws the same.
+//! This is the one place that says which counter a draw has. Element e of image i takes word `e % 4` of the
+//! counter `[e / 4, i, step, stream]`, so that four elements share one call of the generator, and any engine,
+//! whatever its order, draws the same.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -57,8 +58,8 @@ impl Draws {
         self.key.words_of([blocks, images, [step; N], [stream; N]])
     }
 
-    /// `f` of the number and a uniform draw of each of `elements` elements of each of `images` images, the first of
-    /// which is numbered `first_image`.
+    /// `f` of the number and a uniform draw of each of `elements` elements of each of `images` images, the
+    /// first of which is numbered `first_image`.
     pub fn map(
         &self,
         (first_image, images): (usize, usize),
@@ -79,7 +80,8 @@ impl Draws {
     }
 }
 
-/// What inverted dropout of `rate` multiplies an element by whose uniform draw is `draw`: 0, or what makes up for it.
+/// What inverted dropout of `rate` multiplies an element by whose uniform draw is `draw`: 0, or what makes up
+/// for it.
 #[inline(always)]
 pub(crate) fn dropout_factor(rate: f64, draw: f32) -> f32 {
     let (rate, kept) = (rate as f32, (1.0 / (1.0 - rate)) as f32);

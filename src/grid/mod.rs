@@ -1,5 +1,5 @@
-//! The grid and its cells: which channels they have, what lies beyond the border, which cells live, and what is
-//! drawn at random for them.
+//! The grid and its cells: which channels they have, what lies beyond the border, which cells live, and what
+//! is drawn at random for them.
 //!
 //! Nothing here knows a transition: this is the ground that programs, engines and rollouts stand on.
 

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::ops::{gather, gather_sums};
 
-/// How a kernel moves along one axis: from `len` values to `out` of them. The transposed convolution goes back, from
-/// `out` to `len`.
+/// How a kernel moves along one axis: from `len` values to `out` of them. The transposed convolution goes
+/// back, from `out` to `len`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     pub len: usize,
@@ -65,7 +65,8 @@ impl Window {
     }
 }
 
-/// `x` (`[B, rows.len, columns.len, in]`) by `kernel` (`[out, in, k, k]`, not flipped): `[B, rows.out, columns.out, out]`.
+/// `x` (`[B, rows.len, columns.len, in]`) by `kernel` (`[out, in, k, k]`, not flipped): `[B, rows.out,
+/// columns.out, out]`.
 pub(crate) fn convolve(x: &Tensor, kernel: &Tensor, (rows, columns): (Window, Window)) -> Result<Tensor> {
     let (b, h, w, c) = x.dims4()?;
     let taps = rows.kernel * columns.kernel;

@@ -1,7 +1,7 @@
 //! Depthwise 3x3 filters on the CPU: one pass over memory forwards, and one for each gradient.
 //!
-//! Composed from Candle's operations they take eighteen passes, and as many again with sums over all cells for
-//! the gradient of the kernel.
+//! Composed from Candle's operations they take eighteen passes, and as many again with sums over all cells
+//! for the gradient of the kernel.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 use num_traits::Float;
@@ -12,7 +12,8 @@ use super::stencil;
 use crate::error;
 use crate::grid::Padding;
 
-/// 3x3 filters of `kernel` (`[C, 9]`, not flipped), one a channel of `x` (`[B, H, W, C]`), over a border of zeros.
+/// 3x3 filters of `kernel` (`[C, 9]`, not flipped), one a channel of `x` (`[B, H, W, C]`), over a border of
+/// zeros.
 pub(crate) fn depthwise(x: &Tensor, kernel: &Tensor) -> error::Result<Tensor> {
     match supported(x) {
         true => Ok(fast(x, &kernel.t()?)?),
@@ -20,8 +21,8 @@ pub(crate) fn depthwise(x: &Tensor, kernel: &Tensor) -> error::Result<Tensor> {
     }
 }
 
-/// 3x3 filters of `kernel` (`[9, C]`, taps in row-major order, not flipped) on `x` (`[B, H, W, C]`), over a border of
-/// zeros.
+/// 3x3 filters of `kernel` (`[9, C]`, taps in row-major order, not flipped) on `x` (`[B, H, W, C]`), over a
+/// border of zeros.
 fn fast(x: &Tensor, kernel: &Tensor) -> Result<Tensor> {
     x.contiguous()?
         .apply_op2(&kernel.contiguous()?, Depthwise { mirrored: false })
@@ -32,8 +33,8 @@ struct Depthwise {
     mirrored: bool,
 }
 
-/// The taps of an output row that lie inside the grid: each as its number, its row, and the first output column, the first
-/// input column and the number of columns for which its column is inside too.
+/// The taps of an output row that lie inside the grid: each as its number, its row, and the first output
+/// column, the first input column and the number of columns for which its column is inside too.
 fn runs((h, w): (usize, usize), row: usize) -> impl Iterator<Item = (usize, usize, usize, usize, usize)> {
     (0..9).filter_map(move |tap| {
         let from = (row + tap / 3).checked_sub(1).filter(|&from| from < h)?;

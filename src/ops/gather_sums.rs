@@ -1,7 +1,7 @@
 //! Rows of a tensor gathered by index, and sums of them.
 //!
-//! On a CPU this is one pass over memory, and one for the gradient. Candle would copy all rows with one of zeros more,
-//! copy those that are gathered, and sum over an axis that is not the last, each in turn.
+//! On a CPU this is one pass over memory, and one for the gradient. Candle would copy all rows with one of
+//! zeros more, copy those that are gathered, and sum over an axis that is not the last, each in turn.
 
 use std::sync::Arc;
 

@@ -23,8 +23,8 @@ pub(crate) fn add_row(x: &Tensor, row: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op2(&row.contiguous()?, AddRow)
 }
 
-/// `x * row` for each cell of `x` (`[.., C]`), `row` being `[C]`, or `[G, C]` with a row for each of G equal parts of
-/// the cells.
+/// `x * row` for each cell of `x` (`[.., C]`), `row` being `[C]`, or `[G, C]` with a row for each of G equal
+/// parts of the cells.
 pub(crate) fn mul_row(x: &Tensor, row: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op2(&row.contiguous()?, MulRow)
 }

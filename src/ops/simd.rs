@@ -1,5 +1,5 @@
-//! Vectorised loops over channels and lanes, compiled for each kind of processor and chosen at run time: views, and
-//! functions with their slopes.
+//! Vectorised loops over channels and lanes, compiled for each kind of processor and chosen at run time:
+//! views, and functions with their slopes.
 
 use std::sync::OnceLock;
 

@@ -1,11 +1,12 @@
-//! What every engine asks of a program: which values are needed, and where; through which gradients flow; which are
-//! the same in every step, or in every step in which a cell does not change.
+//! What every engine asks of a program: which values are needed, and where; through which gradients flow;
+//! which are the same in every step, or in every step in which a cell does not change.
 
 use super::{Attention, Op, Program};
 use crate::grid::Padding;
 
 impl Program {
-    /// The nodes that `outputs` depend on, themselves included, but for those that only a `given` one depends on.
+    /// The nodes that `outputs` depend on, themselves included, but for those that only a `given` one depends
+    /// on.
     pub(crate) fn needed(&self, outputs: &[usize], given: &[usize]) -> Vec<bool> {
         let mut needed = vec![false; self.nodes.len()];
         outputs.iter().for_each(|&n| needed[n] = true);
@@ -18,8 +19,8 @@ impl Program {
         needed
     }
 
-    /// The values that are needed at every cell, and not only where a cell fires: a neighbour reads them, or a value
-    /// that is itself needed at every cell.
+    /// The values that are needed at every cell, and not only where a cell fires: a neighbour reads them, or
+    /// a value that is itself needed at every cell.
     pub(crate) fn dense(&self, needed: &[bool], given: &[usize]) -> Vec<bool> {
         let mut dense = vec![false; self.nodes.len()];
         for (n, node) in self.nodes.iter().enumerate().rev() {
@@ -28,8 +29,8 @@ impl Program {
             }
             let all = dense[n] || node.op.padding().is_some();
             for x in node.op.inputs() {
-                // A query that serves one attention is read at the cell alone, so where a linear layer makes it, it is
-                // computed only for cells that fire.
+                // A query that serves one attention is read at the cell alone, so where a linear layer makes
+                // it, it is computed only for cells that fire.
                 let query = matches!(node.op, Op::Attention(of) if of.q == x && of.k != x && of.v != x);
                 let sum =
                     matches!(self.nodes[x].op, Op::Add { a, b } if self.is_linear(a) || self.is_linear(b));
@@ -40,8 +41,8 @@ impl Program {
         dense
     }
 
-    /// The nodes through which gradients flow to the cells, if that of the `cells` is wanted, or to a parameter that is
-    /// `trained`.
+    /// The nodes through which gradients flow to the cells, if that of the `cells` is wanted, or to a
+    /// parameter that is `trained`.
     pub(crate) fn differentiable(&self, cells: bool, trained: &[bool]) -> Vec<bool> {
         let mut differentiable: Vec<bool> = vec![];
         for node in &self.nodes {
@@ -53,8 +54,9 @@ impl Program {
         differentiable
     }
 
-    /// The nodes, in order, that are worth computing once a rollout, before its first step: what cells make of their
-    /// input channels, which never change, and of constants, where that costs a linear layer. Cells must not die.
+    /// The nodes, in order, that are worth computing once a rollout, before its first step: what cells make
+    /// of their input channels, which never change, and of constants, where that costs a linear layer. Cells
+    /// must not die.
     pub(crate) fn hoisted(&self) -> Vec<usize> {
         let mut never_changes: Vec<bool> = vec![];
         // The first channel of a part of the cells.
@@ -83,9 +85,9 @@ impl Program {
         (0..self.nodes.len()).filter(worth).collect()
     }
 
-    /// The nodes, in order, that are worth caching from step to step until their cell fires again: values of a cell
-    /// alone that neighbours read or that cost a linear layer, given the `hoisted` ones. None where that would not
-    /// save a linear layer. Cells must not die.
+    /// The nodes, in order, that are worth caching from step to step until their cell fires again: values of
+    /// a cell alone that neighbours read or that cost a linear layer, given the `hoisted` ones. None where
+    /// that would not save a linear layer. Cells must not die.
     pub(crate) fn cached(&self, hoisted: &[usize]) -> Vec<usize> {
         let nodes = &self.nodes;
         let needed = self.needed(&[self.update], hoisted);
@@ -96,8 +98,8 @@ impl Program {
         for node in nodes {
             cellwise.push(node.op.is_cellwise() && node.op.inputs().into_iter().all(|x| cellwise[x]));
         }
-        // Whether a value is read by one that is not itself cellwise and needed at every cell, and whether it is needed at
-        // every cell there.
+        // Whether a value is read by one that is not itself cellwise and needed at every cell, and whether it
+        // is needed at every cell there.
         let (mut read, mut everywhere) = (vec![false; nodes.len()], vec![false; nodes.len()]);
         for (n, node) in nodes.iter().enumerate().filter(|(n, _)| needed[*n]) {
             let all = dense[n] || node.op.padding().is_some();
@@ -110,7 +112,8 @@ impl Program {
         for n in (0..nodes.len()).filter(|&n| cellwise[n] && dense[n] && read[n] && !is_leaf(n)) {
             let mut inputs = nodes[n].op.inputs().into_iter().map(whole);
             let at_hand = inputs.all(|x| is_leaf(x) || cached.contains(&x));
-            // What only cells that fire need, and is one cheap operation from what is cached, is computed where they do.
+            // What only cells that fire need, and is one cheap operation from what is cached, is computed
+            // where they do.
             if everywhere[n] || self.is_linear(n) || !at_hand {
                 cached.push(n);
             }
@@ -122,8 +125,8 @@ impl Program {
         }
     }
 
-    /// The padding of the attentions that read `n`, one of the `given` nodes, if all that read it take it as keys or
-    /// values and agree.
+    /// The padding of the attentions that read `n`, one of the `given` nodes, if all that read it take it as
+    /// keys or values and agree.
     pub(crate) fn key_value_padding(&self, given: &[usize], n: usize) -> Option<Padding> {
         let needed = self.needed(&[self.update], given);
         let (mut parts, mut found) = (vec![n], None);

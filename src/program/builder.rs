@@ -55,8 +55,8 @@ impl ProgramBuilder {
         }
     }
 
-    /// The same `table` (`[H, W, width]`) in every image and step: a positional encoding, fixed or learned. The
-    /// program then works on grids of that size only.
+    /// The same `table` (`[H, W, width]`) in every image and step: a positional encoding, fixed or learned.
+    /// The program then works on grids of that size only.
     ///
     /// # Errors
     /// [`Error::Shape`] if it has not three axes.
@@ -194,9 +194,9 @@ impl ProgramBuilder {
         self.linear(near, &weight, bias)
     }
 
-    /// The sum over the nine cells around each cell of what they send it: channel c of the result is the sum over n of
-    /// channel `n * width + c` of neighbour n, in row-major order from the upper left, where `width` is a ninth of
-    /// `x.width()`.
+    /// The sum over the nine cells around each cell of what they send it: channel c of the result is the sum
+    /// over n of channel `n * width + c` of neighbour n, in row-major order from the upper left, where
+    /// `width` is a ninth of `x.width()`.
     ///
     /// # Errors
     /// [`Error::Config`] if 9 does not divide the channels of `x`.
@@ -246,8 +246,8 @@ impl ProgramBuilder {
         Ok(self.push(Op::LayerNorm { x, weight, bias, eps }, width))
     }
 
-    /// `1 / sqrt(mean of x^2 + eps)` over the channels of each cell, a single channel: what RMS norm multiplies by, and
-    /// layer norm, where the channels of `x` have mean 0.
+    /// `1 / sqrt(mean of x^2 + eps)` over the channels of each cell, a single channel: what RMS norm
+    /// multiplies by, and layer norm, where the channels of `x` have mean 0.
     ///
     /// ```
     /// use lnca::prelude::*;
@@ -269,7 +269,8 @@ impl ProgramBuilder {
         self.inverse(x, eps, false)
     }
 
-    /// `1 / sqrt(variance of x + eps)` over the channels of each cell, a single channel: what layer norm multiplies by.
+    /// `1 / sqrt(variance of x + eps)` over the channels of each cell, a single channel: what layer norm
+    /// multiplies by.
     ///
     /// # Errors
     /// [`Error::Config`] if `x` is not of this program.

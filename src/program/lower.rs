@@ -1,5 +1,5 @@
-//! Fusion: which sums and functions become part of the linear layer before them, and when a value was read for the
-//! last time. Nothing here knows how values lie in memory.
+//! Fusion: which sums and functions become part of the linear layer before them, and when a value was read
+//! for the last time. Nothing here knows how values lie in memory.
 
 use super::{Function, Op, Program};
 
@@ -21,15 +21,16 @@ pub(crate) struct Fused {
     pub op: Op,
     /// What is added to the values of a linear layer.
     pub addend: Option<usize>,
-    /// Whether the addend may be computed where it is added: it multiplies all channels of a value by one number, and
-    /// nothing else reads it.
+    /// Whether the addend may be computed where it is added: it multiplies all channels of a value by one
+    /// number, and nothing else reads it.
     pub scales: bool,
     /// Whether the operation is a ReLU that becomes a part of the linear layer before it.
     pub relu: bool,
 }
 
 impl Program {
-    /// What becomes of every node, where `given` are at hand and `outputs` are wanted. Constants are always given.
+    /// What becomes of every node, where `given` are at hand and `outputs` are wanted. Constants are always
+    /// given.
     pub(crate) fn lower(
         &self,
         (needed, dense): (&[bool], &[bool]),
@@ -89,8 +90,8 @@ impl Program {
     }
 }
 
-/// For each value the last operation that reads it, or itself if none does, where `reads` gives the values that each
-/// operation reads.
+/// For each value the last operation that reads it, or itself if none does, where `reads` gives the values
+/// that each operation reads.
 pub(crate) fn last_uses(reads: impl ExactSizeIterator<Item = Vec<usize>>) -> Vec<usize> {
     let mut last: Vec<usize> = (0..reads.len()).collect();
     for (n, values) in reads.enumerate() {

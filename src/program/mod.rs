@@ -1,9 +1,9 @@
 //! Cell programs: a transition described once, as a short list of operations on cell vectors.
 //!
-//! A [`Program`] runs as plain Candle operations ([`TransitionFn::update`](crate::transition::TransitionFn::update),
-//! on any device and number type)
-//! and, inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU, fused: whole steps stay in the
-//! cache, forwards and backwards.
+//! A [`Program`] runs as plain Candle operations
+//! ([`TransitionFn::update`](crate::transition::TransitionFn::update), on any device and number type) and,
+//! inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU, fused: whole steps stay in the cache,
+//! forwards and backwards.
 
 // An operation that is added and forgotten somewhere must not compile.
 #![deny(clippy::wildcard_enum_match_arm)]

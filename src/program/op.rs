@@ -73,7 +73,8 @@ pub(crate) enum Op {
     },
 }
 
-/// Attention of each cell over the nine cells around it. `q`, `k` and `v` are of one width, which `heads` divides.
+/// Attention of each cell over the nine cells around it. `q`, `k` and `v` are of one width, which `heads`
+/// divides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attention {
     pub q: usize,
@@ -186,7 +187,8 @@ impl Op {
         }
     }
 
-    /// Whether the value is a function of the cell's own inputs alone: of no neighbour, and of no draw of the step.
+    /// Whether the value is a function of the cell's own inputs alone: of no neighbour, and of no draw of the
+    /// step.
     pub(crate) fn is_cellwise(&self) -> bool {
         match self {
             Op::Cells

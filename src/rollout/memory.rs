@@ -3,14 +3,16 @@
 /// What is stored of a rollout for its backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
-    /// Every intermediate of every step, as Candle's graph holds them: no recomputation, no engine, and a graph as deep
-    /// as the rollout, which long rollouts can make too deep for the stack of a thread.
+    /// Every intermediate of every step, as Candle's graph holds them: no recomputation, no engine, and a
+    /// graph as deep as the rollout, which long rollouts can make too deep for the stack of a thread.
     Everything,
-    /// The state before every n-th step; the backward pass recomputes each stretch. With n = 1, and where every cell
-    /// fires, the engine also stores values of the last steps, if those of half of the steps take no more than 32 MiB.
+    /// The state before every n-th step; the backward pass recomputes each stretch. With n = 1, and where
+    /// every cell fires, the engine also stores values of the last steps, if those of half of the steps take
+    /// no more than 32 MiB.
     Every(usize),
-    /// As many states, evenly spread over the steps, as fit in so many bytes together with those of the stretch that is
-    /// being recomputed; where too few fit, the fewest that will do, about twice the root of the number of steps.
+    /// As many states, evenly spread over the steps, as fit in so many bytes together with those of the
+    /// stretch that is being recomputed; where too few fit, the fewest that will do, about twice the root of
+    /// the number of steps.
     Budget(usize),
     /// Nothing: the result has no gradient.
     Nothing,

@@ -116,8 +116,8 @@ impl Rollout {
         self
     }
 
-    /// How exactly the engine multiplies matrices, forwards and backwards: in f32 unless set. Plain Candle operations
-    /// ignore it.
+    /// How exactly the engine multiplies matrices, forwards and backwards: in f32 unless set. Plain Candle
+    /// operations ignore it.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self

@@ -74,8 +74,8 @@ pub struct Evolving {
     pub kl: bool,
 }
 
-/// Trains a [`Vae`] to maximise the evidence lower bound of images, with one latent sample each. The readings of an
-/// update are `nll`, the negative log-likelihood, and `kl`, both means over images in nats.
+/// Trains a [`Vae`] to maximise the evidence lower bound of images, with one latent sample each. The readings
+/// of an update are `nll`, the negative log-likelihood, and `kl`, both means over images in nats.
 ///
 /// All draws of an update are a function of the seed and the update's number, so a resumed run gives the same
 /// bits as one that never stopped. Source: Palm, González Duque, Sudhakaran and Risi, "Variational Neural

@@ -44,8 +44,8 @@ impl Lattice {
     }
 }
 
-/// Identity, x-gradient, y-gradient and, if asked for, Laplacian, `[3 or 4, 3, 3]`: all but the identity times
-/// `scale`, the gradients turned by `angle` (`gx cos - gy sin`, `gx sin + gy cos`).
+/// Identity, x-gradient, y-gradient and, if asked for, Laplacian, `[3 or 4, 3, 3]`: all but the identity
+/// times `scale`, the gradients turned by `angle` (`gx cos - gy sin`, `gx sin + gy cos`).
 pub(super) fn perception(
     lattice: Lattice,
     angle: f64,

@@ -83,8 +83,9 @@ pub trait TransitionFn: Send + Sync {
     /// This transition as a cell program for a grid like `cells`, if it is one: a rollout of f32 cells
     /// on a CPU then runs fused, several times faster and in a fraction of the memory.
     ///
-    /// The engine asks for it once a rollout (plain operations once a step), so it may hold tensors derived from weights.
-    /// Its update must be that of [`TransitionFn::update`], its alive mask that of [`TransitionFn::alive_mask`].
+    /// The engine asks for it once a rollout (plain operations once a step), so it may hold tensors derived
+    /// from weights. Its update must be that of [`TransitionFn::update`], its alive mask that of
+    /// [`TransitionFn::alive_mask`].
     fn program(&self, cells: &Tensor) -> Result<Option<Program>> {
         let _ = cells;
         Ok(None)

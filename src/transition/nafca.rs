@@ -155,8 +155,8 @@ impl Nafca {
         })
     }
 
-    /// A linear layer of the cells as `norm1` gives them. That is one of the cells over their deviation: the mean over
-    /// their channels is taken out of its weights.
+    /// A linear layer of the cells as `norm1` gives them. That is one of the cells over their deviation: the
+    /// mean over their channels is taken out of its weights.
     fn of_normal(
         &self,
         p: &mut ProgramBuilder,
@@ -177,9 +177,9 @@ impl Nafca {
 
 /// The gate of the perception block, up to linear maps of it.
 ///
-/// Channel j of the grouped gate is (k y + b) (k' y' + b') of two channels y and y' of `conv1`, the same two for j and
-/// j + 1 where j is even. So it is a sum of y y', y, y' and 1; and a linear map of all E of them is one of
-/// the E / 2 products y y', and one of what y and y' are themselves linear in.
+/// Channel j of the grouped gate is (k y + b) (k' y' + b') of two channels y and y' of `conv1`, the same two
+/// for j and j + 1 where j is even. So it is a sum of y y', y, y' and 1; and a linear map of all E of them is
+/// one of the E / 2 products y y', and one of what y and y' are themselves linear in.
 struct Perceived<'a> {
     nafca: &'a Nafca,
     /// The cells over their deviation.
@@ -243,8 +243,8 @@ impl TransitionFn for Nafca {
         let taps = gated.map(&mut p, &self.attention_weight.flatten_from(2)?.squeeze(0)?.t()?)?;
         let attention = p.sum_taps(taps, padding)?;
         let attention = p.affine(attention, None, Some(&self.attention_bias))?;
-        // The scale of a branch is part of its last layer, dropout does not mind; and attention, which is one number a
-        // cell, comes after it.
+        // The scale of a branch is part of its last layer, dropout does not mind; and attention, which is one
+        // number a cell, comes after it.
         let conv3 = scaled(&self.conv3, &self.beta)?;
         let inner = gated.map(&mut p, conv3.weight())?;
         let seen = p.mul(inner, attention)?;

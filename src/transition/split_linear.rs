@@ -9,8 +9,8 @@ use crate::program::{ProgramBuilder, Value};
 /// Fewest input channels for which caching their product pays: to multiply a few is as fast as to read it.
 const WORTH_CACHING: usize = 8;
 
-/// Linear maps of the (scaled) cells, with the constant inputs' part computed once: it is a value of its own, which an
-/// engine hoists out of the steps.
+/// Linear maps of the (scaled) cells, with the constant inputs' part computed once: it is a value of its own,
+/// which an engine hoists out of the steps.
 pub(super) struct SplitLinear {
     inputs: Option<Value>,
     /// The other channels times the number, or all of them.

@@ -45,8 +45,8 @@ pub struct TextureConfig {
     /// Whether the second layer has a bias: no.
     pub output_bias: bool,
     /// Perception, updates and states are clipped to plus and minus this, hidden values to 0 and this:
-    /// unbounded. Cells must begin within it, and on the lattice of what is quantised, as zeros do: those that
-    /// do not fire are left as they are.
+    /// unbounded. Cells must begin within it, and on the lattice of what is quantised, as zeros do: those
+    /// that do not fire are left as they are.
     pub clip: Option<f32>,
     /// What is rounded to 8 bits: nothing.
     pub quantisation: Quantisation,
@@ -73,8 +73,8 @@ impl Default for TextureConfig {
 }
 
 impl TextureConfig {
-    /// The rule of the models released with the article ("V1"): filters divided by 8, a second bias, all values
-    /// clipped to 2. Trained with [`Quantisation::Everything`]; its RGB is `x / 2 + 0.5`.
+    /// The rule of the models released with the article ("V1"): filters divided by 8, a second bias, all
+    /// values clipped to 2. Trained with [`Quantisation::Everything`]; its RGB is `x / 2 + 0.5`.
     pub fn released() -> Self {
         Self {
             filter_scale: 1.0 / 8.0,
@@ -167,8 +167,8 @@ impl Texture {
         stencil(cells, &each, self.config.padding)
     }
 
-    /// Colours of cells, `[B, H, W, 3]`, in `[0, 1]` but for overshoots: `x + 0.5`, and `x / clip + 0.5` where
-    /// values are clipped.
+    /// Colours of cells, `[B, H, W, 3]`, in `[0, 1]` but for overshoots: `x + 0.5`, and `x / clip + 0.5`
+    /// where values are clipped.
     ///
     /// # Errors
     /// [`Error::Shape`] if the cells do not fit the layout, or have fewer than 3 channels.

@@ -182,9 +182,9 @@ fn centred(layer: &Linear) -> Result<Linear> {
     Ok(Linear::new(weight, bias.transpose()?))
 }
 
-/// The embedding of cells before its first layer norm. Its channels have mean 0, so the norm divides by the root of
-/// their mean square, and a linear map of the normalised embedding is one of the cells, which are fewer channels, and
-/// one of the position, which is the same in every step.
+/// The embedding of cells before its first layer norm. Its channels have mean 0, so the norm divides by the
+/// root of their mean square, and a linear map of the normalised embedding is one of the cells, which are
+/// fewer channels, and one of the position, which is the same in every step.
 struct Embedding {
     /// Before the norm.
     value: Value,
@@ -228,7 +228,8 @@ impl Embedding {
 }
 
 impl Block {
-    /// The residual stream after the block; `map` gives a linear map of the stream before it, normalised by the block.
+    /// The residual stream after the block; `map` gives a linear map of the stream before it, normalised by
+    /// the block.
     fn extend(
         &self,
         p: &mut ProgramBuilder,

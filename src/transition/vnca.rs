@@ -1,5 +1,5 @@
-//! The transitions of the variational NCA (Palm, González Duque, Sudhakaran and Risi, "Variational Neural Cellular
-//! Automata", ICLR 2022).
+//! The transitions of the variational NCA (Palm, González Duque, Sudhakaran and Risi, "Variational Neural
+//! Cellular Automata", ICLR 2022).
 
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
@@ -18,8 +18,8 @@ use crate::program::{Program, ProgramBuilder};
 pub struct VncaConfig {
     /// Channels: none in, one out, which is the logit of a pixel, 255 hidden.
     pub layout: CellLayout,
-    /// Residual blocks after the convolution: 4. With none, an ELU stands in their place: the automaton that does not
-    /// double.
+    /// Residual blocks after the convolution: 4. With none, an ELU stands in their place: the automaton that
+    /// does not double.
     pub blocks: usize,
     /// Whether the last layer has a bias: yes.
     pub output_bias: bool,
@@ -57,12 +57,12 @@ impl VncaConfig {
     }
 }
 
-/// A learned 3x3 convolution, then residual blocks of single cells (`h + outer ELU(inner h)`) or an ELU, then a linear
-/// layer that starts at zero, so that an untrained automaton stands still.
+/// A learned 3x3 convolution, then residual blocks of single cells (`h + outer ELU(inner h)`) or an ELU, then
+/// a linear layer that starts at zero, so that an untrained automaton stands still.
 ///
 /// Weights: `perception.weight` (`[C, C, 3, 3]`), `perception.bias`, `blocks.N.inner.weight` (`[C, C]`),
-/// `blocks.N.inner.bias`, `blocks.N.outer.weight`, `blocks.N.outer.bias`, `output.weight` (`[update channels, C]`) and, if
-/// there is one, `output.bias`.
+/// `blocks.N.inner.bias`, `blocks.N.outer.weight`, `blocks.N.outer.bias`, `output.weight` (`[update channels,
+/// C]`) and, if there is one, `output.bias`.
 ///
 /// ```
 /// use lnca::prelude::*;

@@ -259,8 +259,8 @@ fn what_is_kept_changes_no_bit() {
     }
 }
 
-/// Where every cell fires, values of the last steps are kept for the way back: of all steps on small grids, of some on larger
-/// ones, until they have been used.
+/// Where every cell fires, values of the last steps are kept for the way back: of all steps on small grids,
+/// of some on larger ones, until they have been used.
 #[test]
 fn values_kept_for_the_way_back_change_no_bit() {
     let weights = Weights::new(1, DType::F32, &Device::Cpu);
@@ -290,8 +290,8 @@ fn values_kept_for_the_way_back_change_no_bit() {
     }
 }
 
-/// The values of cells that did not fire are kept from step to step, and their gradients for as long: on grids of one band and
-/// of several, whatever states are kept, on a torus too.
+/// The values of cells that did not fire are kept from step to step, and their gradients for as long: on
+/// grids of one band and of several, whatever states are kept, on a torus too.
 #[test]
 fn standing_values_are_those_of_every_step() {
     for (grid, depth, padding) in [
@@ -354,8 +354,8 @@ fn texture() {
 
 #[test]
 fn values_on_a_lattice() {
-    // One step, from a state on the lattice: rounding may differ where a sum lies on a boundary, so nearly all
-    // values have to agree and the others be one step of the lattice away.
+    // One step, from a state on the lattice: rounding may differ where a sum lies on a boundary, so nearly
+    // all values have to agree and the others be one step of the lattice away.
     let config = TextureConfig {
         quantisation: Quantisation::Everything,
         ..TextureConfig::released()

@@ -78,8 +78,8 @@ fn keys_and_values_are_needed_on_different_rows() {
     }
 }
 
-/// What cells make of their input channels alone: read by itself, as a part, in sums, by attention, and by values that stand
-/// until a cell fires.
+/// What cells make of their input channels alone: read by itself, as a part, in sums, by attention, and by
+/// values that stand until a cell fires.
 #[test]
 fn values_of_inputs_run_alike() {
     let layout = CellLayout {

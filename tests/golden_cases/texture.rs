@@ -361,7 +361,8 @@ pub fn train(check: &mut Check) -> Result<()> {
                 let expected = check.expected(&stored)?;
                 let limit = match (check.dtype, expected.dtype()) {
                     (DType::F64, DType::F64) => output_limit(check.dtype),
-                    // A gradient that is nothing but rounding has the size of any other once it is normalised.
+                    // A gradient that is nothing but rounding has the size of any other once it is
+                    // normalised.
                     _ => Limit::absolute(1e-4),
                 };
                 check.compare(&stored, &var.as_detached_tensor(), &expected, limit)?;

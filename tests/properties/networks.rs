@@ -46,8 +46,8 @@ fn restormer_has_the_published_number_of_weights() -> Result<()> {
 
 #[test]
 fn nafnet_has_the_published_number_of_weights() -> Result<()> {
-    // Those of a block of c channels are 7 c^2 + 33 c, of the whole at width 64 the published number; a narrower
-    // network has the same form.
+    // Those of a block of c channels are 7 c^2 + 33 c, of the whole at width 64 the published number; a
+    // narrower network has the same form.
     let count = |width: usize| -> Result<usize> {
         let weights = Weights::new(0, DType::F32, &Device::Cpu);
         let config = NafNetConfig {

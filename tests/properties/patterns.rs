@@ -67,7 +67,8 @@ fn turned(x: &Tensor) -> Result<Tensor> {
 
 #[test]
 fn a_turned_perception_turns_the_pattern() -> Result<()> {
-    // A quarter turn maps the grid on itself, so the rule turned back sees of turned cells what it saw before.
+    // A quarter turn maps the grid on itself, so the rule turned back sees of turned cells what it saw
+    // before.
     let quarter = std::f64::consts::FRAC_PI_2;
     let growing = trained_like(PatternConfig::Growing(GrowingConfig::default()), (9, 9))?;
     let texture = trained_like(PatternConfig::Texture(TextureConfig::default()), (9, 9))?;

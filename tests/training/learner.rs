@@ -7,8 +7,8 @@ use lnca::{Error, Result, Weights};
 
 use crate::common::values;
 
-/// Trains one learner without a stop, and another that is saved after update `stop` and resumed by a third: their
-/// weights have the same bits after update `last`. Returns the first and the third.
+/// Trains one learner without a stop, and another that is saved after update `stop` and resumed by a third:
+/// their weights have the same bits after update `last`. Returns the first and the third.
 pub fn stopped_is_never_stopped<L: Learner>(
     make: impl Fn() -> Result<(Weights, L)>,
     (stop, last): (usize, usize),
@@ -36,7 +36,8 @@ pub fn stopped_is_never_stopped<L: Learner>(
     Ok((straight, resumed))
 }
 
-/// A checkpoint of `one` is refused by `other`, a learner of `weights` with other settings, and changes nothing.
+/// A checkpoint of `one` is refused by `other`, a learner of `weights` with other settings, and changes
+/// nothing.
 pub fn is_refused(one: &impl Learner, (weights, mut other): (&Weights, impl Learner)) -> Result<()> {
     let (_folder, checkpoint) = place();
     one.save(&checkpoint)?;

@@ -1,5 +1,5 @@
-//! The patterns that come with the crate: that they grow, heal, turn, and fill other grids than those of their
-//! training.
+//! The patterns that come with the crate: that they grow, heal, turn, and fill other grids than those of
+//! their training.
 
 use std::path::Path;
 

@@ -135,7 +135,8 @@ fn the_pool_keeps_its_size_and_pairs_images_with_grids() -> Result<()> {
         assert_eq!(values(&entry.clean), values(&entry.corrupted));
         assert_eq!(entry.cells.dims(), [32, 32, 8]);
     }
-    // Grids that an update changed have cells that differ; those that still are as at the start, and some are, do not.
+    // Grids that an update changed have cells that differ; those that still are as at the start, and some
+    // are, do not.
     let moved = |cells: &Tensor| -> Result<bool> {
         let first = cells.narrow(0, 0, 1)?.narrow(1, 0, 1)?;
         Ok(cells

@@ -74,8 +74,8 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub ae_epochs: Option<usize>,
 
-    /// Epochs of encoder, NCA and decoder together, after those of --epochs, which are 0 by default if --start is
-    /// given too [default: 4 for a latent model without --epochs, --start and --paper]
+    /// Epochs of encoder, NCA and decoder together, after those of --epochs, which are 0 by default if
+    /// --start is given too [default: 4 for a latent model without --epochs, --start and --paper]
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "paper")]
     pub end_to_end: Option<usize>,
 

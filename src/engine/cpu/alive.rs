@@ -55,7 +55,8 @@ pub(super) fn clear_dead(plan: &Plan, alive: &[bool], cells: &mut [f32]) {
     }
 }
 
-/// Which lanes stay alive after a step: those alive before it, and with their updates. The others of `next` become 0.
+/// Which lanes stay alive after a step: those alive before it, and with their updates. The others of `next`
+/// become 0.
 pub(super) fn clear_dying(rule: &AliveMask, plan: &Plan, before: &[bool], next: &mut [f32]) -> Vec<bool> {
     let mut alive = alive(rule, plan, next);
     alive.iter_mut().zip(before).for_each(|(a, b)| *a &= b);

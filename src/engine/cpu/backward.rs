@@ -41,8 +41,8 @@ impl StepContext<'_> {
         given
     }
 
-    /// Passes the gradients of a band's outputs on to its cells, to the weights and to given values; those of given values
-    /// come back, unless they accumulate in place. The band's values are gone then.
+    /// Passes the gradients of a band's outputs on to its cells, to the weights and to given values; those of
+    /// given values come back, unless they accumulate in place. The band's values are gone then.
     pub fn pass_on<'b>(
         &self,
         scratch: &mut Scratch,
@@ -107,7 +107,8 @@ impl StepContext<'_> {
         }
     }
 
-    /// Gives the gradient of sum `n` to its operand `x`: the buffer itself, where it is the first that `x` gets.
+    /// Gives the gradient of sum `n` to its operand `x`: the buffer itself, where it is the first that `x`
+    /// gets.
     fn hand_on(&self, scratch: &mut Scratch, n: usize, x: usize, grad: Buffer, band: &Band<'_>) {
         let (plan, planned) = (self.plan, &self.plan.nodes[x]);
         let ((lanes, halo), stride) = (self.lanes(n, band), plan.stride(n));
@@ -177,8 +178,8 @@ impl StepContext<'_> {
         scratch.grads[planned.root] = Some(seed);
     }
 
-    /// Adds the gradients of the inputs of node `n` and of its weights; `grad` is its own. [`Self::hand_on`] passes the
-    /// gradient to a sum's second operand.
+    /// Adds the gradients of the inputs of node `n` and of its weights; `grad` is its own. [`Self::hand_on`]
+    /// passes the gradient to a sum's second operand.
     fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band<'_>, weights: &mut [f32]) {
         let plan = self.plan;
         let (width, (lanes, _)) = (plan.nodes[n].width, self.lanes(n, band));

@@ -1,12 +1,13 @@
-//! Values that are cached from step to step until their cell fires again, and values hoisted out of all steps.
+//! Values that are cached from step to step until their cell fires again, and values hoisted out of all
+//! steps.
 //!
-//! Values that neighbours read are needed on every lane, but are unchanged where the cell did not fire. So a program is
-//! split in two: the values of a cell alone that others read are computed where cells have changed, and a step is
-//! computed given these. Backwards, the gradients of a cached value accumulate for as long as it stays the same, and are
-//! passed on to the cell when it changes.
+//! Values that neighbours read are needed on every lane, but are unchanged where the cell did not fire. So a
+//! program is split in two: the values of a cell alone that others read are computed where cells have
+//! changed, and a step is computed given these. Backwards, the gradients of a cached value accumulate for as
+//! long as it stays the same, and are passed on to the cell when it changes.
 //!
-//! Hoisted values are those of input channels alone, which never change: computed once, before the first step; their
-//! gradients are passed on after the last.
+//! Hoisted values are those of input channels alone, which never change: computed once, before the first
+//! step; their gradients are passed on after the last.
 
 use std::ops::Range;
 
@@ -122,9 +123,9 @@ impl Cached {
         stale.fill(false);
     }
 
-    /// Passes the gradients `due` to the cached values of these lanes on to the gradient of `state`, and to those of the
-    /// given values that they are made of, and clears them; those of all lanes if none are picked. Called before the
-    /// cells change.
+    /// Passes the gradients `due` to the cached values of these lanes on to the gradient of `state`, and to
+    /// those of the given values that they are made of, and clears them; those of all lanes if none are
+    /// picked. Called before the cells change.
     pub fn flush(
         &self,
         of: &StepContext<'_>,

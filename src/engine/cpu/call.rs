@@ -10,8 +10,8 @@ pub(super) struct Call<'a> {
     pub job: &'a Job,
     /// All parameters, one after the other.
     params: &'a [f32],
-    /// Of each parameter that is the matrix of a linear layer, that matrix and its transpose as the product in bf16
-    /// takes them; nothing in f32.
+    /// Of each parameter that is the matrix of a linear layer, that matrix and its transpose as the product
+    /// in bf16 takes them; nothing in f32.
     packed: Vec<[Vec<u32>; 2]>,
 }
 

@@ -1,7 +1,7 @@
 //! What is made once for a program and a grid, and serves every rollout of them, forwards and backwards.
 //!
-//! [`Compiled`] holds plans and no weights. A cache keeps the plans last used, by the structure of their program, so
-//! that a training compiles once. [`Bound`] adds what a rollout's weights make of them.
+//! [`Compiled`] holds plans and no weights. A cache keeps the plans last used, by the structure of their
+//! program, so that a training compiles once. [`Bound`] adds what a rollout's weights make of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +21,8 @@ pub(super) struct Stage {
     pub paddings: Vec<Option<Padding>>,
 }
 
-/// How a program runs on groups of so many images: a step, and the values that it is given, as far as there are any.
+/// How a program runs on groups of so many images: a step, and the values that it is given, as far as there
+/// are any.
 pub(super) struct Compiled {
     pub step: Plan,
     /// Values computed once a rollout.
@@ -49,7 +50,8 @@ const KEPT: usize = 32;
 /// The plans last used, the latest last.
 static CACHE: Mutex<Vec<(Case, Arc<Compiled>)>> = Mutex::new(vec![]);
 
-/// Floats that the hoisted or cached values of a group may take; in the backward pass as many again for their gradients.
+/// Floats that the hoisted or cached values of a group may take; in the backward pass as many again for their
+/// gradients.
 const FLOATS: usize = 1 << 22;
 
 /// Images of a group: enough for rows of two vectors and grids of eight.

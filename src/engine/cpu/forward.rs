@@ -25,8 +25,8 @@ pub(super) enum Keep {
 }
 
 impl StepContext<'_> {
-    /// Writes bands of the next state to `next`, whose rows begin with `first` of the grid; what is kept of each band, if
-    /// anything.
+    /// Writes bands of the next state to `next`, whose rows begin with `first` of the grid; what is kept of
+    /// each band, if anything.
     pub fn forward(
         &self,
         scratch: &mut Scratch,

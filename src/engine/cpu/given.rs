@@ -1,5 +1,5 @@
-//! What a plan is given on the whole grid: constants, hoisted values, cached values; and the accumulators of their
-//! gradients.
+//! What a plan is given on the whole grid: constants, hoisted values, cached values; and the accumulators of
+//! their gradients.
 
 use std::ops::Range;
 

@@ -1,13 +1,14 @@
 //! The CPU engine.
 //!
-//! Channels are planes and cells are lanes, so that every operation of a program is a loop over vectors of cells and
-//! needs no shuffling. A grid is cut into bands of rows whose values stay in the cache through a whole step; small
-//! images share a group of lanes. Cells that do not fire, or are dead, are skipped: the lanes that fire are moved
-//! together before the first operation whose values no neighbour reads. Values of a cell alone that neighbours read
-//! are cached until the cell fires again. The backward pass recomputes a band's values from the state before the step,
-//! unless they were stored.
+//! Channels are planes and cells are lanes, so that every operation of a program is a loop over vectors of
+//! cells and needs no shuffling. A grid is cut into bands of rows whose values stay in the cache through a
+//! whole step; small images share a group of lanes. Cells that do not fire, or are dead, are skipped: the
+//! lanes that fire are moved together before the first operation whose values no neighbour reads. Values of a
+//! cell alone that neighbours read are cached until the cell fires again. The backward pass recomputes a
+//! band's values from the state before the step, unless they were stored.
 //!
-//! Groups, bands and the order of all sums depend on sizes alone: the bits are the same on any number of threads.
+//! Groups, bands and the order of all sums depend on sizes alone: the bits are the same on any number of
+//! threads.
 //!
 //! `README.md` in the folder above tells the life of a step and has a glossary.
 
@@ -148,8 +149,8 @@ pub(super) fn forward(job: &Job, cells: &[f32], params: &[f32], dims: Dims) -> (
     (joined(outs), Saved { bound, groups })
 }
 
-/// Number of final steps whose values are stored; 0 if under half would fit. Those of cells that fire half of the time
-/// are recomputed as fast as they are read.
+/// Number of final steps whose values are stored; 0 if under half would fit. Those of cells that fire half of
+/// the time are recomputed as fast as they are read.
 fn steps_stored(group: &Group<'_>) -> usize {
     let job = group.call.job;
     if !job.differentiable || !job.task.store_values || job.is_sparse() {
@@ -232,8 +233,8 @@ fn group_backward(group: &Group<'_>, saved: &SavedGroup, grad: &[f32]) -> (Vec<f
     (group.scatter(&grad), parts)
 }
 
-/// The gradients of all parameters, group by group: those of a group that is early wait for the ones before it, so that
-/// the order of the sum is always the same.
+/// The gradients of all parameters, group by group: those of a group that is early wait for the ones before
+/// it, so that the order of the sum is always the same.
 struct OrderedSum {
     total: Vec<f32>,
     /// The group that comes next.

@@ -16,8 +16,8 @@ pub(super) enum Work {
     Compress { x: usize },
     /// The inverse: the lanes of `x` at their places, 0 where none fired.
     Expand { x: usize },
-    /// A value that lies on the whole grid and is given, by its number: the constants of the program come first, in its
-    /// order, then hoisted, then cached values.
+    /// A value that lies on the whole grid and is given, by its number: the constants of the program come
+    /// first, in its order, then hoisted, then cached values.
     Given { slot: usize },
 }
 
@@ -46,10 +46,11 @@ pub(super) struct PlanNode {
     pub addend: Option<usize>,
     /// Whether this product is fused into the linear layer that it is added to, and never stored.
     pub fused: bool,
-    /// Whether the backward pass does without its values: it is an output, a linear layer that no other reads.
+    /// Whether the backward pass does without its values: it is an output, a linear layer that no other
+    /// reads.
     pub forward_only: bool,
-    /// Of a given value: whether bands may accumulate its gradient in place with identical bits: there is but one band,
-    /// or each band adds to a channel once.
+    /// Of a given value: whether bands may accumulate its gradient in place with identical bits: there is but
+    /// one band, or each band adds to a channel once.
     pub in_place: bool,
     /// The roots whose buffers it is the last to read.
     pub last_use_of: Vec<usize>,
@@ -76,8 +77,9 @@ pub(super) struct Plan {
     band_rows: usize,
 }
 
-/// Floats that the values of a band may take in inference, where few are held at a time: half of a second-level cache of
-/// 2 MiB. In training, where all are held, larger bands pay, whose halos are a smaller part of them.
+/// Floats that the values of a band may take in inference, where few are held at a time: half of a
+/// second-level cache of 2 MiB. In training, where all are held, larger bands pay, whose halos are a smaller
+/// part of them.
 const BAND_FLOATS: usize = 1 << 18;
 /// Most parts of a grid whose gradients are summed apart.
 const STRIPS: usize = 8;
@@ -192,8 +194,8 @@ impl Plan {
         }
     }
 
-    /// The lanes of a value on a band and around it that lie together on the grid: the first of them there and on the
-    /// grid, and how many they are.
+    /// The lanes of a value on a band and around it that lie together on the grid: the first of them there
+    /// and on the grid, and how many they are.
     pub fn runs(&self, node: usize, band: &Range<usize>) -> Vec<(usize, usize, usize)> {
         let ((start, count), row) = (self.span(self.halo_of(node), band), self.row());
         match usize::try_from(start) {
@@ -518,8 +520,8 @@ impl PlanNode {
         }
     }
 
-    /// Whether its values may be stored for the backward pass: they cost more to compute again than to write and read,
-    /// and are needed there.
+    /// Whether its values may be stored for the backward pass: they cost more to compute again than to write
+    /// and read, and are needed there.
     pub fn traced(&self) -> bool {
         let costs = matches!(self.work, Work::Op(Op::Linear { .. } | Op::Attention(_)));
         costs && !self.forward_only

@@ -54,8 +54,8 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// One step from `state`, which is the one that the last step led to, to `next`; which lanes stayed alive, where the
-    /// program has such a rule, and what is kept of each band.
+    /// One step from `state`, which is the one that the last step led to, to `next`; which lanes stayed
+    /// alive, where the program has such a rule, and what is kept of each band.
     pub fn step(
         &mut self,
         step: usize,
@@ -86,8 +86,8 @@ impl<'a> Runner<'a> {
         (alive, traces.into_iter().flatten().collect())
     }
 
-    /// Turns the gradient of the state after a step, which is `after` unless it is the last, into that of `state`, the
-    /// one before it; `traces` is what was kept of its bands, if anything.
+    /// Turns the gradient of the state after a step, which is `after` unless it is the last, into that of
+    /// `state`, the one before it; `traces` is what was kept of its bands, if anything.
     pub fn step_back(
         &mut self,
         step: usize,

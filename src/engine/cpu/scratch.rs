@@ -15,7 +15,8 @@ pub(super) struct Scratch {
     pub given_grads: Option<GivenGrads>,
     /// Which gradients accumulate in place, where the value lies on the grid.
     pub in_place: Vec<bool>,
-    /// What nodes save for the backward pass beside their values: of attention nine shares a head, of dropout its factors.
+    /// What nodes save for the backward pass beside their values: of attention nine shares a head, of dropout
+    /// its factors.
     pub saved: Vec<Option<Buffer>>,
     free: Vec<Buffer>,
     pub near: Spread,

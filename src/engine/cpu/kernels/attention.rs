@@ -1,8 +1,9 @@
 //! Local attention: a cell weighs its nine neighbours by how well their keys match its query.
 //!
-//! Two sums do it, forwards and backwards: [`correlate`] gives a number for each neighbour, from channels that a cell
-//! and the neighbour have; [`mix`] gives channels, from a number for each neighbour and its channels. Either takes blocks of
-//! up to three rows at once, which see five rows between them, so that a neighbour is read once for three cells.
+//! Two sums do it, forwards and backwards: [`correlate`] gives a number for each neighbour, from channels
+//! that a cell and the neighbour have; [`mix`] gives channels, from a number for each neighbour and its
+//! channels. Either takes blocks of up to three rows at once, which see five rows between them, so that a
+//! neighbour is read once for three cells.
 
 use pulp::Simd;
 
@@ -27,8 +28,8 @@ pub(in crate::engine::cpu) enum Weights<'a> {
     Others(Around<'a>),
 }
 
-/// Channel `9 head + n` of `y` becomes `scale` times the sum over the channels of the head of `a` and what neighbour n
-/// has of `b`.
+/// Channel `9 head + n` of `y` becomes `scale` times the sum over the channels of the head of `a` and what
+/// neighbour n has of `b`.
 pub(in crate::engine::cpu) fn correlate(a: View<'_>, b: &Around<'_>, y: ViewMut<'_>, of: Shape) {
     let scale = 1.0 / (of.depth as f32).sqrt();
     correlate_rows(a, b, y, of, scale);
@@ -67,7 +68,8 @@ fn starts<const R: usize>(rows: &[[usize; 3]], row: usize) -> [usize; ROWS + 2] 
     starts
 }
 
-/// A vector of a row of lanes: its head, its first row, its first lane in the rows and how many lanes are wanted.
+/// A vector of a row of lanes: its head, its first row, its first lane in the rows and how many lanes are
+/// wanted.
 #[derive(Clone, Copy)]
 struct Place {
     head: usize,

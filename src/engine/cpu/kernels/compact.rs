@@ -59,7 +59,8 @@ mod avx512 {
         cast(*x[at..].first_chunk::<TILE>().unwrap_or(&[0.0; TILE]))
     }
 
-    /// Has the line at `at` fetched into the cache: planes are too short for the processor to foresee the next one.
+    /// Has the line at `at` fetched into the cache: planes are too short for the processor to foresee the
+    /// next one.
     #[inline(always)]
     fn prefetch(x: &[f32], at: usize) {
         // SAFETY: a prefetch touches no memory that a program could see, whatever the address.
@@ -250,13 +251,14 @@ pub(in crate::engine::cpu) fn expand(x: View<'_>, picked: &Picked, y: ViewMut<'_
     at_places::<true, false>(x, picked, y, channels);
 }
 
-/// Sets the picked lanes of `y` to lanes that come one after the other, and the others to 0; whole vectors of `x` are read
-/// and of `y` written.
+/// Sets the picked lanes of `y` to lanes that come one after the other, and the others to 0; whole vectors of
+/// `x` are read and of `y` written.
 pub(in crate::engine::cpu) fn expand_or_zero(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
     at_places::<false, true>(x, picked, y, channels);
 }
 
-/// Sets the picked lanes of `y` to lanes that come one after the other; whole vectors of `x` are read, and of `y` written.
+/// Sets the picked lanes of `y` to lanes that come one after the other; whole vectors of `x` are read, and of
+/// `y` written.
 pub(in crate::engine::cpu) fn put(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
     at_places::<false, false>(x, picked, y, channels);
 }

@@ -147,9 +147,9 @@ impl Gemm<'_> {
                 *sums = [simd.splat_f32s(bias); N];
             }
         }
-        // SAFETY: `run` has checked that all rows of the matrices and the factors of `plus`, whole vectors wide, lie within
-        // their slices; `row + M` and `vector + N` are at most their numbers. `c` is borrowed mutably, so it
-        // overlaps none of the others. Vectors are read and written unaligned.
+        // SAFETY: `run` has checked that all rows of the matrices and the factors of `plus`, whole vectors
+        // wide, lie within their slices; `row + M` and `vector + N` are at most their numbers. `c` is
+        // borrowed mutably, so it overlaps none of the others. Vectors are read and written unaligned.
         unsafe {
             let mut a = self.a.as_ptr().add(row * self.a_row);
             let mut b = self.b.as_ptr().add(at);

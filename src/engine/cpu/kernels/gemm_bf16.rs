@@ -1,4 +1,5 @@
-//! The matrix product with operands rounded to bf16 and sums in f32, on AVX512-BF16 where the processor has it.
+//! The matrix product with operands rounded to bf16 and sums in f32, on AVX512-BF16 where the processor has
+//! it.
 
 use std::cell::RefCell;
 
@@ -7,7 +8,8 @@ use pulp::Arch;
 use super::LANES;
 use super::gemm::{End, Gemm, Plus};
 
-/// `x` rounded to the nearest bf16, ties to even, as the upper half of its bits. What is no number stays none.
+/// `x` rounded to the nearest bf16, ties to even, as the upper half of its bits. What is no number stays
+/// none.
 #[inline(always)]
 fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -53,8 +55,8 @@ pub(in crate::engine::cpu) fn run(gemm: Gemm, arch: Arch) {
     by_rounding(gemm, arch);
 }
 
-/// A matrix of `m` rows as the first operand, in pairs along k: `[m, pairs]`, with a zero beyond an odd end. Element
-/// (i, j) lies at `i * row + j * column`.
+/// A matrix of `m` rows as the first operand, in pairs along k: `[m, pairs]`, with a zero beyond an odd end.
+/// Element (i, j) lies at `i * row + j * column`.
 pub(in crate::engine::cpu) fn pack(
     a: &[f32],
     (row, column): (usize, usize),
@@ -169,7 +171,8 @@ mod native {
                 unsafe { _mm512_loadu_ps(row.as_ptr()) }
             };
             let high = second.map_or(_mm512_setzero_ps(), row);
-            // SAFETY: `order` and `to` are a vector long, and need not be aligned; 32 halves are any 512 bits.
+            // SAFETY: `order` and `to` are a vector long, and need not be aligned; 32 halves are any 512
+            // bits.
             unsafe {
                 let order = _mm512_loadu_si512(order.as_ptr().cast());
                 let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, row(first)));
@@ -247,10 +250,11 @@ mod native {
                 *sums = [_mm512_set1_ps(bias); N];
             }
         }
-        // SAFETY: `run` has checked that `m` rows of `a`, `pairs` rows of `b` and `m` rows of `c` and of `plus` and its factors
-        // lie within their slices, those of `b`, `c` and `plus` whole vectors wide; `row + M` and `vector + N` are at most
-        // their numbers. `c` is borrowed mutably, so it overlaps none of them. Vectors are read and written unaligned,
-        // and those of 32 integers of 16 bits are any 512 bits.
+        // SAFETY: `run` has checked that `m` rows of `a`, `pairs` rows of `b` and `m` rows of `c` and of
+        // `plus` and its factors lie within their slices, those of `b`, `c` and `plus` whole vectors wide;
+        // `row + M` and `vector + N` are at most their numbers. `c` is borrowed mutably, so it overlaps none
+        // of them. Vectors are read and written unaligned, and those of 32 integers of 16 bits are any 512
+        // bits.
         unsafe {
             let a = a.as_ptr().add(row * pairs);
             let mut b = b.as_ptr().add(at);

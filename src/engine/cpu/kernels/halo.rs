@@ -162,22 +162,24 @@ pub(in crate::engine::cpu) struct Around<'a> {
 }
 
 impl Around<'_> {
-    /// Panics unless [`Self::near`] may be called for every neighbour of `width` lanes a row of `channels` channels.
+    /// Panics unless [`Self::near`] may be called for every neighbour of `width` lanes a row of `channels`
+    /// channels.
     pub fn check(&self, channels: usize, width: usize) {
         let last = self.rows.iter().flatten().max().unwrap_or(&0) + 2 * self.images;
         let end = channels.saturating_sub(1) * self.plane + last + width.next_multiple_of(2 * LANES);
         assert!(end <= self.data.len(), "what is spread out is too short");
     }
 
-    /// A vector from lane `at`, which is `channel * plane + start + column * images + lane` with a start of `rows`, a
-    /// column of 0 to 2 and `lane + S::F32_LANES <= width.next_multiple_of(2 * LANES)`.
+    /// A vector from lane `at`, which is `channel * plane + start + column * images + lane` with a start of
+    /// `rows`, a column of 0 to 2 and `lane + S::F32_LANES <= width.next_multiple_of(2 * LANES)`.
     ///
     /// # Safety
     /// [`Self::check`] has not panicked for more channels than `channel` and for this width.
     #[inline(always)]
     pub unsafe fn near<S: Simd>(&self, at: usize) -> S::f32s {
         debug_assert!(at + S::F32_LANES <= self.data.len());
-        // SAFETY: by the caller's promise `at` and the vector behind it lie within `data`; it is read unaligned.
+        // SAFETY: by the caller's promise `at` and the vector behind it lie within `data`; it is read
+        // unaligned.
         unsafe { self.data.as_ptr().add(at).cast::<S::f32s>().read_unaligned() }
     }
 }
@@ -266,8 +268,8 @@ fn stencil_block<S: Simd, const N: usize>(
         let start = starts[tap.neighbour / 3] + tap.neighbour % 3 * x.images;
         let (at, factor) = (tap.channel * x.plane + start + lane, simd.splat_f32s(tap.factor));
         for (i, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: `stencil` has checked all channels; `N` vectors from `lane` on end below the width, rounded up to
-            // whole vectors.
+            // SAFETY: `stencil` has checked all channels; `N` vectors from `lane` on end below the width,
+            // rounded up to whole vectors.
             let near = unsafe { x.near::<S>(at + i * S::F32_LANES) };
             *sum = simd.mul_add_e_f32s(factor, near, *sum);
         }
