@@ -4,6 +4,10 @@
 //! States of the shipped models, and losses and weights of a short training of each trainer. It takes what it
 //! names from the short public paths alone, so that it compiles at either commit.
 
+// Of a later commit `Learner`, whose methods are those of the trainers themselves in an earlier one.
+#[allow(unused_imports)]
+use lnca::prelude::*;
+
 use candle_core::{DType, Device, Tensor};
 use lnca::data::{BinaryImages, Corruption, Dataset, Emblem, Swatch};
 use lnca::loss::{ImageLoss, OverflowNorm, PatchTransport, TextureLoss};
