@@ -506,7 +506,8 @@ impl StepContext<'_> {
         weight: &mut [f32],
     ) {
         let input = self.plan.nodes[x].width;
-        let pitch = input.next_multiple_of(LANES);
+        // Of an odd number of lines, so that a column of vectors is spread over the sets of a cache.
+        let pitch = (input.div_ceil(LANES) | 1) * LANES;
         let (mut turned, mut wide) = (
             std::mem::take(&mut scratch.turned),
             std::mem::take(&mut scratch.wide),
@@ -514,7 +515,7 @@ impl StepContext<'_> {
         turned.at_least(lanes * pitch + LANES);
         let x = self.view(scratch, x, start);
         compact::transpose(x, &mut turned, pitch, (input, lanes));
-        let aligned = pitch == input;
+        let aligned = input.is_multiple_of(LANES);
         let (c, c_row) = match aligned {
             true => (&mut *weight, input),
             false => (wide.at_least(width * pitch), pitch),

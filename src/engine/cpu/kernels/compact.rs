@@ -1,5 +1,10 @@
 //! Lanes that move: transposed, picked out, put back.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
@@ -11,17 +16,30 @@ use super::{Size, View, ViewMut, arch};
 /// Lanes and channels of a tile: those of the widest vectors.
 const TILE: usize = 16;
 
-/// `to`, `[lanes, pitch]`, as the transpose of `size.0` channels of `size.1` lanes.
+/// `to`, `[lanes, pitch]`, as the transpose of `size.0` channels of `size.1` lanes; whole vectors are read
+/// and written.
 pub(in crate::engine::cpu) fn transpose(x: View<'_>, to: &mut [f32], pitch: usize, size: Size) {
     #[cfg(target_arch = "x86_64")]
-    if let Arch::V4(simd) = arch() {
-        return simd.vectorize(avx512::Transpose {
-            simd,
-            x,
-            to,
-            pitch,
-            size,
-        });
+    match arch() {
+        Arch::V4(simd) => {
+            return simd.vectorize(avx512::Transpose {
+                simd,
+                x,
+                to,
+                pitch,
+                size,
+            });
+        }
+        Arch::V3(simd) => {
+            return simd.vectorize(avx2::Transpose {
+                simd,
+                x,
+                to,
+                pitch,
+                size,
+            });
+        }
+        _ => {}
     }
     for c in (0..size.0).step_by(TILE) {
         for l in (0..size.1).step_by(TILE) {
@@ -42,144 +60,6 @@ fn transpose_tile(
     for c in channels {
         for l in lanes.clone() {
             to[l * pitch + c] = x.data[c * x.stride + l];
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use std::arch::x86_64::{__m512, __m512i, _MM_HINT_T0, _mm_prefetch};
-
-    use pulp::{NullaryFnOnce, cast, x86::V4};
-
-    use super::{Size, TILE, View, ViewMut, transpose_tile};
-
-    #[inline(always)]
-    fn vector(x: &[f32], at: usize) -> __m512 {
-        cast(*x[at..].first_chunk::<TILE>().unwrap_or(&[0.0; TILE]))
-    }
-
-    /// Has the line at `at` fetched into the cache: planes are too short for the processor to foresee the
-    /// next one.
-    #[inline(always)]
-    fn prefetch(x: &[f32], at: usize) {
-        // SAFETY: a prefetch touches no memory that a program could see, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast()) };
-    }
-
-    pub struct Compress<'a> {
-        pub simd: V4,
-        pub x: View<'a>,
-        pub masks: &'a [u16],
-        pub y: ViewMut<'a>,
-        pub channels: usize,
-    }
-
-    impl NullaryFnOnce for Compress<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            for c in 0..self.channels {
-                let x = &self.x.data[c * self.x.stride..];
-                let y = &mut self.y.data[c * self.y.stride..];
-                let mut at = 0;
-                for (block, &mask) in self.masks.iter().enumerate() {
-                    prefetch(x, self.x.stride + block * TILE);
-                    let lanes = vector(x, block * TILE);
-                    let picked: [f32; TILE] = cast(self.simd.avx512f._mm512_maskz_compress_ps(mask, lanes));
-                    y[at..at + TILE].copy_from_slice(&picked);
-                    at += mask.count_ones() as usize;
-                }
-            }
-        }
-    }
-
-    /// Adds to the lanes of `y`, or sets them, and the others to 0 or not.
-    pub struct Expand<'a, const ADD: bool, const CLEAR: bool> {
-        pub simd: V4,
-        pub x: View<'a>,
-        pub masks: &'a [u16],
-        pub y: ViewMut<'a>,
-        pub channels: usize,
-    }
-
-    impl<const ADD: bool, const CLEAR: bool> NullaryFnOnce for Expand<'_, ADD, CLEAR> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            let avx = self.simd.avx512f;
-            for c in 0..self.channels {
-                let x = &self.x.data[c * self.x.stride..];
-                let y = &mut self.y.data[c * self.y.stride..];
-                let mut at = 0;
-                for (block, &mask) in self.masks.iter().enumerate() {
-                    prefetch(y, self.y.stride + block * TILE);
-                    let (old, x) = (vector(y, block * TILE), vector(x, at));
-                    let new: [f32; TILE] = cast(match (ADD, CLEAR) {
-                        (true, _) => avx._mm512_add_ps(old, avx._mm512_maskz_expand_ps(mask, x)),
-                        (false, true) => avx._mm512_maskz_expand_ps(mask, x),
-                        (false, false) => avx._mm512_mask_expand_ps(old, mask, x),
-                    });
-                    y[block * TILE..][..TILE].copy_from_slice(&new);
-                    at += mask.count_ones() as usize;
-                }
-            }
-        }
-    }
-
-    pub struct Transpose<'a> {
-        pub simd: V4,
-        pub x: View<'a>,
-        pub to: &'a mut [f32],
-        pub pitch: usize,
-        pub size: Size,
-    }
-
-    impl NullaryFnOnce for Transpose<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            let avx = self.simd.avx512f;
-            let low: __m512i = cast([0i32, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23]);
-            let high: __m512i = cast([8i32, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31]);
-            let (channels, lanes) = self.size;
-            for c in (0..channels).step_by(TILE) {
-                for l in (0..lanes).step_by(TILE) {
-                    let ends = (channels.min(c + TILE), lanes.min(l + TILE));
-                    if ends != (c + TILE, l + TILE) {
-                        transpose_tile(self.x, self.to, self.pitch, (c..ends.0, l..ends.1));
-                        continue;
-                    }
-                    let mut tile: [__m512; TILE] = [cast([0f32; TILE]); TILE];
-                    let mut i = 0;
-                    while i < TILE {
-                        tile[i] = vector(self.x.data, (c + i) * self.x.stride + l);
-                        i += 1;
-                    }
-                    // Four times the first half of the rows is shuffled with the second, as one does cards.
-                    let mut round = 0;
-                    while round < 4 {
-                        let from = tile;
-                        let mut i = 0;
-                        while i < TILE / 2 {
-                            let (a, b) = (from[i], from[i + TILE / 2]);
-                            tile[2 * i] = avx._mm512_permutex2var_ps(a, low, b);
-                            tile[2 * i + 1] = avx._mm512_permutex2var_ps(a, high, b);
-                            i += 1;
-                        }
-                        round += 1;
-                    }
-                    let mut j = 0;
-                    while j < TILE {
-                        let row: [f32; TILE] = cast(tile[j]);
-                        self.to[(l + j) * self.pitch + c..][..TILE].copy_from_slice(&row);
-                        j += 1;
-                    }
-                }
-            }
         }
     }
 }
@@ -228,14 +108,29 @@ impl Picked {
 /// The picked lanes of `x`, one after the other; whole vectors of `y` are written.
 pub(in crate::engine::cpu) fn compress(x: View<'_>, picked: &Picked, mut y: ViewMut<'_>, channels: usize) {
     #[cfg(target_arch = "x86_64")]
-    if let Arch::V4(simd) = arch() {
-        return simd.vectorize(avx512::Compress {
-            simd,
-            x,
-            masks: &picked.masks,
-            y,
-            channels,
-        });
+    {
+        let masks = &picked.masks[..];
+        match arch() {
+            Arch::V4(simd) => {
+                return simd.vectorize(avx512::Compress {
+                    simd,
+                    x,
+                    masks,
+                    y,
+                    channels,
+                });
+            }
+            Arch::V3(simd) => {
+                return simd.vectorize(avx2::Compress {
+                    simd,
+                    x,
+                    masks,
+                    y,
+                    channels,
+                });
+            }
+            _ => {}
+        }
     }
     for c in 0..channels {
         let x = &x.data[c * x.stride..];
@@ -270,14 +165,29 @@ fn at_places<const ADD: bool, const CLEAR: bool>(
     channels: usize,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if let Arch::V4(simd) = arch() {
-        return simd.vectorize(avx512::Expand::<ADD, CLEAR> {
-            simd,
-            x,
-            masks: &picked.masks,
-            y,
-            channels,
-        });
+    {
+        let masks = &picked.masks[..];
+        match arch() {
+            Arch::V4(simd) => {
+                return simd.vectorize(avx512::Expand::<ADD, CLEAR> {
+                    simd,
+                    x,
+                    masks,
+                    y,
+                    channels,
+                });
+            }
+            Arch::V3(simd) => {
+                return simd.vectorize(avx2::Expand::<ADD, CLEAR> {
+                    simd,
+                    x,
+                    masks,
+                    y,
+                    channels,
+                });
+            }
+            _ => {}
+        }
     }
     for c in 0..channels {
         let y = &mut y.data[c * y.stride..];
@@ -289,5 +199,64 @@ fn at_places<const ADD: bool, const CLEAR: bool>(
             true => y[i as usize] += x,
             false => y[i as usize] = *x,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHANNELS: usize = 11;
+
+    /// Numbers that all differ, with room for whole vectors.
+    fn numbers(stride: usize) -> Vec<f32> {
+        (0..(CHANNELS + 1) * stride + 2 * TILE)
+            .map(|i| i as f32)
+            .collect()
+    }
+
+    #[test]
+    fn picked_lanes_are_moved_as_by_their_index() {
+        for lanes in [1, 7, 8, 9, 16, 31, 100] {
+            for step in [1, 2, 3, 40] {
+                let picks: Vec<bool> = (0..lanes).map(|l| (l * l + 1) % step == 0).collect();
+                let (picked, stride) = (Picked::new(&picks), lanes + TILE);
+                let (data, mut together) = (numbers(stride), numbers(stride));
+                let view = View { data: &data, stride };
+                let to = ViewMut {
+                    data: &mut together,
+                    stride,
+                };
+                compress(view, &picked, to, CHANNELS);
+                let (mut added, mut zeroed, mut set) = (data.clone(), data.clone(), data.clone());
+                let all = [&mut added, &mut zeroed, &mut set];
+                for (data, expands) in all.into_iter().zip([expand, expand_or_zero, put]) {
+                    expands(view, &picked, ViewMut { data, stride }, CHANNELS);
+                }
+                for at in (0..CHANNELS).map(|c| c * stride) {
+                    for l in 0..lanes {
+                        let place = picked.index.iter().position(|&i| i as usize == l);
+                        let (old, new) = (data[at + l], place.map(|place| data[at + place]));
+                        assert_eq!(added[at + l], old + new.unwrap_or(0.0));
+                        assert_eq!(zeroed[at + l], new.unwrap_or(0.0));
+                        assert_eq!(set[at + l], new.unwrap_or(old));
+                        assert!(place.is_none_or(|place| together[at + place] == old));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn transposes_at_odd_sizes() {
+        for lanes in [1, 8, 13, 16, 37] {
+            let (stride, pitch) = (lanes + TILE, TILE);
+            let data = numbers(stride);
+            let mut to = vec![0.0; (lanes + 1) * pitch];
+            transpose(View { data: &data, stride }, &mut to, pitch, (CHANNELS, lanes));
+            for (c, l) in (0..CHANNELS).flat_map(|c| (0..lanes).map(move |l| (c, l))) {
+                assert_eq!(to[l * pitch + c], data[c * stride + l], "{c} {l}");
+            }
+        }
     }
 }

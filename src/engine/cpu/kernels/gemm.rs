@@ -92,13 +92,16 @@ impl WithSimd for Gemm<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let vectors = self.size[2].next_multiple_of(LANES) / S::F32_LANES;
+        let vectors = self.size[2].div_ceil(S::F32_LANES);
         let mut vector = 0;
         while vector < vectors {
-            // Blocks of three vectors, and no block of one where two of two will do.
+            // Blocks of three vectors, of two where registers are few, and no block of one where that can be
+            // helped.
             let width = match vectors - vector {
                 1 => 1,
                 2 | 4 => 2,
+                3 => 3,
+                _ if S::REGISTER_COUNT < 32 => 2,
                 _ => 3,
             };
             match width {
@@ -116,11 +119,17 @@ impl Gemm<'_> {
     fn columns<S: Simd, const N: usize>(&mut self, simd: S, vector: usize) {
         let m = self.size[0];
         let mut row = 0;
-        // As many accumulators as registers allow: 24 of 32, or 12 of 16.
+        // As many accumulators as registers allow: 24 of 32, or 12 of 16. Six rows of two vectors leave one
+        // of the 16 free; four rows of three leave none, and an accumulator may end up in memory.
         if S::REGISTER_COUNT >= 32 {
             while m - row >= 8 {
                 self.block::<S, 8, N>(simd, row, vector);
                 row += 8;
+            }
+        } else if N == 2 {
+            while m - row >= 6 {
+                self.block::<S, 6, N>(simd, row, vector);
+                row += 6;
             }
         }
         while m - row >= 4 {
@@ -143,8 +152,16 @@ impl Gemm<'_> {
         let at = vector * S::F32_LANES;
         let mut sums = [[simd.splat_f32s(0.0); N]; M];
         if let End::Store { bias: Some(bias), .. } = self.end {
-            for (sums, &bias) in sums.iter_mut().zip(&bias[row..row + M]) {
-                *sums = [simd.splat_f32s(bias); N];
+            // With an iterator over the sums, a compiler that unrolls it late keeps them in memory.
+            let bias = &bias[row..row + M];
+            let mut i = 0;
+            while i < M {
+                let mut j = 0;
+                while j < N {
+                    sums[i][j] = simd.splat_f32s(bias[i]);
+                    j += 1;
+                }
+                i += 1;
             }
         }
         // SAFETY: `run` has checked that all rows of the matrices and the factors of `plus`, whole vectors

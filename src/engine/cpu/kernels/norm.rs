@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use super::pointwise::total;
+use super::halo::put;
 use super::{Size, View, ViewMut, arch};
 
 /// Lanes normalised at once, so that their sums stay in registers.
@@ -72,45 +72,114 @@ pub(in crate::engine::cpu) fn norm_simd<'a, S: Simd>(_: S, of: Norm<'a>, y: View
     }
 }
 
+/// Vectors of lanes that the backward pass takes at once: few enough that their sums over channels stay in
+/// registers. The sums of a channel over lanes stay vectors until the end.
+const VECTORS: usize = 2;
+
+type Strip<S> = [<S as Simd>::f32s; VECTORS];
+
+/// The first lanes of `x`; what is missing is 0.
+#[inline(always)]
+fn strip<S: Simd>(simd: S, x: &[f32]) -> Strip<S> {
+    let mut strip = [simd.splat_f32s(0.0); VECTORS];
+    match x.len() == VECTORS * S::F32_LANES {
+        true => strip.copy_from_slice(S::as_simd_f32s(x).0),
+        false => {
+            let parts = x.chunks(S::F32_LANES);
+            strip
+                .iter_mut()
+                .zip(parts)
+                .for_each(|(to, x)| *to = simd.partial_load_f32s(x));
+        }
+    }
+    strip
+}
+
 /// `dx =` the gradient of [`norm`], or that added to `dx`; those of its weights are added to `dw`.
 #[pulp::with_simd(norm_back = arch())]
 #[inline(always)]
 pub(in crate::engine::cpu) fn norm_back_simd<'a, S: Simd>(
-    _: S,
+    simd: S,
     of: Norm<'a>,
     dy: View<'a>,
     dx: ViewMut<'a>,
     dw: (&'a mut [f32], &'a mut [f32]),
     (lanes, add): (usize, bool),
 ) {
-    let channels = of.weight.len();
-    for at in (0..lanes).step_by(BLOCK) {
-        let n = BLOCK.min(lanes - at);
-        let (mean, scale) = moments(of.x, channels, at, n, of.eps);
-        let (mut sum, mut along) = ([0f32; BLOCK], [0f32; BLOCK]);
-        for (c, &weight) in of.weight.iter().enumerate() {
-            let x = &of.x.data[c * of.x.stride + at..][..n];
-            let dy = &dy.data[c * dy.stride + at..][..n];
-            let mut products = [0f32; BLOCK];
-            for l in 0..n {
-                let normal = (x[l] - mean[l]) * scale[l];
-                products[l] = dy[l] * normal;
-                sum[l] += dy[l] * weight;
-                along[l] += products[l] * weight;
-            }
-            dw.0[c] += total(&products);
-            dw.1[c] += total(dy);
+    let mut dx = dx;
+    let width = VECTORS * S::F32_LANES;
+    let mut sums = vec![[simd.splat_f32s(0.0); 2]; of.weight.len()];
+    for at in (0..lanes).step_by(width) {
+        // The strip of full size is compiled for itself.
+        match lanes - at {
+            n if n >= width => norm_back_strip(simd, of, dy, &mut dx, &mut sums, (at, width), add),
+            n => norm_back_strip(simd, of, dy, &mut dx, &mut sums, (at, n), add),
         }
-        let share = 1.0 / channels as f32;
-        for (c, &weight) in of.weight.iter().enumerate() {
-            let x = &of.x.data[c * of.x.stride + at..][..n];
-            let dy = &dy.data[c * dy.stride + at..][..n];
-            let dx = &mut dx.data[c * dx.stride + at..][..n];
-            for l in 0..n {
-                let normal = (x[l] - mean[l]) * scale[l];
-                let slope = scale[l] * (dy[l] * weight - share * (sum[l] + normal * along[l]));
-                dx[l] = if add { dx[l] + slope } else { slope };
-            }
+    }
+    for ([weight, bias], (dw, db)) in sums.into_iter().zip(dw.0.iter_mut().zip(dw.1)) {
+        *dw += simd.reduce_sum_f32s(weight);
+        *db += simd.reduce_sum_f32s(bias);
+    }
+}
+
+#[inline(always)]
+fn norm_back_strip<S: Simd>(
+    simd: S,
+    of: Norm<'_>,
+    dy: View<'_>,
+    dx: &mut ViewMut<'_>,
+    sums: &mut [[S::f32s; 2]],
+    (at, n): (usize, usize),
+    add: bool,
+) {
+    let channels = of.weight.len();
+    let zero = [simd.splat_f32s(0.0); VECTORS];
+    let share = simd.splat_f32s(1.0 / channels as f32);
+    let of_x = |c: usize| strip(simd, &of.x.data[c * of.x.stride + at..][..n]);
+    let of_dy = |c: usize| strip(simd, &dy.data[c * dy.stride + at..][..n]);
+    let (mut mean, mut scale) = (zero, zero);
+    for c in 0..channels {
+        let x = of_x(c);
+        (0..VECTORS).for_each(|v| mean[v] = simd.add_f32s(mean[v], x[v]));
+    }
+    mean.iter_mut()
+        .for_each(|mean| *mean = simd.mul_f32s(*mean, share));
+    for c in 0..channels {
+        let x = of_x(c);
+        for v in 0..VECTORS {
+            let centred = simd.sub_f32s(x[v], mean[v]);
+            scale[v] = simd.mul_add_e_f32s(centred, centred, scale[v]);
+        }
+    }
+    // Of a lane that is missing the root must not be 0.
+    let eps = simd.splat_f32s(of.eps.max(f32::MIN_POSITIVE));
+    for scale in &mut scale {
+        let root = simd.sqrt_f32s(simd.mul_add_e_f32s(*scale, share, eps));
+        *scale = simd.div_f32s(simd.splat_f32s(1.0), root);
+    }
+    let (mut sum, mut along) = (zero, zero);
+    for (c, (&weight, sums)) in of.weight.iter().zip(sums).enumerate() {
+        let (x, dy, weight) = (of_x(c), of_dy(c), simd.splat_f32s(weight));
+        for v in 0..VECTORS {
+            let normal = simd.mul_f32s(simd.sub_f32s(x[v], mean[v]), scale[v]);
+            let product = simd.mul_f32s(dy[v], normal);
+            sum[v] = simd.mul_add_e_f32s(dy[v], weight, sum[v]);
+            along[v] = simd.mul_add_e_f32s(product, weight, along[v]);
+            *sums = [simd.add_f32s(sums[0], product), simd.add_f32s(sums[1], dy[v])];
+        }
+    }
+    for v in 0..VECTORS {
+        sum[v] = simd.mul_f32s(sum[v], share);
+        along[v] = simd.mul_f32s(along[v], share);
+    }
+    for (c, &weight) in of.weight.iter().enumerate() {
+        let (x, dy, weight) = (of_x(c), of_dy(c), simd.splat_f32s(weight));
+        let to = dx.data[c * dx.stride + at..][..n].chunks_mut(S::F32_LANES);
+        for (v, to) in to.enumerate() {
+            let normal = simd.mul_f32s(simd.sub_f32s(x[v], mean[v]), scale[v]);
+            let common = simd.mul_add_e_f32s(normal, along[v], sum[v]);
+            let slope = simd.sub_f32s(simd.mul_f32s(dy[v], weight), common);
+            put(simd, to, simd.mul_f32s(scale[v], slope), add);
         }
     }
 }
