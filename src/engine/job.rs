@@ -27,7 +27,7 @@ pub enum Precision {
     Bf16,
 }
 
-/// The steps of a rollout and what is drawn and kept in them.
+/// The steps of a rollout and what is drawn and stored in them.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     pub steps: Range<usize>,

@@ -76,7 +76,7 @@ impl Program {
     /// The same program, whose cells die by `rule`.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) if the rule looks at a channel that the cells do not have.
+    /// [`Error::Config`](crate::Error::Config) if the rule compares a channel that the cells do not have.
     pub fn with_alive_mask(mut self, rule: Option<AliveMask>) -> Result<Self> {
         let channels = self.layout.channels();
         rule.iter().try_for_each(|rule| rule.check(channels))?;

@@ -1,4 +1,4 @@
-//! Where a step is cut because cells look at neighbours.
+//! Where a step is cut because cells read neighbours.
 //!
 //! A cell can go on by itself until it reads what another has computed. So a list of operations falls into
 //! *phases*: a phase computes from a cell's own values and from what earlier phases have *published*, which
@@ -6,7 +6,7 @@
 //! of the update are published from the start. A GPU engine makes one kernel of each phase.
 //!
 //! There are as few phases as can be. Within that, values of a program are computed as late as they can be,
-//! for then the fewest have to be kept or computed again (the queries of an attention come after its keys and
+//! for then the fewest have to be stored or recomputed (the queries of an attention come after its keys and
 //! values); gradients as early as they can be, with the sums over cells that read them.
 
 use super::adjoint::{Adjoint, AdjointOp};
@@ -244,7 +244,7 @@ mod tests {
         Adjoint::new(program, cells, &vec![true; program.params.len()])
     }
 
-    /// Cells look at neighbours once in Growing, texture and VNCA, at nine taps in NAFCA, at keys and values
+    /// Cells read neighbours once in Growing, texture and VNCA, at nine taps in NAFCA, at keys and values
     /// in each block of ViTCA; backwards each of these is gathered once more.
     #[test]
     fn transitions_have_as_few_phases_as_can_be() {
@@ -295,7 +295,7 @@ mod tests {
         }
     }
 
-    /// The fewest phases after which the value of a node may be had: one for each look at neighbours on the
+    /// The fewest phases after which the value of a node may be had: one for each reading of neighbours on the
     /// way to it.
     fn depth(wiring: &Wiring, n: usize, known: &mut Vec<Option<usize>>) -> usize {
         if let Some(depth) = known[n] {
@@ -393,7 +393,7 @@ mod tests {
         }
         assert!(
             most > 6,
-            "random programs look at neighbours {most} times at most"
+            "random programs read neighbours {most} times at most"
         );
     }
 }

@@ -3,7 +3,7 @@
 use crate::program::Attention;
 
 use super::kernels::attention::{Shape, Weights};
-use super::kernels::halo::{Around, Hop, Spread};
+use super::kernels::halo::{Neighbours, Padded, Window};
 use super::kernels::{LANES, View, ViewMut, attention};
 use super::plan::Work;
 use super::scratch::Scratch;
@@ -14,55 +14,55 @@ impl StepContext<'_> {
     pub fn attend(&self, scratch: &mut Scratch, n: usize, of: Attention, band: &Band<'_>, y: ViewMut<'_>) {
         let Attention { q, k, v, heads, .. } = of;
         let ((lanes, halo), stride) = (self.lanes(n, band), self.plan.stride(n));
-        let (hop, shape) = (self.hop(n, band, of.padding), self.shape_of(n, heads));
-        self.spread_values(scratch, [k, v], halo, &hop, band);
+        let (window, shape) = (self.window(n, band, of.padding), self.shape_of(n, heads));
+        self.pad_values(scratch, [k, v], halo, &window, band);
         let mut shares = scratch.take(9 * heads * stride + LANES);
         let data = &mut shares[..];
         let q = self.view(scratch, q, self.start(q, halo, band));
-        let [keys, values] = self.values_around(scratch, [k, v], &hop);
+        let [keys, values] = self.neighbour_values(scratch, [k, v], &window);
         attention::correlate(q, &keys, ViewMut { data, stride }, shape);
         attention::softmax(ViewMut { data, stride }, heads, lanes);
         attention::mix(&Weights::Own(View { data, stride }), &values, (y, false), shape);
         scratch.saved[n] = Some(shares);
     }
 
-    /// Gives the gradients of queries, keys and values, where that of node `n` is `dy`.
+    /// The gradients of queries, keys and values, given `dy`, that of node `n`.
     pub fn attend_back(&self, scratch: &mut Scratch, n: usize, of: Attention, band: &Band<'_>, dy: View<'_>) {
         let Attention { q, k, v, heads, .. } = of;
         let (width, stride, row) = (self.plan.nodes[n].width, self.plan.stride(n), self.plan.row());
         let (_, halo) = self.lanes(n, band);
-        let (hop, shape) = (self.hop(n, band, of.padding), self.shape_of(n, heads));
-        self.spread_values(scratch, [k, v], halo, &hop, band);
+        let (window, shape) = (self.window(n, band, of.padding), self.shape_of(n, heads));
+        self.pad_values(scratch, [k, v], halo, &window, band);
         let shares = scratch.saved[n].take().unwrap_or_default();
-        let mut scores = std::mem::take(&mut scratch.wide);
+        let mut scores = std::mem::take(&mut scratch.product);
         let weights = |data| View { data, stride };
-        let (start, lanes) = (self.start(q, halo, band), hop.to.1 * row);
+        let (start, lanes) = (self.start(q, halo, band), window.computed.1 * row);
         let data = scores.at_least(9 * heads * stride + LANES);
-        let [_, values] = self.values_around(scratch, [k, v], &hop);
+        let [_, values] = self.neighbour_values(scratch, [k, v], &window);
         attention::correlate(dy, &values, ViewMut { data, stride }, shape);
         attention::softmax_back(weights(&shares), ViewMut { data, stride }, heads, lanes);
         self.give(scratch, q, (start, lanes), band, |scratch, dq, add| {
-            let [keys, _] = self.values_around(scratch, [k, v], &hop);
+            let [keys, _] = self.neighbour_values(scratch, [k, v], &window);
             attention::mix(&Weights::Own(weights(&scores)), &keys, (dq, add), shape);
         });
         let (mut near, mut far) = (
-            std::mem::take(&mut scratch.near),
-            std::mem::take(&mut scratch.far),
+            std::mem::take(&mut scratch.padded),
+            std::mem::take(&mut scratch.padded_other),
         );
-        // Keys get the queries of those that look at them, by the gradients of their scores; values get
-        // the gradients of those, by their shares.
-        let (rows, back) = ((hop.to.1, row, self.plan.images), hop.back());
+        // A key gathers the queries that read it, weighted by the gradients of their scores; a value gathers the
+        // gradients of the cells that read it, weighted by their shares.
+        let (rows, back) = ((window.computed.1, row, self.plan.images), window.reversed());
         for (x, by, sent) in [(k, &scores, None), (v, &shares, Some(dy))] {
             let sent = sent.unwrap_or_else(|| self.view(scratch, q, start));
             near.fill(sent, width, rows, of.padding);
             far.fill(weights(by), 9 * heads, rows, of.padding);
-            let all = (self.start(x, halo + 1, band), hop.from.1 * row);
+            let all = (self.start(x, halo + 1, band), window.read.1 * row);
             self.give(scratch, x, all, band, |_, dx, add| {
-                let by = Weights::Others(far.around(&back, 0));
-                attention::mix(&by, &near.around(&back, 0), (dx, add), shape);
+                let by = Weights::Others(far.neighbours(&back, 0));
+                attention::mix(&by, &near.neighbours(&back, 0), (dx, add), shape);
             });
         }
-        (scratch.near, scratch.far, scratch.wide) = (near, far, scores);
+        (scratch.padded, scratch.padded_other, scratch.product) = (near, far, scores);
         scratch.give_back(shares);
     }
 
@@ -74,42 +74,47 @@ impl StepContext<'_> {
         }
     }
 
-    /// The value `x`, if it is kept spread out.
-    fn padded_given(&self, x: usize) -> Option<&Spread> {
+    /// The value `x`, if it is given padded.
+    fn padded_given(&self, x: usize) -> Option<&Padded> {
         match self.plan.nodes[self.plan.nodes[x].root].work {
             Work::Given { slot } => self.given.padded(slot),
             Work::Op(_) | Work::Compress { .. } | Work::Expand { .. } => None,
         }
     }
 
-    /// Spreads keys and values out, those that are not kept so.
-    fn spread_values(
+    /// Pads keys and values, those that are not given so.
+    fn pad_values(
         &self,
         scratch: &mut Scratch,
         [k, v]: [usize; 2],
         halo: usize,
-        hop: &Hop,
+        window: &Window,
         band: &Band<'_>,
     ) {
-        let rows = (hop.from.1, self.plan.row(), self.plan.images);
+        let rows = (window.read.1, self.plan.row(), self.plan.images);
         let (mut near, mut far) = (
-            std::mem::take(&mut scratch.near),
-            std::mem::take(&mut scratch.far),
+            std::mem::take(&mut scratch.padded),
+            std::mem::take(&mut scratch.padded_other),
         );
-        for (x, spread) in [(k, &mut near), (v, &mut far)] {
+        for (x, padded) in [(k, &mut near), (v, &mut far)] {
             if self.padded_given(x).is_none() {
                 let all = self.view(scratch, x, self.start(x, halo + 1, band));
-                spread.fill(all, self.plan.nodes[x].width, rows, hop.padding);
+                padded.fill(all, self.plan.nodes[x].width, rows, window.padding);
             }
         }
-        (scratch.near, scratch.far) = (near, far);
+        (scratch.padded, scratch.padded_other) = (near, far);
     }
 
-    /// What the rows of `hop` see of keys and values, after [`Self::spread_values`].
-    fn values_around<'b>(&'b self, scratch: &'b Scratch, [k, v]: [usize; 2], hop: &Hop) -> [Around<'b>; 2] {
-        [(k, &scratch.near), (v, &scratch.far)].map(|(x, spread)| match self.padded_given(x) {
-            Some(kept) => kept.around(&hop.on_grid(), self.plan.nodes[x].channel),
-            None => spread.around(hop, 0),
+    /// What the rows of `window` read of keys and values, after [`Self::pad_values`].
+    fn neighbour_values<'b>(
+        &'b self,
+        scratch: &'b Scratch,
+        [k, v]: [usize; 2],
+        window: &Window,
+    ) -> [Neighbours<'b>; 2] {
+        [(k, &scratch.padded), (v, &scratch.padded_other)].map(|(x, padded)| match self.padded_given(x) {
+            Some(kept) => kept.neighbours(&window.on_grid(), self.plan.nodes[x].channel),
+            None => padded.neighbours(window, 0),
         })
     }
 }

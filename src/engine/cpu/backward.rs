@@ -9,7 +9,7 @@ use super::buffers::{Buffer, Trace};
 use super::forward::load;
 use super::given::BandGrad;
 use super::kernels::gemm::{End, Gemm};
-use super::kernels::{self, LANES, Norm, View, ViewMut, arch, compact, halo};
+use super::kernels::{self, LANES, Norm, View, ViewMut, arch, compact, stencil};
 use super::plan::{Domain, Work};
 use super::scratch::Scratch;
 use super::step::{Band, Before, StepContext};
@@ -268,10 +268,10 @@ impl StepContext<'_> {
                 if let Op::Depthwise { kernel, .. } = op
                     && job.is_trained(*kernel)
                 {
-                    let hop = self.spread(scratch, n, *x, band, op);
+                    let window = self.pad_input(scratch, n, *x, band, op);
                     let (filters, row) = (width / plan.nodes[*x].width, plan.row());
                     let kernel = &mut weights[job.range(*kernel)];
-                    halo::kernel_back(scratch.near.around(&hop, 0), dy, kernel, filters, row);
+                    stencil::kernel_back(scratch.padded.neighbours(&window, 0), dy, kernel, filters, row);
                 }
                 self.stencil_back(scratch, (n, *x), *padding, dy, band);
             }
@@ -337,7 +337,7 @@ impl StepContext<'_> {
         let (width, input) = (self.plan.nodes[n].width, self.plan.nodes[x].width);
         let (lanes, halo) = self.lanes(n, band);
         let start = self.start(x, halo, band);
-        let mut wide = std::mem::take(&mut scratch.wide);
+        let mut wide = std::mem::take(&mut scratch.product);
         let whole = start == 0 && self.lanes(x, band).0 == lanes;
         self.give(scratch, x, (start, lanes), band, |_, dx, add| {
             let (c, c_row) = match whole {
@@ -365,7 +365,7 @@ impl StepContext<'_> {
                 kernels::add_to(from, dx, (input, lanes));
             }
         });
-        scratch.wide = wide;
+        scratch.product = wide;
     }
 
     /// The gradient of the input `x` of stencil `n`.
@@ -378,17 +378,17 @@ impl StepContext<'_> {
         band: &Band<'_>,
     ) {
         let (plan, halo) = (self.plan, self.plan.halo_of(n));
-        let hop = self.hop(n, band, padding).back();
-        let mut spread = std::mem::take(&mut scratch.near);
-        let rows = (hop.from.1, plan.row(), plan.images);
-        spread.fill(dy, plan.nodes[n].width, rows, padding);
+        let window = self.window(n, band, padding).reversed();
+        let mut padded = std::mem::take(&mut scratch.padded);
+        let rows = (window.read.1, plan.row(), plan.images);
+        padded.fill(dy, plan.nodes[n].width, rows, padding);
         if let Some(taps) = &self.taps[n] {
-            let all = (self.start(x, halo + 1, band), hop.to.1 * plan.row());
+            let all = (self.start(x, halo + 1, band), window.computed.1 * plan.row());
             self.give(scratch, x, all, band, |_, dx, add| {
-                halo::stencil(spread.around(&hop, 0), &taps.backward, dx, plan.row(), add);
+                stencil::stencil(padded.neighbours(&window, 0), &taps.backward, dx, plan.row(), add);
             });
         }
-        scratch.near = spread;
+        scratch.padded = padded;
     }
 
     /// The gradients of the input `x` of layer norm `n`, and of its weights.
@@ -509,8 +509,8 @@ impl StepContext<'_> {
         // Of an odd number of lines, so that a column of vectors is spread over the sets of a cache.
         let pitch = (input.div_ceil(LANES) | 1) * LANES;
         let (mut turned, mut wide) = (
-            std::mem::take(&mut scratch.turned),
-            std::mem::take(&mut scratch.wide),
+            std::mem::take(&mut scratch.transposed),
+            std::mem::take(&mut scratch.product),
         );
         turned.at_least(lanes * pitch + LANES);
         let x = self.view(scratch, x, start);
@@ -538,6 +538,6 @@ impl StepContext<'_> {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
             }
         }
-        (scratch.turned, scratch.wide) = (turned, wide);
+        (scratch.transposed, scratch.product) = (turned, wide);
     }
 }

@@ -17,7 +17,7 @@ use super::buffers::Buffer;
 use super::forward::Keep;
 use super::given::{GivenGrads, OnGrid, on_grid};
 use super::kernels::compact::{self, Picked};
-use super::kernels::halo::Spread;
+use super::kernels::halo::Padded;
 use super::kernels::{LANES, View, ViewMut};
 use super::plan::Plan;
 use super::scratch::Scratch;
@@ -62,7 +62,7 @@ impl Cached {
     pub fn new(plan: &Plan, paddings: &[Option<Padding>]) -> Self {
         let grid = (plan.height, plan.row(), plan.images);
         let kept = |(&output, padding): (&usize, &Option<Padding>)| match *padding {
-            Some(padding) => OnGrid::Padded(Spread::zeros(plan.nodes[output].width, grid), padding),
+            Some(padding) => OnGrid::Padded(Padded::zeros(plan.nodes[output].width, grid), padding),
             None => OnGrid::Plain(on_grid(plan, output)),
         };
         Self {

@@ -8,8 +8,8 @@ use crate::program::Op;
 use super::buffers::Trace;
 use super::draws::dropout;
 use super::kernels::gemm::{End, Gemm, Plus};
-use super::kernels::halo::Hop;
-use super::kernels::{self, LANES, Norm, View, ViewMut, arch, compact, halo};
+use super::kernels::halo::Window;
+use super::kernels::{self, LANES, Norm, View, ViewMut, arch, compact, stencil};
 use super::plan::{Domain, Work};
 use super::scratch::Scratch;
 use super::step::{Band, Before, StepContext};
@@ -25,8 +25,8 @@ pub(super) enum Keep {
 }
 
 impl StepContext<'_> {
-    /// Writes bands of the next state to `next`, whose rows begin with `first` of the grid; what is kept of
-    /// each band, if anything.
+    /// Writes bands of the next state to `next`, whose rows begin with `first` of the grid; what is
+    /// stored of each band, if anything.
     pub fn forward(
         &self,
         scratch: &mut Scratch,
@@ -78,7 +78,7 @@ impl StepContext<'_> {
         self.complete(scratch, state, band, keep);
     }
 
-    /// The same values as before, of which some were kept.
+    /// The same values again, of which some were stored.
     pub fn evaluate_again(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, trace: Trace) {
         scratch.clear(self.plan.nodes.len());
         scratch.restore(trace);
@@ -182,9 +182,15 @@ impl StepContext<'_> {
             }
             Op::Linear { x, weight, bias } => self.linear(scratch, (n, *x), (*weight, *bias), band, y),
             Op::Neighbourhood { x, .. } | Op::SumTaps { x, .. } | Op::Depthwise { x, .. } => {
-                let hop = self.spread(scratch, n, *x, band, op);
+                let window = self.pad_input(scratch, n, *x, band, op);
                 if let Some(taps) = &self.taps[n] {
-                    halo::stencil(scratch.near.around(&hop, 0), &taps.forward, y, plan.row(), false);
+                    stencil::stencil(
+                        scratch.padded.neighbours(&window, 0),
+                        &taps.forward,
+                        y,
+                        plan.row(),
+                        false,
+                    );
                 }
             }
             Op::LayerNorm { x, weight, bias, eps } => {
@@ -274,21 +280,21 @@ impl StepContext<'_> {
         gemm.run(call.job.task.precision, arch());
     }
 
-    /// Spreads input `x` of the stencil `n` out.
-    pub fn spread(&self, scratch: &mut Scratch, n: usize, x: usize, band: &Band<'_>, op: &Op) -> Hop {
+    /// Pads input `x` of the stencil `n`.
+    pub fn pad_input(&self, scratch: &mut Scratch, n: usize, x: usize, band: &Band<'_>, op: &Op) -> Window {
         let padding = op.padding().unwrap_or_default();
-        let hop = self.hop(n, band, padding);
+        let window = self.window(n, band, padding);
         let start = self.start(x, self.plan.halo_of(n) + 1, band);
-        let mut spread = std::mem::take(&mut scratch.near);
-        let rows = (hop.from.1, self.plan.row(), self.plan.images);
-        spread.fill(
+        let mut padded = std::mem::take(&mut scratch.padded);
+        let rows = (window.read.1, self.plan.row(), self.plan.images);
+        padded.fill(
             self.view(scratch, x, start),
             self.plan.nodes[x].width,
             rows,
             padding,
         );
-        scratch.near = spread;
-        hop
+        scratch.padded = padded;
+        window
     }
 
     /// Copies the rows around a band out of a whole grid, whose rows hold `width` channels.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::grid::Padding;
 
 use super::buffers::Buffer;
-use super::kernels::halo::Spread;
+use super::kernels::halo::Padded;
 use super::kernels::{self, LANES, View};
 use super::plan::Plan;
 
@@ -15,7 +15,7 @@ pub(super) enum OnGrid {
     /// Channel by channel.
     Plain(Buffer),
     /// Padded, as attention reads its keys and values.
-    Padded(Spread, Padding),
+    Padded(Padded, Padding),
 }
 
 /// What the nodes of a plan are given. They are numbered through: constants, hoisted values, cached values.
@@ -37,7 +37,7 @@ impl<'a> GivenValues<'a> {
     }
 
     /// A value that is padded.
-    pub fn padded(&self, slot: usize) -> Option<&'a Spread> {
+    pub fn padded(&self, slot: usize) -> Option<&'a Padded> {
         match self.on_grid(slot)? {
             OnGrid::Padded(value, _) => Some(value),
             OnGrid::Plain(_) => None,

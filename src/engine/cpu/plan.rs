@@ -95,7 +95,7 @@ pub(super) struct Setting<'a> {
     pub sparse: bool,
     /// Through which nodes of the program gradients flow.
     pub differentiable: &'a [bool],
-    /// Whether values are kept for a backward pass.
+    /// Whether values are held for a backward pass.
     pub training: bool,
 }
 

@@ -55,7 +55,7 @@ impl<'a> Runner<'a> {
     }
 
     /// One step from `state`, which is the one that the last step led to, to `next`; which lanes stayed
-    /// alive, where the program has such a rule, and what is kept of each band.
+    /// alive, where the program has such a rule, and what is stored of each band.
     pub fn step(
         &mut self,
         step: usize,
@@ -87,7 +87,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Turns the gradient of the state after a step, which is `after` unless it is the last, into that of
-    /// `state`, the one before it; `traces` is what was kept of its bands, if anything.
+    /// `state`, the one before it; `traces` is what was stored of its bands, if anything.
     pub fn step_back(
         &mut self,
         step: usize,

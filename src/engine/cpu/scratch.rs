@@ -2,7 +2,7 @@
 
 use super::buffers::{Buffer, Trace, spare, spared, take_from};
 use super::given::GivenGrads;
-use super::kernels::halo::Spread;
+use super::kernels::halo::Padded;
 
 /// Working memory of a thread.
 #[derive(Default)]
@@ -19,10 +19,10 @@ pub(super) struct Scratch {
     /// its factors.
     pub saved: Vec<Option<Buffer>>,
     free: Vec<Buffer>,
-    pub near: Spread,
-    pub far: Spread,
-    pub turned: Buffer,
-    pub wide: Buffer,
+    pub padded: Padded,
+    pub padded_other: Padded,
+    pub transposed: Buffer,
+    pub product: Buffer,
 }
 
 impl Scratch {

@@ -10,7 +10,7 @@ use super::call::Call;
 use super::draws::fired;
 use super::given::GivenValues;
 use super::kernels::compact::Picked;
-use super::kernels::halo::Hop;
+use super::kernels::halo::Window;
 use super::kernels::{LANES, View};
 use super::plan::{Domain, Plan, Work};
 use super::scratch::Scratch;
@@ -146,11 +146,11 @@ impl StepContext<'_> {
     }
 
     /// The rows of `node`, and those of its inputs that they read.
-    pub fn hop(&self, node: usize, band: &Band<'_>, padding: Padding) -> Hop {
+    pub fn window(&self, node: usize, band: &Band<'_>, padding: Padding) -> Window {
         let (plan, halo) = (self.plan, self.plan.halo_of(node));
-        Hop {
-            to: plan.span(halo, band.rows),
-            from: plan.span(halo + 1, band.rows),
+        Window {
+            computed: plan.span(halo, band.rows),
+            read: plan.span(halo + 1, band.rows),
             whole: plan.bands.len() == 1,
             height: plan.height,
             padding,

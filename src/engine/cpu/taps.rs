@@ -3,7 +3,7 @@
 use crate::program::Op;
 
 use super::kernels::LANES;
-use super::kernels::halo::Tap;
+use super::kernels::stencil::Tap;
 use super::plan::{Plan, Work};
 
 /// The taps of a stencil.

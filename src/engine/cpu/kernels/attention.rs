@@ -7,7 +7,7 @@
 
 use pulp::Simd;
 
-use super::halo::{Around, put};
+use super::halo::{Neighbours, put};
 use super::{View, ViewMut, arch, exp};
 
 /// Sizes of an attention.
@@ -24,13 +24,13 @@ pub(in crate::engine::cpu) struct Shape {
 pub(in crate::engine::cpu) enum Weights<'a> {
     /// Those that cells have for their neighbours: nine channels a head.
     Own(View<'a>),
-    /// Those that their neighbours have for cells, out of nine channels a head, spread out.
-    Others(Around<'a>),
+    /// Those that their neighbours have for cells, out of nine channels a head, padded.
+    Others(Neighbours<'a>),
 }
 
 /// Channel `9 head + n` of `y` becomes `scale` times the sum over the channels of the head of `a` and what
 /// neighbour n has of `b`.
-pub(in crate::engine::cpu) fn correlate(a: View<'_>, b: &Around<'_>, y: ViewMut<'_>, of: Shape) {
+pub(in crate::engine::cpu) fn correlate(a: View<'_>, b: &Neighbours<'_>, y: ViewMut<'_>, of: Shape) {
     let scale = 1.0 / (of.depth as f32).sqrt();
     correlate_rows(a, b, y, of, scale);
 }
@@ -38,7 +38,7 @@ pub(in crate::engine::cpu) fn correlate(a: View<'_>, b: &Around<'_>, y: ViewMut<
 /// `y` becomes, or gets added, the sum over neighbours of `weights` times what they have of `x`.
 pub(in crate::engine::cpu) fn mix(
     weights: &Weights<'_>,
-    x: &Around<'_>,
+    x: &Neighbours<'_>,
     (y, add): (ViewMut<'_>, bool),
     of: Shape,
 ) {
@@ -105,7 +105,7 @@ macro_rules! each_block {
 fn correlate_simd<'a, S: Simd>(
     simd: S,
     a: View<'a>,
-    b: &'a Around<'a>,
+    b: &'a Neighbours<'a>,
     y: ViewMut<'a>,
     of: Shape,
     scale: f32,
@@ -121,7 +121,7 @@ fn correlate_block<S: Simd, const R: usize>(
     Place { head, row, at, n }: Place,
     of: Shape,
     a: View<'_>,
-    b: &Around<'_>,
+    b: &Neighbours<'_>,
     y: &mut ViewMut<'_>,
     scale: f32,
 ) {
@@ -135,7 +135,7 @@ fn correlate_block<S: Simd, const R: usize>(
         for j in 0..R + 2 {
             for i in 0..3 {
                 // SAFETY: `correlate_simd` has checked all channels of all heads; `at` is below the width.
-                let near = unsafe { b.near::<S>(c * b.plane + at + starts[j] + i * b.images) };
+                let near = unsafe { b.load::<S>(c * b.plane + at + starts[j] + i * b.images) };
                 for r in 0..R {
                     if r <= j && j < r + 3 {
                         let sum = &mut sums[r][3 * (j - r) + i];
@@ -158,7 +158,7 @@ fn correlate_block<S: Simd, const R: usize>(
 fn mix_simd<'a, S: Simd>(
     simd: S,
     weights: &'a Weights<'a>,
-    x: &'a Around<'a>,
+    x: &'a Neighbours<'a>,
     y: ViewMut<'a>,
     add: bool,
     of: Shape,
@@ -177,7 +177,7 @@ fn mix_block<S: Simd, const R: usize>(
     Place { head, row, at, n }: Place,
     of: Shape,
     weights: &Weights<'_>,
-    x: &Around<'_>,
+    x: &Neighbours<'_>,
     y: &mut ViewMut<'_>,
     add: bool,
 ) {
@@ -191,7 +191,7 @@ fn mix_block<S: Simd, const R: usize>(
                     let channel = (9 * head + 8 - i) * weights.plane;
                     let start = weights.rows[row + r][i / 3] + i % 3 * weights.images;
                     // SAFETY: `mix_simd` has checked nine channels a head; `at` is below the width.
-                    unsafe { weights.near::<S>(channel + start + at) }
+                    unsafe { weights.load::<S>(channel + start + at) }
                 }
             };
         }
@@ -202,7 +202,7 @@ fn mix_block<S: Simd, const R: usize>(
         for j in 0..R + 2 {
             for i in 0..3 {
                 // SAFETY: `mix_simd` has checked all channels of all heads; `at` is below the width.
-                let near = unsafe { x.near::<S>(c * x.plane + at + starts[j] + i * x.images) };
+                let near = unsafe { x.load::<S>(c * x.plane + at + starts[j] + i * x.images) };
                 for r in 0..R {
                     if r <= j && j < r + 3 {
                         sums[r] = simd.mul_add_e_f32s(factors[r][3 * (j - r) + i], near, sums[r]);

@@ -9,6 +9,7 @@ pub(super) mod gemm_bf16;
 pub(super) mod halo;
 mod norm;
 mod pointwise;
+pub(super) mod stencil;
 
 pub(super) use crate::ops::simd::{LANES, Size, View, ViewMut, arch, exp, map, map_back};
 pub(super) use norm::{Norm, inverse_rms, inverse_rms_back, norm, norm_back};
