@@ -1,7 +1,7 @@
 //! A rollout as one operation in Candle's graph, whose backward pass is an operation itself: no value leaves
 //! its device.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
@@ -12,14 +12,16 @@ use crate::ops::rows::values;
 /// The cells after a rollout, of (first cells, packed weights).
 pub(super) struct RolloutOp {
     job: Job,
+    cpu: Arc<cpu::Bindings>,
     /// What the forward pass stores for the backward pass.
     saved: Mutex<Option<cpu::Saved>>,
 }
 
 impl RolloutOp {
-    pub fn new(job: Job) -> Self {
+    pub fn new(job: Job, cpu: Arc<cpu::Bindings>) -> Self {
         Self {
             job,
+            cpu,
             saved: Mutex::default(),
         }
     }
@@ -39,7 +41,7 @@ impl CustomOp2 for RolloutOp {
     ) -> Result<(CpuStorage, Shape)> {
         let (cells, weights) = (values(cells, cells_layout)?, values(weights, weights_layout)?);
         let shape = cells_layout.shape();
-        let (last, saved) = cpu::forward(&self.job, cells, weights, shape.dims4()?);
+        let (last, saved) = cpu::forward((&self.job, &self.cpu), cells, weights, shape.dims4()?);
         if self.job.differentiable {
             *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         }

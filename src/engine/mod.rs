@@ -31,6 +31,7 @@ use job::{Job, PackedWeights};
 pub(crate) struct Compiled {
     program: Arc<Program>,
     weights: PackedWeights,
+    cpu: Arc<cpu::Bindings>,
 }
 
 impl Compiled {
@@ -40,8 +41,11 @@ impl Compiled {
             return Ok(Err(reason));
         }
         let weights = PackedWeights::new(&program, cells.device())?;
-        let program = Arc::new(program);
-        Ok(Ok(Self { program, weights }))
+        Ok(Ok(Self {
+            program: Arc::new(program),
+            weights,
+            cpu: Arc::default(),
+        }))
     }
 
     /// The cells after the steps of `task`, differentiable with respect to `cells` and all weights.
@@ -53,6 +57,8 @@ impl Compiled {
             differentiable: cells.track_op() || trained.contains(&true),
             task,
         };
-        Ok(cells.contiguous()?.apply_op2(tensor, RolloutOp::new(job))?)
+        Ok(cells
+            .contiguous()?
+            .apply_op2(tensor, RolloutOp::new(job, self.cpu.clone()))?)
     }
 }

@@ -1,7 +1,7 @@
 //! What is made once for a program and a grid, and serves every rollout of them, forwards and backwards.
 //!
 //! [`Compiled`] holds plans and no weights. A cache keeps the plans last used, by the structure of their
-//! program, so that a training compiles once. [`Bound`] adds what a rollout's weights make of them.
+//! program, so that a training compiles once. What weights make of them is in `bound.rs`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,10 +9,8 @@ use crate::engine::job::Job;
 use crate::grid::Padding;
 use crate::program::Structure;
 
-use super::call::Call;
 use super::kernels::LANES;
 use super::plan::{Plan, Setting};
-use super::taps::{Taps, on_all_lanes};
 
 /// The plan of values that are computed apart from a step, and lie on the whole grid.
 pub(super) struct Stage {
@@ -121,34 +119,6 @@ impl Compiled {
             step: Plan::of_step(setting, &given),
             hoisted: stage(&hoisted, &[]),
             cached: stage(&cached, &hoisted),
-        }
-    }
-}
-
-/// Plans, and what the weights of a rollout make of them.
-pub(super) struct Bound {
-    pub compiled: Arc<Compiled>,
-    /// The constants of the program on all lanes of the grid.
-    pub tables: Vec<Vec<f32>>,
-    pub step_taps: Vec<Option<Taps>>,
-    pub hoisted_taps: Vec<Option<Taps>>,
-    pub cached_taps: Vec<Option<Taps>>,
-}
-
-impl Bound {
-    pub fn new(compiled: Arc<Compiled>, call: &Call<'_>) -> Self {
-        let program = &call.job.program;
-        let taps = |plan: &Plan| Taps::of_plan(plan, |param| call.param(param));
-        let of_stage = |stage: &Option<Stage>| stage.as_ref().map_or(vec![], |stage| taps(&stage.plan));
-        let table = |(n, param): (usize, usize)| {
-            on_all_lanes(&compiled.step, call.param(param), program.nodes[n].width)
-        };
-        Self {
-            tables: program.constants().map(table).collect(),
-            step_taps: taps(&compiled.step),
-            hoisted_taps: of_stage(&compiled.hoisted),
-            cached_taps: of_stage(&compiled.cached),
-            compiled,
         }
     }
 }

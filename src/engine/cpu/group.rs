@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::bound::Bound;
 use super::buffers::Buffer;
 use super::call::Call;
-use super::compiled::{Bound, Stage};
+use super::compiled::Stage;
 use super::given::{GivenGrads, GivenValues, on_grid};
 use super::plan::Plan;
 use super::step::StepContext;

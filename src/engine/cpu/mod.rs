@@ -15,6 +15,7 @@
 mod alive;
 mod attention;
 mod backward;
+mod bound;
 mod buffers;
 mod cached;
 mod call;
@@ -33,14 +34,16 @@ mod taps;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
 use super::job::Job;
+pub(super) use bound::Bindings;
+use bound::Bound;
 use buffers::Trace;
 use call::Call;
-use compiled::{Bound, Compiled};
+use compiled::Compiled;
 use forward::Keep;
 use group::Group;
 use runner::Runner;
@@ -55,7 +58,7 @@ const TRACES: usize = 32 << 20;
 
 /// What the backward pass needs of a forward pass.
 pub(super) struct Saved {
-    bound: Vec<Bound>,
+    bound: Arc<[Bound]>,
     groups: Vec<SavedGroup>,
 }
 
@@ -118,10 +121,16 @@ impl Groups {
 }
 
 /// The last cells, and what is saved for the backward pass.
-pub(super) fn forward(job: &Job, cells: &[f32], params: &[f32], dims: Dims) -> (Vec<f32>, Saved) {
+pub(super) fn forward(
+    (job, bindings): (&Job, &Bindings),
+    cells: &[f32],
+    params: &[f32],
+    dims: Dims,
+) -> (Vec<f32>, Saved) {
     let (groups, call) = (Groups::new(dims), Call::new(job, params));
-    let bind = |images| Bound::new(Compiled::of(job, (dims.1, dims.2), images), &call);
-    let bound: Vec<Bound> = groups.sizes().into_iter().map(bind).collect();
+    let compile = |images| Compiled::of(job, (dims.1, dims.2), images);
+    let plans: Vec<_> = groups.sizes().into_iter().map(compile).collect();
+    let bound = bindings.of(&plans, &call);
     let done = groups.each(&call, &bound, |group| {
         let mut runner = Runner::new(group, false);
         let mut state = group.gather(cells);
