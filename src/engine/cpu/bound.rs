@@ -42,7 +42,7 @@ pub(in crate::engine) struct Bindings(Mutex<Option<Arc<[Bound]>>>);
 
 impl Bindings {
     /// These plans with the weights of `call`, which are the same in every call.
-    pub fn of(&self, plans: &[Arc<Compiled>], call: &Call<'_>) -> Arc<[Bound]> {
+    pub(super) fn of(&self, plans: &[Arc<Compiled>], call: &Call<'_>) -> Arc<[Bound]> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let are_these = |bound: &Arc<[Bound]>| {
             let mut pairs = bound.iter().zip(plans);
