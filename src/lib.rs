@@ -118,3 +118,16 @@ pub mod prelude {
     };
     pub use crate::transition::{Growing, Nafca, TransitionFn, Vitca};
 }
+
+/// The Rust blocks of the README and of the pages in `docs`, as tests.
+#[cfg(doctest)]
+mod doctests {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../docs/patterns.md")]
+    struct Patterns;
+
+    #[doc = include_str!("../docs/transitions.md")]
+    struct Transitions;
+}

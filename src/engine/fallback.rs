@@ -27,8 +27,8 @@ pub(crate) enum Fallback {
 impl Display for Fallback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoProgram => write!(f, "the transition has no program"),
-            Self::Everything => write!(f, "the memory policy is `Everything`"),
+            Self::NoProgram => write!(f, "a transition without a program: expected one with"),
+            Self::Everything => write!(f, "`Memory::Everything`: expected a policy that recomputes"),
             Self::Device(what, location) => {
                 write!(
                     f,
@@ -36,7 +36,10 @@ impl Display for Fallback {
                 )
             }
             Self::DType(what, dtype) => write!(f, "{what} of {dtype:?}: expected F32"),
-            Self::Mask => write!(f, "a given update mask holds more than zeros and ones"),
+            Self::Mask => write!(
+                f,
+                "a given update mask with other values than 0 and 1: expected only these"
+            ),
             Self::Constant(table, grid) => {
                 write!(f, "a constant of {table:?} cells on a grid of {grid:?}")
             }

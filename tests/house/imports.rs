@@ -68,7 +68,7 @@ impl Crate {
         let Some((first, rest)) = path.split_first() else {
             return Some((here.file, true));
         };
-        let child = [module, &[first.clone()]].concat();
+        let child = [module, &path[..1]].concat();
         let is_child = self.modules.contains_key(&child);
         match (first.as_str(), here.uses.get(first)) {
             ("crate", _) => self.find_below(&[], rest),
@@ -90,7 +90,7 @@ impl Crate {
         let Some(first) = path.first() else {
             return Some((here.file, true));
         };
-        let is_child = self.modules.contains_key(&[module, &[first.clone()]].concat());
+        let is_child = self.modules.contains_key(&[module, &path[..1]].concat());
         match first == "super" || is_child || here.uses.contains_key(first) {
             true => self.find(module, path),
             false => Some((here.file, false)),

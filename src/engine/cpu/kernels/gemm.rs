@@ -95,13 +95,10 @@ impl WithSimd for Gemm<'_> {
         let vectors = self.size[2].div_ceil(S::F32_LANES);
         let mut vector = 0;
         while vector < vectors {
-            // Blocks of three vectors, of two where registers are few, and no block of one where that can be
-            // helped.
+            // Blocks of three vectors, and no block of one where two of two will do.
             let width = match vectors - vector {
                 1 => 1,
                 2 | 4 => 2,
-                3 => 3,
-                _ if S::REGISTER_COUNT < 32 => 2,
                 _ => 3,
             };
             match width {
@@ -119,17 +116,11 @@ impl Gemm<'_> {
     fn columns<S: Simd, const N: usize>(&mut self, simd: S, vector: usize) {
         let m = self.size[0];
         let mut row = 0;
-        // As many accumulators as registers allow: 24 of 32, or 12 of 16. Six rows of two vectors leave one
-        // of the 16 free; four rows of three leave none, and an accumulator may end up in memory.
+        // As many accumulators as registers allow: 24 of 32, or 12 of 16.
         if S::REGISTER_COUNT >= 32 {
             while m - row >= 8 {
                 self.block::<S, 8, N>(simd, row, vector);
                 row += 8;
-            }
-        } else if N == 2 {
-            while m - row >= 6 {
-                self.block::<S, 6, N>(simd, row, vector);
-                row += 6;
             }
         }
         while m - row >= 4 {
