@@ -48,8 +48,8 @@ impl Display for Fallback {
 }
 
 impl Fallback {
-    /// Tells by `tracing`, once a reason, that plain operations run: they are several times slower, and whoever
-    /// waits for them should know why.
+    /// Tells by `tracing`, once a reason, that plain operations run: they are several times slower, and
+    /// whoever waits for them should know why.
     pub fn tell(&self) {
         static TOLD: Mutex<Vec<Fallback>> = Mutex::new(vec![]);
         let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
