@@ -10,7 +10,7 @@
 //! | transitions: [`Vitca`], [`Nafca`], [`Growing`], [`Texture`], [`Vnca`], your own | [`transition`] |
 //! | rollouts: steps, update masks, memory | [`rollout`] |
 //! | transitions written as programs, which the fused engine runs | [`program`] |
-//! | models to save and load: [`Model`] restores, [`Pattern`] grows, [`Vae`] draws | [`model`] |
+//! | models: restoration ([`Model`]), patterns ([`Pattern`]), variational ([`Vae`]) | [`model`] |
 //! | training: pools, checkpoints, resuming, published and tuned recipes | [`train`] |
 //! | losses; SSIM, PSNR and their means over a test set | [`loss`], [`metric`] |
 //! | images, corruptions, splits | [`data`] |
