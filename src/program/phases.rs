@@ -391,9 +391,6 @@ mod tests {
             assert_phases(&what, &program.wiring());
             assert_phases(&what, &adjoint(&program, true).wiring());
         }
-        assert!(
-            most > 6,
-            "random programs read neighbours {most} times at most"
-        );
+        assert!(most > 6, "random programs read neighbours {most} times at most");
     }
 }
