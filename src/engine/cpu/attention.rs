@@ -49,8 +49,8 @@ impl StepContext<'_> {
             std::mem::take(&mut scratch.padded),
             std::mem::take(&mut scratch.padded_other),
         );
-        // A key gathers the queries that read it, weighted by the gradients of their scores; a value gathers the
-        // gradients of the cells that read it, weighted by their shares.
+        // A key gathers the queries that read it, weighted by the gradients of their scores. A value gathers
+        // the gradients of the cells that read it, weighted by their shares.
         let (rows, back) = ((window.computed.1, row, self.plan.images), window.reversed());
         for (x, by, sent) in [(k, &scores, None), (v, &shares, Some(dy))] {
             let sent = sent.unwrap_or_else(|| self.view(scratch, q, start));
