@@ -225,7 +225,8 @@ impl ProgramBuilder {
     /// use lnca::prelude::*;
     ///
     /// let mut p = ProgramBuilder::new(CellLayout { input: 0, output: 2, hidden: 0 });
-    /// let (weight, bias) = (Tensor::new(&[2f32, 2.], &Device::Cpu)?, Tensor::new(&[0f32, 1.], &Device::Cpu)?);
+    /// let weight = Tensor::new(&[2f32, 2.], &Device::Cpu)?;
+    /// let bias = Tensor::new(&[0f32, 1.], &Device::Cpu)?;
     /// let update = p.layer_norm(p.cells(), &weight, &bias, 0.0)?;
     /// let program = p.finish(update)?;
     ///
