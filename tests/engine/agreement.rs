@@ -393,7 +393,7 @@ fn cells_of_different_fire_rates() {
 }
 
 #[test]
-fn small_life_in_a_large_grid() {
+fn few_living_cells_in_a_large_grid() {
     // Few rows are alive, at the border of a torus: bands in which nothing fires are copied.
     for (padding, top, left) in [
         (Padding::Zero, 20, 3),
