@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::ops::{gather, gather_sums};
 
-/// How a kernel moves along one axis: from `len` values to `out` of them. The transposed convolution goes
-/// back, from `out` to `len`.
+/// How a kernel moves along one axis: from `len` values to `out` of them. The transposed convolution maps
+/// `out` values to `len`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     pub len: usize,

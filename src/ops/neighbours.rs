@@ -51,8 +51,8 @@ pub(crate) fn stencil(x: &Tensor, kernel: &Tensor, padding: Padding) -> Result<T
 
 /// The sum over each cell's neighbours of the taps that they send to it: `[B, H, W, 9 C]` to `[B, H, W, C]`.
 ///
-/// Channel `n * C + c` of a cell is what it sends to channel c of the cell that has it as its n-th
-/// neighbour. With taps that are products of a cell and the columns of a 3x3 kernel, this is a convolution.
+/// Channel `n * C + c` of a cell is added to channel c of the cell whose n-th neighbour it is. With taps that
+/// are products of a cell and the columns of a 3x3 kernel, this is a convolution.
 pub(crate) fn sum_taps(taps: &Tensor, padding: Padding) -> Result<Tensor> {
     let (b, h, w, channels) = grid_dims(taps)?;
     let c = channels / 9;

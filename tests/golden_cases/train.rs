@@ -219,7 +219,7 @@ fn pool(
                 loss(check, &name, update, reading(&readings, term)?)?;
             }
         }
-        // Fresh states are appended, those of the pool go back to its front.
+        // Fresh states are appended; those taken from the pool return to its front.
         let entries = trainer.pool().entries();
         let states = match source {
             Some(_) => &entries[entries.len() - size..],

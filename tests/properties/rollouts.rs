@@ -1,4 +1,4 @@
-//! Rollouts: fire rates, input channels, standing still, batches, sizes.
+//! Rollouts: fire rates, input channels, untrained automata, batches, sizes.
 
 use candle_core::{DType, Device, Tensor};
 use lnca::random::Key;

@@ -1,4 +1,4 @@
-//! Symmetries: translation on a torus, quarter turns of what Growing sees.
+//! Symmetries: translation on a torus, quarter turns of Growing's perception.
 
 use std::f64::consts::FRAC_PI_2;
 

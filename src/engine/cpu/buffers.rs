@@ -70,8 +70,8 @@ pub(super) fn take_from(buffers: &mut Vec<Buffer>, len: usize, most: usize) -> O
     Some(buffers.remove(buffers.iter().rposition(fits)?))
 }
 
-/// Values of a band that are stored for the backward pass: those of its nodes, and what the nodes save beside
-/// them.
+/// Values of a band that are stored for the backward pass: those of its nodes, and what the nodes save
+/// besides.
 #[derive(Default)]
 pub(super) struct Trace {
     pub values: Vec<Option<Buffer>>,

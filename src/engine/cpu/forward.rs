@@ -14,7 +14,7 @@ use super::plan::{Domain, Work};
 use super::scratch::Scratch;
 use super::step::{Band, Before, StepContext};
 
-/// Which values of a band are kept once it is computed, beside its outputs.
+/// Which values of a band are kept once it is computed, besides its outputs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
     Nothing,

@@ -78,7 +78,7 @@ struct Groups {
 impl Groups {
     fn new((batch, height, width, _): Dims) -> Self {
         let wanted = compiled::group_size((height, width));
-        // Not so many that a batch makes a single group.
+        // At least two groups where the batch allows it.
         let size = wanted.min(batch.div_ceil(2)).max(1);
         Self { batch, size }
     }

@@ -496,7 +496,7 @@ impl Plan {
 }
 
 impl PlanNode {
-    /// Channels that the node saves for the backward pass beside its values.
+    /// Channels that the node saves for the backward pass besides its values.
     fn saved_channels(&self) -> usize {
         match &self.work {
             Work::Compress { .. } | Work::Expand { .. } | Work::Given { .. } => 0,

@@ -15,7 +15,7 @@ pub(super) struct Scratch {
     pub given_grads: Option<GivenGrads>,
     /// Which gradients accumulate in place, where the value lies on the grid.
     pub in_place: Vec<bool>,
-    /// What nodes save for the backward pass beside their values: attention its nine shares a head, dropout
+    /// What nodes save for the backward pass besides their values: attention its nine shares a head, dropout
     /// its factors.
     pub saved: Vec<Option<Buffer>>,
     free: Vec<Buffer>,
@@ -26,7 +26,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// A buffer of zeros, to be given back when done.
+    /// A buffer of zeros, to be returned with [`Self::give_back`].
     pub fn zeros(&mut self, len: usize) -> Buffer {
         let mut buffer = self.take(len);
         buffer[..len].fill(0.0);

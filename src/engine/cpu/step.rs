@@ -157,7 +157,8 @@ impl StepContext<'_> {
         }
     }
 
-    /// Gives the buffers of a band back, and the gradients that accumulated in place.
+    /// Returns the buffers of a band to the scratch memory, and gradients that accumulated in place to their
+    /// owner.
     pub fn release(&self, scratch: &mut Scratch) {
         for (n, slot) in self.plan.given().filter(|(n, _)| scratch.in_place[*n]) {
             if let (Some(grad), Some(all)) = (scratch.grads[n].take(), &mut scratch.given_grads) {

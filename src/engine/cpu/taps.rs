@@ -1,4 +1,4 @@
-//! Taps of stencils, and constants on all lanes: made of a rollout's weights once, for all steps.
+//! Taps of stencils, and constants on all lanes: computed from a rollout's weights once, for all steps.
 
 use crate::program::Op;
 
