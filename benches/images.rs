@@ -1,4 +1,4 @@
-//! What is done to whole images: autoencoder, restoring, SSIM, and a training batch of either phase.
+//! Work on whole images: autoencoder, restoring, SSIM, and a training batch of either phase.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use lnca::random::Key;
 use lnca::train::{AutoencoderTrainerConfig, PoolTrainerConfig, Trainer};
 use lnca::{AutoencoderTrainer, Model, ModelConfig, PoolTrainer};
 
-/// Candle allocates every intermediate anew, and the system's allocator gives such blocks back each time.
+/// Candle allocates every intermediate anew; the system's allocator would return such blocks to the system
+/// each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -13,7 +13,8 @@ use lnca::{
     TransitionFn, Vitca, VitcaConfig, Weights,
 };
 
-/// Candle allocates every intermediate anew, and the system's allocator gives such blocks back each time.
+/// Candle allocates every intermediate anew; the system's allocator would return such blocks to the system
+/// each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -65,7 +66,7 @@ fn bench<T>(
     group.bench_function(format!("{id} training, bf16"), |bencher| {
         bencher.iter(|| train(&bf16[1]));
     });
-    // What the engine is measured against; on large grids it takes too long.
+    // Plain operations, for comparison with the engine; on large grids they take too long.
     if b * h * w <= 1024 {
         let (inference, training) = (inference.plain(), rollout.plain());
         group.bench_function(format!("{id} inference, plain"), |bencher| {

@@ -1,4 +1,4 @@
-//! One update of a LatentNAFCA and what it is made of: the rollout should be nearly all of it.
+//! One update of a LatentNAFCA and its parts: the rollout should take nearly all of the time.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use lnca::random::Key;
 use lnca::train::Trainer;
 use lnca::{AutoencoderTrainer, Model, ModelConfig, PoolTrainer, Recipe, Result, Rollout};
 
-/// Candle allocates every intermediate anew, and the system's allocator gives such blocks back each time.
+/// Candle allocates every intermediate anew; the system's allocator would return such blocks to the system
+/// each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,8 +1,8 @@
 //! Neural cellular automata (NCA) on [Candle](candle_core).
 //!
-//! An NCA is a grid of cells; each cell is a vector; a small learned function, the transition, updates
-//! every cell from its 3x3 neighbourhood, many times over. Everything else (latent spaces, growing
-//! patterns, restored images) is a way to choose the first cells, the loss or the readout.
+//! An NCA is a grid of cells; each cell is a vector; a small learned function, the transition, updates every
+//! cell from its 3x3 neighbourhood, many times over. Everything else (latent spaces, growing patterns,
+//! restored images) is a choice of first cells, loss or readout.
 //!
 //! | what | where |
 //! | --- | --- |
@@ -54,14 +54,14 @@
 //!
 //! # Conventions
 //!
-//! Images and cells are channels-last, `[B, H, W, C]`; image values are f32 in `[0, 1]`. Every random
-//! draw is a function of one seed ([`random::Key`]): the same seed gives the same bits whatever the
-//! number of threads, and a resumed run those of one that never stopped. Errors name what was wrong,
-//! what was expected and what was found; nothing that a user, a file or a shape can cause panics.
+//! Images and cells are channels-last, `[B, H, W, C]`; image values are f32 in `[0, 1]`. Every random draw is
+//! a function of one seed ([`random::Key`]): the same seed gives the same bits on any number of threads, and
+//! a resumed run ends with the bits of one that never stopped. Errors name what was wrong, what was expected
+//! and what was found; no argument, file or shape makes the library panic.
 
 #![warn(missing_docs)]
 
-// Tests inside the crate share files with those outside it, which call it by its name.
+// Tests inside the crate share files with tests outside it, which call the crate by its name.
 #[cfg(test)]
 extern crate self as lnca;
 
@@ -99,7 +99,7 @@ pub use transition::{
     Vnca, VncaConfig,
 };
 
-/// What most programs need, Candle's tensors and devices included.
+/// The types that most programs need, Candle's tensors and devices included.
 pub mod prelude {
     pub use candle_core::{DType, Device, Tensor};
 

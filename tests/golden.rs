@@ -1,4 +1,4 @@
-//! Runs every golden case there is and prints how close the library comes to it.
+//! Runs every golden case and prints how close the library comes to it.
 //!
 //! Cases lie in `tests/golden`, and a larger set in the folder that the variable `LNCA_GOLDEN` names.
 //! A case without a checker, a result without a check and anything that is not finite are failures.
@@ -53,7 +53,7 @@ enum Outcome {
     Failed,
 }
 
-/// Checks one case in each precision; the text says how it went.
+/// Checks one case in each precision; the text describes the result.
 fn run(folder: &Path, name: &str) -> Result<(Outcome, String)> {
     let (checker, dtypes) = match cases::plan(name) {
         Plan::Check(checker, dtypes) => (checker, dtypes),
@@ -93,7 +93,7 @@ fn find() -> Result<Vec<(String, PathBuf, String)>> {
     let named = std::env::var_os("LNCA_GOLDEN").map(PathBuf::from);
     let root = named.clone().unwrap_or_else(cases::default_folder);
     if !root.is_dir() {
-        // A folder that was asked for by name and is not there would leave everything untested.
+        // If a folder that was asked for by name is missing, nothing would be tested.
         return match named {
             Some(_) => Err(format!("no folder {}, which LNCA_GOLDEN names", root.display()).into()),
             None => {

@@ -9,7 +9,7 @@ use super::cpu;
 use super::job::Job;
 use crate::ops::rows::values;
 
-/// The cells after a rollout, of (first cells, packed weights).
+/// Maps (first cells, packed weights) to the cells after a rollout.
 pub(super) struct RolloutOp {
     job: Job,
     cpu: Arc<cpu::Bindings>,
@@ -64,8 +64,8 @@ impl CustomOp2 for RolloutOp {
     }
 }
 
-/// The gradients of the first cells and of the packed weights, one after the other, of (first cells, packed
-/// weights, gradient of the last cells).
+/// Maps (first cells, packed weights, gradient of the last cells) to the gradients of the first cells and of
+/// the packed weights, concatenated.
 struct Backward<'a>(&'a RolloutOp);
 
 impl CustomOp3 for Backward<'_> {

@@ -12,15 +12,15 @@ use crate::program::Program;
 pub(crate) enum Fallback {
     /// The transition is written as Candle operations.
     NoProgram,
-    /// Every intermediate of the graph is to be kept.
+    /// The memory policy stores every intermediate of the graph.
     Everything,
     /// No engine works on this device.
     Device(&'static str, DeviceLocation),
-    /// Engines work on f32.
+    /// Engines work on f32 alone.
     DType(&'static str, DType),
-    /// A given update mask holds anything but zeros and ones.
+    /// A given update mask holds values other than 0 and 1.
     Mask,
-    /// A constant of the program is of another grid.
+    /// A constant of the program has another grid size than the cells.
     Constant(Vec<usize>, Vec<usize>),
 }
 
@@ -48,8 +48,8 @@ impl Display for Fallback {
 }
 
 impl Fallback {
-    /// Tells by `tracing`, once a reason, that plain operations run: they are several times slower, and
-    /// whoever waits for them should know why.
+    /// Warns by `tracing`, once for each reason, that plain operations run: they are several times slower,
+    /// and users should know why.
     pub fn tell(&self) {
         static TOLD: Mutex<Vec<Fallback>> = Mutex::new(vec![]);
         let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +60,7 @@ impl Fallback {
     }
 }
 
-/// Why no engine runs `program` on `cells`, if none does.
+/// Why no engine can run `program` on `cells`; `None` if one can.
 pub(super) fn reason(program: &Program, cells: &Tensor) -> Option<Fallback> {
     let constants: Vec<usize> = program.constants().map(|(_, param)| param).collect();
     let of = |what: &'static str, tensor: &Tensor, any_dtype: bool| match tensor.device().is_cpu() {
@@ -69,7 +69,7 @@ pub(super) fn reason(program: &Program, cells: &Tensor) -> Option<Fallback> {
         true => None,
     };
     let of_param = |(n, param): (usize, &Tensor)| {
-        // Constants of another type are turned into f32.
+        // Constants of another type are converted to f32.
         let is_constant = constants.contains(&n);
         let (table, grid) = (param.dims(), &cells.dims()[1..3]);
         match is_constant && table[..2] != *grid {

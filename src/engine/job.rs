@@ -1,4 +1,4 @@
-//! A rollout as an engine gets it: what is to be done, with which weights.
+//! A rollout as an engine receives it: a program, a task and the weights.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,41 +12,41 @@ use crate::nn::pack;
 use crate::program::Program;
 use crate::random::Key;
 
-/// How exactly an engine multiplies matrices.
+/// The precision of an engine's matrix products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// In f32.
     #[default]
     F32,
-    /// Operands are rounded to bf16, a significand of eight bits; sums, states and everything else stay in
-    /// f32.
+    /// Operands are rounded to bf16, with its significand of eight bits; sums, states and everything else
+    /// stay in f32.
     ///
-    /// Faster where the processor has AVX512-BF16 (`docs/performance.md` says how much); elsewhere with the
-    /// same rounding, and slower.
+    /// Faster on processors with AVX512-BF16 (`docs/performance.md` says by how much); on others slower, with
+    /// the same rounding.
     Bf16,
 }
 
-/// The steps of a rollout and what is drawn and stored in them.
+/// The steps of a rollout, and what is drawn and stored in them.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     pub steps: Range<usize>,
     pub key: Key,
-    /// The number of the batch's first image among all images.
+    /// The index of the batch's first image among all images.
     pub first_image: usize,
     pub fire_rate: FireRate,
     /// For each step of the whole rollout, whether each cell fires, `[B, H, W]`.
     pub masks: Option<Arc<Vec<Vec<bool>>>>,
     pub training: bool,
     pub precision: Precision,
-    /// The state before every so many steps is stored for the backward pass.
+    /// Steps between two states that are stored for the backward pass.
     pub every: usize,
     /// Whether values of the last steps may be stored as well.
     pub store_values: bool,
 }
 
-/// The parameters of a program as one f32 tensor: first weights, then constants, whose gradients are summed
-/// in another way.
+/// The parameters of a program as one f32 tensor: weights first, then constants, whose gradients are summed
+/// differently.
 #[derive(Clone)]
 pub(super) struct PackedWeights {
     pub tensor: Tensor,
@@ -79,7 +79,7 @@ impl PackedWeights {
     }
 }
 
-/// A rollout as an engine gets it.
+/// A rollout as an engine receives it.
 pub(super) struct Job {
     pub program: Arc<Program>,
     pub weights: PackedWeights,
@@ -89,7 +89,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Where a parameter lies among all of them.
+    /// The elements of a parameter in the packed tensor.
     pub fn range(&self, param: usize) -> Range<usize> {
         let start = self.weights.offsets[param];
         start..start + self.program.params[param].elem_count()
@@ -99,7 +99,7 @@ impl Job {
         self.weights.trained[param]
     }
 
-    /// Whether some cells may keep their state in a step: they do not fire, or are dead.
+    /// Whether some cells may be unchanged by a step, because they do not fire or are dead.
     pub fn is_sparse(&self) -> bool {
         let task = &self.task;
         !task.fire_rate.is_full() || task.masks.is_some() || self.program.alive.is_some()

@@ -1,11 +1,11 @@
-//! Engines: rollouts of cell programs, fused, forwards and backwards.
+//! Engines: they run rollouts of cell programs fused, forwards and backwards.
 //!
-//! This is the face of all engines. It says which of them runs a program on given cells, or why none does,
-//! and hands the rollout to it as one operation in Candle's graph. An engine is a folder beside [`cpu`]: what
-//! it asks of a program (what is needed where, what is fused, where gradients flow) is in
-//! [`program`](crate::program), what is drawn at random in [`grid::draws`](crate::grid::draws).
+//! This module chooses the engine that runs a program on given cells, or says why none can. The rollout is
+//! then one operation in Candle's graph. An engine is a folder beside [`cpu`]. What every engine asks of a
+//! program (what is needed where, what is fused, where gradients flow) is in [`program`](crate::program);
+//! random draws are in [`grid::draws`](crate::grid::draws).
 
-// An operation that is added and forgotten somewhere must not compile.
+// A `match` that forgets a new operation must not compile.
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod cpu;
@@ -26,7 +26,7 @@ pub use job::Precision;
 pub(crate) use job::Task;
 use job::{Job, PackedWeights};
 
-/// A program with its weights, ready to be rolled out on cells like those it was compiled for.
+/// A program with its weights, compiled for cells of one shape, type and device.
 #[derive(Clone)]
 pub(crate) struct Compiled {
     program: Arc<Program>,

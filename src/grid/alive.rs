@@ -12,14 +12,14 @@ use crate::error::{Error, Result};
 pub struct AliveMask {
     /// The channel that is compared, from 0.
     pub channel: usize,
-    /// Alive is strictly above.
+    /// A cell is alive strictly above it.
     pub threshold: f64,
-    /// Where neighbours beyond the border are; with [`Padding::Zero`] they never count.
+    /// Which neighbours cells have beyond the border; with [`Padding::Zero`] those never count.
     pub padding: Padding,
 }
 
 impl AliveMask {
-    /// An error unless cells of so many `channels` have the one that is compared.
+    /// An error unless cells of `channels` channels have the one that is compared.
     pub(crate) fn check(&self, channels: usize) -> Result<()> {
         match self.channel < channels {
             true => Ok(()),
@@ -31,15 +31,14 @@ impl AliveMask {
         }
     }
 
-    /// 1 where a cell of `cells` (`[B, H, W, C]`) has a living neighbour or lives itself, else 0: `[B, H, W,
-    /// 1]`, a constant for gradients.
+    /// 1 where a cell of `cells` (`[B, H, W, C]`) is alive, else 0: `[B, H, W, 1]`, a constant for gradients.
     pub(crate) fn of(&self, cells: &Tensor) -> Result<Tensor> {
         let above = cells
             .detach()
             .narrow(3, self.channel, 1)?
             .gt(self.threshold)?
             .to_dtype(DType::F32)?;
-        // What lies beyond a zero-padded border is 0 here too: not above.
+        // Beyond a zero-padded border this is 0 too: not above the threshold.
         let padded = self.padding.pad(&above)?;
         let (_, h, w, _) = cells.dims4()?;
         let mut any = above;

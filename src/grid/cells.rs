@@ -14,7 +14,7 @@ pub struct CellLayout {
     pub input: usize,
     /// Channels that hold the result.
     pub output: usize,
-    /// Channels that the automaton uses as it likes.
+    /// Channels that the automaton uses freely as memory.
     pub hidden: usize,
 }
 
@@ -25,7 +25,7 @@ pub enum OutputStart {
     /// 0.5: the published seed of ViTCA and of the latent automata.
     #[default]
     Half,
-    /// The input: the automaton begins with what it was given and has to learn the difference only.
+    /// The input: the automaton only has to learn the difference from it.
     Input,
 }
 
@@ -40,7 +40,7 @@ impl CellLayout {
         self.output + self.hidden
     }
 
-    /// Cells that hold `input` (`[B, H, W, input]`), hidden channels 0: `[B, H, W, C]`.
+    /// Cells with the given `input` (`[B, H, W, input]`), hidden channels 0: `[B, H, W, C]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if `input` does not fit; [`Error::Config`] if the output is to start as the input
@@ -134,7 +134,7 @@ pub fn doubled(x: &Tensor) -> Result<Tensor> {
     let &[b, h, w, c] = x.dims() else {
         return Err(Error::shape("x", "[B, H, W, C]", x.dims()));
     };
-    // Candle's own upsampling loses the gradient of what else reads its input.
+    // Candle's own upsampling loses the gradients of other readers of its input.
     let x = x.reshape((b, h, 1, w, 1, c))?.broadcast_as((b, h, 2, w, 2, c))?;
     Ok(x.reshape((b, 2 * h, 2 * w, c))?)
 }

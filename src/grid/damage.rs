@@ -26,7 +26,7 @@ pub enum Damage {
     LeftHalf,
     /// The columns from the middle on.
     RightHalf,
-    /// A square of so many cells a side in the middle.
+    /// A square in the middle, with this many cells a side.
     Centre(usize),
     /// The cells of some rows and columns.
     Rectangle {

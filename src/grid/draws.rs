@@ -1,9 +1,9 @@
-//! What is drawn for each cell: update masks and dropout, each draw a function of (key, stream, step, image,
-//! cell).
+//! Random draws for cells: update masks and dropout. Each draw is a function of (key, stream, step, image,
+//! element).
 //!
-//! This is the one place that says which counter a draw has. Element e of image i takes word `e % 4` of the
-//! counter `[e / 4, i, step, stream]`, so that four elements share one call of the generator, and any engine,
-//! whatever its order, draws the same.
+//! Only this file decides which counter a draw has. Element e of image i takes word `e % 4` of the counter
+//! `[e / 4, i, step, stream]`. So four elements share one call of the generator, and engines draw the same in
+//! any order.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::random::{Key, unit};
 
-/// What draws are for. Those of one stream do not depend on those of another.
+/// What draws are for. Streams are independent of each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
-    /// Which cells take their update: one element a cell.
+    /// Which cells take their update: one element for each cell.
     Fire,
-    /// The dropout of this number among those of a transition: one element a channel of a cell.
+    /// A transition's dropout of this number: one element for each channel of each cell.
     Dropout(u32),
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Draws {
 }
 
 impl Draws {
-    /// The counter of the `block`-th four elements of an image, which is numbered among all images.
+    /// The counter of elements `4 block..4 block + 4` of an image, which is numbered among all images.
     #[inline(always)]
     pub fn counter(&self, block: u32, image: u32) -> [u32; 4] {
         let stream = match self.stream {
@@ -58,8 +58,8 @@ impl Draws {
         self.key.words_of([blocks, images, [step; N], [stream; N]])
     }
 
-    /// `f` of the number and a uniform draw of each of `elements` elements of each of `images` images, the
-    /// first of which is numbered `first_image`.
+    /// `f(element, uniform draw)` for each of `elements` elements of each of `images` images, numbered from
+    /// `first_image`.
     pub fn map(
         &self,
         (first_image, images): (usize, usize),
@@ -80,15 +80,14 @@ impl Draws {
     }
 }
 
-/// What inverted dropout of `rate` multiplies an element by whose uniform draw is `draw`: 0, or what makes up
-/// for it.
+/// The factor of inverted dropout at `rate` for an element with uniform draw `draw`: 0 or `1 / (1 - rate)`.
 #[inline(always)]
 pub(crate) fn dropout_factor(rate: f64, draw: f32) -> f32 {
     let (rate, kept) = (rate as f32, (1.0 / (1.0 - rate)) as f32);
     if draw < rate { 0.0 } else { kept }
 }
 
-/// An error unless `rate` is a probability below 1, as dropout needs it.
+/// An error unless `rate` is in `[0, 1)`, as dropout needs.
 pub(crate) fn check_dropout(rate: f64) -> Result<()> {
     match (0.0..1.0).contains(&rate) {
         true => Ok(()),
@@ -96,7 +95,7 @@ pub(crate) fn check_dropout(rate: f64) -> Result<()> {
     }
 }
 
-/// An error unless `rate`, a setting of this name, is a probability.
+/// An error unless the setting `name` is a probability.
 pub(crate) fn check_rate(name: &'static str, rate: f64) -> Result<()> {
     match (0.0..=1.0).contains(&rate) {
         true => Ok(()),
@@ -104,7 +103,7 @@ pub(crate) fn check_rate(name: &'static str, rate: f64) -> Result<()> {
     }
 }
 
-/// An error unless `steps`, a setting of this name, is a range with at least one number in it.
+/// An error unless the setting `name` is a range of at least one number.
 pub(crate) fn check_steps(name: &'static str, steps: &RangeInclusive<usize>) -> Result<()> {
     match steps.is_empty() {
         false => Ok(()),
@@ -119,7 +118,7 @@ pub(crate) fn check_steps(name: &'static str, steps: &RangeInclusive<usize>) -> 
 /// The probability that a cell takes its update in a step.
 #[derive(Clone, Debug)]
 pub(crate) enum FireRate {
-    /// The same for all cells.
+    /// One for all cells.
     Same(f64),
     /// One for each cell of a grid of this height and width.
     Each((usize, usize), Arc<[f32]>),
@@ -135,7 +134,7 @@ impl FireRate {
         Ok(Self::Each((h, w), values.into()))
     }
 
-    /// An error unless all rates are probabilities, and as many as there are cells.
+    /// An error unless all rates are probabilities, one for each cell.
     pub fn check(&self, (h, w): (usize, usize)) -> Result<()> {
         match self {
             Self::Same(rate) => check_rate("fire_rate", *rate),

@@ -1,7 +1,7 @@
-//! The grid and its cells: which channels they have, what lies beyond the border, which cells live, and what
-//! is drawn at random for them.
+//! The grid and its cells: their channels, the padding at the border, which cells are alive, and random draws
+//! for cells.
 //!
-//! Nothing here knows a transition: this is the ground that programs, engines and rollouts stand on.
+//! Nothing here depends on transitions; programs, engines and rollouts build on it.
 
 mod alive;
 mod cells;

@@ -1,11 +1,11 @@
-//! What lies beyond the border of a grid.
+//! Padding: the cells beyond the border of a grid.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What lies outside the grid.
+/// Which cells lie beyond the border of a grid.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};

@@ -12,7 +12,7 @@ pub struct Step {
     pub(crate) index: usize,
     pub(crate) training: bool,
     pub(crate) key: Key,
-    /// The number of the first image of the batch among all images.
+    /// The index of the first image of the batch among all images.
     pub(crate) first_image: usize,
 }
 
@@ -22,7 +22,7 @@ impl Step {
         self.index
     }
 
-    /// Whether the rollout is part of training.
+    /// Whether the rollout runs in training mode.
     pub fn training(&self) -> bool {
         self.training
     }
@@ -30,8 +30,8 @@ impl Step {
     /// Inverted dropout of `x` (`[B, ..]`): in training, elements are 0 with probability `rate` and
     /// divided by `1 - rate` otherwise; else `x` itself.
     ///
-    /// Draws are independent per step, image and element; calls within one update that should differ
-    /// need different `site` numbers.
+    /// Draws are independent for each step, image and element. Calls within one update need different `site`
+    /// numbers to draw differently.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) if `rate` is not in `[0, 1)`.

@@ -8,7 +8,7 @@ use crate::ops::{last_axis, rows};
 
 /// Layer norm over the last axis, `(x - mean) / sqrt(var + eps) * weight + bias`, biased variance.
 ///
-/// Candle's own has no gradient on contiguous input, silently.
+/// Candle's own silently has no gradient on contiguous input.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     weight: Tensor,

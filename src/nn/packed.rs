@@ -4,9 +4,8 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
 
-/// All elements of `tensors`, one tensor after the other, as one of `dtype`; a single 0 where there are none.
-/// An operation has few inputs, so all weights travel as one, and the gradient of each finds its way back
-/// through this.
+/// All elements of `tensors`, concatenated into one tensor of `dtype`; a single 0 if there are none. A custom
+/// operation has few inputs, so all weights are passed as one, and gradients flow back to each through this.
 pub(crate) fn pack<'a>(
     tensors: impl IntoIterator<Item = &'a Tensor>,
     dtype: DType,

@@ -15,9 +15,8 @@ use crate::random::Key;
 
 /// The weights of a model: variables by name, in name order.
 ///
-/// Stands where Candle has its `VarMap`, with two differences that training needs: the first values
-/// are a function of the seed and of each weight's name alone, and the order never changes.
-/// Clones share the variables.
+/// Takes the place of Candle's `VarMap`, with two differences that training needs: initial values depend only
+/// on the seed and each weight's name, and the order never changes. Clones share the variables.
 ///
 /// ```
 /// use candle_core::{DType, Device};
@@ -49,8 +48,8 @@ impl Weights {
         }
     }
 
-    /// No weights yet; those that a model asks for are taken from `values`, and one that is not there or
-    /// of another shape is an error, before anything of that size is allocated.
+    /// No weights yet; those that a model asks for are taken from `values`. A missing one or one of another
+    /// shape is an error, before anything of that size is allocated.
     pub(crate) fn given(values: BTreeMap<String, Tensor>, dtype: DType, device: &Device) -> Self {
         Self {
             given: Some(Arc::new(values)),
@@ -58,8 +57,8 @@ impl Weights {
         }
     }
 
-    /// The weights of several parts as one, each name under the prefix of its part; they share the
-    /// variables. Nothing can be created here.
+    /// The weights of several parts as one, each name under the prefix of its part. The variables are shared,
+    /// and no new ones can be created.
     pub fn union(parts: &[(&str, &Weights)]) -> Self {
         let (dtype, device) = match parts.first() {
             Some((_, part)) => (part.dtype, part.device.clone()),
@@ -79,7 +78,7 @@ impl Weights {
         VarBuilder::from_backend(Box::new(self.clone()), self.dtype, self.device.clone())
     }
 
-    /// The same without gradients: tensors that share the storage of the variables.
+    /// A `VarBuilder` without gradients: its tensors share the storage of the variables.
     pub(crate) fn frozen_builder(&self) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(Frozen(self.clone())), self.dtype, self.device.clone())
     }
@@ -92,7 +91,7 @@ impl Weights {
             .collect()
     }
 
-    /// Where the variables are.
+    /// The device of the variables.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -135,7 +134,7 @@ impl Weights {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Var>> {
-        // The map is never left half-changed, so a panic elsewhere does not spoil it.
+        // The map is never left half-changed, so a panic while it is locked does no harm.
         self.vars.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

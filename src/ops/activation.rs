@@ -1,4 +1,4 @@
-//! Activations, vectorised where Candle calls the C library for every element.
+//! Activations, vectorised: Candle calls the C library for every element.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
@@ -15,7 +15,7 @@ pub(crate) fn activate(x: &Tensor, f: Function) -> error::Result<Tensor> {
 }
 
 impl Function {
-    /// The function of every element of `x`, whatever its shape.
+    /// The function of every element of `x`, of any shape.
     pub fn of(&self, x: &Tensor) -> error::Result<Tensor> {
         plain(x, *self)
     }
@@ -25,7 +25,7 @@ impl Function {
 pub(super) fn plain(x: &Tensor, f: Function) -> error::Result<Tensor> {
     let sigmoid = |x: &Tensor| -> candle_core::Result<Tensor> { ((x * 0.5)?.tanh()? * 0.5)? + 0.5 };
     Ok(match f {
-        // Candle's own passes the gradient at 0, where cells that are dead or not yet alive are.
+        // Candle's own ReLU passes the gradient at 0, which is the value of dead cells.
         Function::Relu => (x * x.gt(0.0)?.to_dtype(x.dtype())?)?,
         Function::Elu => x.elu(1.0)?,
         Function::Gelu => gelu(x)?,
@@ -35,7 +35,7 @@ pub(super) fn plain(x: &Tensor, f: Function) -> error::Result<Tensor> {
         Function::Clamp { min, max } => {
             let inside = (x.ge(min)? * x.le(max)?)?.to_dtype(x.dtype())?;
             let outside = x.detach().clamp(min, max)?;
-            // Candle's own clamp passes gradients at the bounds only by halves.
+            // Candle's own clamp passes only half of the gradient at the bounds.
             ((x * &inside)? + (outside * inside.affine(-1.0, 1.0)?)?)?
         }
         Function::Quantise { min, max, step } => {

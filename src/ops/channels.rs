@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// GELU, `x / 2 (1 + erf(x / sqrt 2))`.
 ///
-/// Candle's own rounds a constant of its gradient to six digits, which f64 shows.
+/// Candle's own rounds a constant of its gradient to six digits, too few for f64.
 pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
     let erf = (x * std::f64::consts::FRAC_1_SQRT_2)?.erf()?;
     Ok((((erf + 1.0)? * 0.5)? * x)?)
@@ -31,7 +31,7 @@ pub(crate) fn add_channels(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Each of the B parts of `x` (`[B, .., C]`) with its channels scaled by its own row of `scale` (`[B, C]`).
+/// `x` (`[B, .., C]`) with the channels of its b-th part scaled by row b of `scale` (`[B, C]`).
 pub(crate) fn scale_parts(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
     let (b, c) = scale.dims2()?;
     let cells = x.reshape((b, (), c))?;

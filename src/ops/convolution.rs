@@ -1,14 +1,14 @@
-//! Convolutions and their transposes of any size, stride and padding, over cells `[B, H, W, C]`.
+//! Convolutions and transposed convolutions of any size, stride and padding, over cells `[B, H, W, C]`.
 //!
-//! Both are gathers and one matrix product, whose gradients Candle computes correctly.
+//! Both are made of gathers and one matrix product, whose gradients Candle computes correctly.
 
 use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::ops::{gather, gather_sums};
 
-/// How a kernel moves along one axis: from `len` values to `out` of them. The transposed convolution goes
-/// back, from `out` to `len`.
+/// How a kernel moves along one axis: from `len` values to `out` of them. The transposed convolution maps
+/// `out` values to `len`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     pub len: usize,
@@ -44,14 +44,14 @@ impl Window {
         }
     }
 
-    /// The value that a tap of the kernel sees, `None` beyond the border.
+    /// The value that a tap of the kernel reads, `None` beyond the border.
     fn source(&self, at: usize, tap: usize) -> Option<usize> {
         (at * self.stride + tap)
             .checked_sub(self.before)
             .filter(|&source| source < self.len)
     }
 
-    /// For each of the `len` values the (output, tap) pairs that see it.
+    /// For each of the `len` values, the (output, tap) pairs that read it.
     fn senders(&self) -> Vec<Vec<(usize, usize)>> {
         let seen_by = |value: usize| {
             let sender = move |tap: usize| {
@@ -86,7 +86,7 @@ pub(crate) fn convolve(x: &Tensor, kernel: &Tensor, (rows, columns): (Window, Wi
 /// `x` (`[B, rows.out, columns.out, in]`) by the transposed convolution of `kernel` (`[in, out, k, k]`):
 /// `[B, rows.len, columns.len, out]`.
 ///
-/// Each cell sends its products, one a tap; each output gathers those that reach it.
+/// Each cell makes one product for each tap; each output gathers those that reach it.
 pub(crate) fn convolve_transposed(
     x: &Tensor,
     kernel: &Tensor,

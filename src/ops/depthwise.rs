@@ -1,6 +1,6 @@
-//! Depthwise 3x3 filters on the CPU: one pass over memory forwards, and one for each gradient.
+//! Depthwise 3x3 filters on the CPU: one pass over memory in the forward pass, and one for each gradient.
 //!
-//! Composed from Candle's operations they take eighteen passes, and as many again with sums over all cells
+//! Composed of Candle's operations they take eighteen passes, and as many again, with sums over all cells,
 //! for the gradient of the kernel.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
@@ -28,13 +28,13 @@ fn fast(x: &Tensor, kernel: &Tensor) -> Result<Tensor> {
         .apply_op2(&kernel.contiguous()?, Depthwise { mirrored: false })
 }
 
-/// The filters, or with mirrored taps what takes a gradient back through them.
+/// The filters, or, with mirrored taps, their gradient with respect to the input.
 struct Depthwise {
     mirrored: bool,
 }
 
-/// The taps of an output row that lie inside the grid: each as its number, its row, and the first output
-/// column, the first input column and the number of columns for which its column is inside too.
+/// The taps of an output row that lie inside the grid. For each: its number, its input row, and its first
+/// output column, first input column and number of columns inside the grid.
 fn runs((h, w): (usize, usize), row: usize) -> impl Iterator<Item = (usize, usize, usize, usize, usize)> {
     (0..9).filter_map(move |tap| {
         let from = (row + tap / 3).checked_sub(1).filter(|&from| from < h)?;
@@ -130,7 +130,7 @@ impl CustomOp2 for OfKernel {
         ) -> Result<(CpuStorage, Shape)> {
             let (b, h, w, c) = lx.shape().dims4()?;
             let (x, grad) = (values::<T>(x, lx)?, values::<T>(grad, lg)?);
-            // One sum an image, added up in their order: the same bits on any number of threads.
+            // One sum for each image, added in order: the same bits on any number of threads.
             let sums: Vec<Vec<T>> = (0..b)
                 .into_par_iter()
                 .map(|image| {

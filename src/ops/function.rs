@@ -22,9 +22,9 @@ pub enum Function {
         /// The greatest value.
         max: f32,
     },
-    /// `x` clipped to `[min, max]` and rounded to one of 256 equally spaced values, of which 0 is one: the
-    /// fake quantisation of TensorFlow. Gradients pass inside the interval as if nothing were rounded. Made
-    /// by [`Function::quantise`].
+    /// `x` clipped to `[min, max]` and rounded to one of 256 equally spaced values, one of them 0:
+    /// TensorFlow's fake quantisation. Inside the interval gradients pass as if nothing were rounded. Made by
+    /// [`Function::quantise`].
     Quantise {
         /// The least value.
         min: f32,

@@ -1,7 +1,7 @@
 //! Rows of a tensor gathered by index, and sums of them.
 //!
-//! On a CPU this is one pass over memory, and one for the gradient. Candle would copy all rows with one of
-//! zeros more, copy those that are gathered, and sum over an axis that is not the last, each in turn.
+//! On a CPU this is one pass over memory, and one for the gradient. Candle would take three: copy all rows to
+//! append a row of zeros, copy the gathered rows, and sum over an axis that is not the last.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use rayon::prelude::*;
 use super::rows::{by_type, supported, values};
 use crate::error;
 
-/// Sums of `each` rows of `x` (`[B, N, C]`) that follow each other in `index`, where it is `Some`:
-/// `[B, index.len() / each, C]`.
+/// Sums of rows of `x` (`[B, N, C]`), one sum for every `each` consecutive entries of `index`; `None` adds
+/// nothing: `[B, index.len() / each, C]`.
 pub(crate) fn gather_sums(x: &Tensor, index: Vec<Option<usize>>, each: usize) -> error::Result<Tensor> {
     if supported(x) {
         return Ok(sum_rows(x, Picks::new(&index, each))?);
@@ -45,10 +45,10 @@ pub(crate) fn gather(x: &Tensor, index: Vec<Option<usize>>) -> error::Result<Ten
     Ok(x.index_select(&index, 1)?)
 }
 
-/// Elements that a thread takes at once.
+/// Elements that a thread processes at a time.
 const PIECE: usize = 1 << 14;
 
-/// Rows that are added up, one list a result; a list may be empty.
+/// For each result the list of rows that are summed; it may be empty.
 struct Picks {
     /// Where each list begins in `rows`, and where the last ends.
     starts: Vec<u32>,
@@ -56,7 +56,7 @@ struct Picks {
 }
 
 impl Picks {
-    /// The picks of index lists of `each` numbers, of which some may be missing.
+    /// The picks of an index in lists of `each` entries, without those that are `None`.
     fn new(index: &[Option<usize>], each: usize) -> Self {
         let mut picks = Self {
             starts: vec![0],
@@ -78,7 +78,7 @@ impl Picks {
         self.starts.len() - 1
     }
 
-    /// For each of `n` rows the results that it is a part of, in their order.
+    /// The transpose: for each of `n` rows the results that it is added to, in order.
     fn turned(&self, n: usize) -> Self {
         let mut starts = vec![0u32; n + 1];
         self.rows.iter().for_each(|&row| starts[row as usize + 1] += 1);
@@ -97,7 +97,7 @@ impl Picks {
     }
 }
 
-/// The sums of picked rows of `x` (`[B, N, C]`), the same ones in each of B parts: `[B, picks.len(), C]`.
+/// The sums of picked rows of `x` (`[B, N, C]`), the same rows in each of the B parts: `[B, picks.len(), C]`.
 fn sum_rows(x: &Tensor, picks: Picks) -> Result<Tensor> {
     let (_, n, _) = x.dims3()?;
     if n > u32::MAX as usize || picks.starts.len() > u32::MAX as usize {

@@ -1,6 +1,6 @@
 //! Operations over cells that Candle lacks, or whose gradients it drops or computes slowly.
 //!
-//! Each has a gradient, works on any device and number type, and has a fast path on CPUs where that pays.
+//! Each has a gradient and works on any device and number type; where it pays there is a fast path for CPUs.
 
 mod activation;
 mod channels;

@@ -1,4 +1,4 @@
-//! What a cell sees of the grid: its 3x3 neighbourhood, and stencils over it.
+//! The 3x3 neighbourhood of each cell, and stencils over it.
 
 use candle_core::{D, Tensor};
 
@@ -15,8 +15,8 @@ pub fn neighbourhood(x: &Tensor, padding: Padding) -> Result<Tensor> {
     Ok(near.reshape((b, h, w, 9, c))?)
 }
 
-/// For each cell of a grid in row-major order its nine neighbours, likewise, as cell numbers; `None`
-/// beyond a zero-padded border.
+/// For each cell of a grid its nine neighbours as cell numbers, both in row-major order; `None` beyond a
+/// zero-padded border.
 pub(crate) fn neighbours((h, w): (usize, usize), padding: Padding) -> Vec<Option<usize>> {
     let mut near = Vec::with_capacity(9 * h * w);
     for (row, column) in (0..h).flat_map(|row| (0..w).map(move |column| (row, column))) {
@@ -49,10 +49,10 @@ pub(crate) fn stencil(x: &Tensor, kernel: &Tensor, padding: Padding) -> Result<T
     Ok(Tensor::stack(&features, D::Minus1)?.flatten_from(3)?)
 }
 
-/// The sum over each cell's neighbours of what they send to it: `[B, H, W, 9 C]` to `[B, H, W, C]`.
+/// The sum over each cell's neighbours of the taps that they send to it: `[B, H, W, 9 C]` to `[B, H, W, C]`.
 ///
-/// Channel `n * C + c` of a cell is what it sends to channel c of the cell that has it as its n-th
-/// neighbour. With taps that are products of a cell and the columns of a 3x3 kernel, this is a convolution.
+/// Channel `n * C + c` of a cell is added to channel c of the cell whose n-th neighbour it is. With taps that
+/// are products of a cell and the columns of a 3x3 kernel, this is a convolution.
 pub(crate) fn sum_taps(taps: &Tensor, padding: Padding) -> Result<Tensor> {
     let (b, h, w, channels) = grid_dims(taps)?;
     let c = channels / 9;

@@ -1,8 +1,8 @@
-//! Row operations of cell vectors on the CPU, each one pass over memory with a backward pass of its own.
+//! Row operations on cell vectors on the CPU: each is one pass over memory, with its own backward pass.
 //!
-//! Candle would take nine passes for a layer norm, and for the gradient of a bias a sum over a leading
-//! axis that costs more than the layer itself. On other devices and for other types than f32 and f64
-//! the callers compose the same thing from Candle's operations.
+//! Candle takes nine passes for a layer norm, and for the gradient of a bias a sum over a leading axis that
+//! costs more than the layer itself. On other devices and for types other than f32 and f64, the callers
+//! compose the same operations from Candle's.
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, WithDType,
@@ -10,10 +10,10 @@ use candle_core::{
 use num_traits::Float;
 use rayon::prelude::*;
 
-/// Rows handled as one piece; sums over rows add up the pieces in order, whatever the threads.
+/// Rows handled as one piece; sums over rows add the pieces in order, on any number of threads.
 const PIECE: usize = 256;
 
-/// Whether the operations of this module can work on `x`.
+/// Whether the operations of this module support `x`.
 pub(crate) fn supported(x: &Tensor) -> bool {
     x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
 }
@@ -55,7 +55,7 @@ macro_rules! by_type {
 }
 pub(crate) use by_type;
 
-/// Combines each row of `x` with `row`, or with that of its part where `row` has several.
+/// Combines each row of `x` with `row`, or, where `row` has several, with that of its part.
 fn each_row<T: WithDType + Float>(
     (x, lx): (&CpuStorage, &Layout),
     (row, lrow): (&CpuStorage, &Layout),
@@ -164,7 +164,7 @@ impl CustomOp2 for MulRow {
     }
 }
 
-/// The sums of all rows of `[.., columns]` in each of so many equal parts.
+/// The sums of all rows of `[.., columns]` in each of `parts` equal parts.
 struct ColumnSums {
     columns: usize,
     parts: usize,

@@ -1,4 +1,4 @@
-//! Vectorised loops over channels and lanes, compiled for each kind of processor and chosen at run time:
+//! Vectorised loops over channels and lanes, compiled for several instruction sets and chosen at run time:
 //! views, and functions with their slopes.
 
 use std::sync::OnceLock;
@@ -37,7 +37,7 @@ impl ViewMut<'_> {
         }
     }
 
-    /// Sets everything to 0 where nothing is to be added to.
+    /// Sets everything to 0, unless `add`.
     pub fn clear_unless(&mut self, add: bool, (channels, lanes): Size) {
         if !add {
             (0..channels).for_each(|c| self.row(c, lanes).fill(0.0));
@@ -50,7 +50,7 @@ impl ViewMut<'_> {
     }
 }
 
-/// Lanes that every buffer and distance is a multiple of: those of the widest vectors.
+/// Lanes of the widest vectors: buffer lengths and strides are multiples of it.
 pub(crate) const LANES: usize = 16;
 
 /// Channels and lanes of an operation.
@@ -97,7 +97,7 @@ fn sigmoid(x: f32) -> f32 {
 
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
-    // Near 0 the quotient would lose digits that the series keeps.
+    // Near 0 the quotient loses digits that the series keeps.
     let e = exp(-2.0 * x.abs());
     let far = ((1.0 - e) / (1.0 + e)).copysign(x);
     let square = x * x;
@@ -105,7 +105,7 @@ fn tanh(x: f32) -> f32 {
     if x.abs() < 0.1 { near } else { far }
 }
 
-/// Runs `$each` on every pair of elements of two views, the loops inside so that each is vectorised.
+/// Runs `$each` on every pair of elements of two views. The loops are inside, so that each is vectorised.
 macro_rules! zip {
     ($size:expr, $x:expr, $y:expr, |$a:ident, $b:ident| $each:expr) => {
         for c in 0..$size.0 {
@@ -141,7 +141,7 @@ pub(crate) fn map_simd<'a, S: Simd>(_: S, f: Function, x: View<'a>, y: ViewMut<'
     }
 }
 
-/// `dx = dy f'(x)`, or that added to `dx`.
+/// `dx = dy f'(x)` or `dx += dy f'(x)`.
 #[pulp::with_simd(map_back = arch())]
 #[inline(always)]
 pub(crate) fn map_back_simd<'a, S: Simd>(
@@ -191,7 +191,7 @@ pub(crate) fn map_back_simd<'a, S: Simd>(
     }
 }
 
-/// Elements that a thread takes at once.
+/// Elements that a thread processes at a time.
 const PIECE: usize = 1 << 14;
 
 /// `f(x)` of every element.
@@ -217,8 +217,8 @@ pub(crate) fn slope(f: Function, x: &[f32], grad: &[f32]) -> Vec<f32> {
     dx
 }
 
-/// The kernels of this processor, or those that `LNCA_SIMD` names: `avx512`, `avx2` or `portable`. What the
-/// processor lacks is not taken.
+/// The kernels of this processor, or those that `LNCA_SIMD` names: `avx512`, `avx2` or `portable`. Kernels
+/// that the processor lacks are never chosen.
 pub(crate) fn arch() -> Arch {
     static ARCH: OnceLock<Arch> = OnceLock::new();
     *ARCH.get_or_init(|| {
@@ -253,7 +253,7 @@ mod tests {
         assert!(exp(-1e9) < 1e-37 && exp(1e9) > 1e38);
     }
 
-    /// By its integral, with Simpson's rule.
+    /// The error function by its integral, with Simpson's rule.
     fn erf64(x: f64) -> f64 {
         let n = 2000;
         let density = |i: usize| (-(x * i as f64 / n as f64).powi(2)).exp();

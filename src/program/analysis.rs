@@ -1,11 +1,11 @@
 //! What every engine asks of a program: which values are needed, and where; through which gradients flow;
-//! which are the same in every step, or in every step in which a cell does not change.
+//! which are the same in every step, or as long as a cell does not change.
 
 use super::{Attention, Op, Program};
 use crate::grid::Padding;
 
 impl Program {
-    /// The nodes that `outputs` depend on, themselves included, but for those that only a `given` one depends
+    /// The nodes that `outputs` depend on, themselves included, without those that only `given` nodes depend
     /// on.
     pub(crate) fn needed(&self, outputs: &[usize], given: &[usize]) -> Vec<bool> {
         let mut needed = vec![false; self.nodes.len()];
@@ -19,8 +19,8 @@ impl Program {
         needed
     }
 
-    /// The values that are needed at every cell, and not only where a cell fires: a neighbour reads them, or
-    /// a value that is itself needed at every cell.
+    /// The values that are needed at every cell, not only where a cell fires: they are read by a neighbour,
+    /// or by a value that is itself needed at every cell.
     pub(crate) fn dense(&self, needed: &[bool], given: &[usize]) -> Vec<bool> {
         let mut dense = vec![false; self.nodes.len()];
         for (n, node) in self.nodes.iter().enumerate().rev() {
@@ -29,8 +29,8 @@ impl Program {
             }
             let all = dense[n] || node.op.padding().is_some();
             for x in node.op.inputs() {
-                // A query that serves one attention is read at the cell alone, so where a linear layer makes
-                // it, it is computed only for cells that fire.
+                // A query that only one attention reads is not read at neighbours. If it comes from a linear
+                // layer, it is computed only for cells that fire.
                 let query = matches!(node.op, Op::Attention(of) if of.q == x && of.k != x && of.v != x);
                 let sum =
                     matches!(self.nodes[x].op, Op::Add { a, b } if self.is_linear(a) || self.is_linear(b));
@@ -41,8 +41,7 @@ impl Program {
         dense
     }
 
-    /// The nodes through which gradients flow to the cells, if that of the `cells` is wanted, or to a
-    /// parameter that is `trained`.
+    /// The nodes through which gradients flow to the cells, if `cells`, or to a `trained` parameter.
     pub(crate) fn differentiable(&self, cells: bool, trained: &[bool]) -> Vec<bool> {
         let mut differentiable: Vec<bool> = vec![];
         for node in &self.nodes {
@@ -54,12 +53,11 @@ impl Program {
         differentiable
     }
 
-    /// The nodes, in order, that are worth computing once a rollout, before its first step: what cells make
-    /// of their input channels, which never change, and of constants, where that costs a linear layer. Cells
-    /// must not die.
+    /// The nodes, in order, that are worth computing once a rollout, before its first step: functions of
+    /// constants and of input channels, which never change, that cost a linear layer. Cells must not die.
     pub(crate) fn hoisted(&self) -> Vec<usize> {
         let mut never_changes: Vec<bool> = vec![];
-        // The first channel of a part of the cells.
+        // The first channel of a node that is a slice of the cells.
         let mut parts: Vec<Option<usize>> = vec![];
         for node in &self.nodes {
             let part = if let Op::Slice { x, start } = node.op {
@@ -98,8 +96,8 @@ impl Program {
         for node in nodes {
             cellwise.push(node.op.is_cellwise() && node.op.inputs().into_iter().all(|x| cellwise[x]));
         }
-        // Whether a value is read by one that is not itself cellwise and needed at every cell, and whether it
-        // is needed at every cell there.
+        // For each value: whether some reader is not cellwise or not needed at every cell, and whether a
+        // reader that is not cellwise needs it at every cell.
         let (mut read, mut everywhere) = (vec![false; nodes.len()], vec![false; nodes.len()]);
         for (n, node) in nodes.iter().enumerate().filter(|(n, _)| needed[*n]) {
             let all = dense[n] || node.op.padding().is_some();
@@ -112,8 +110,8 @@ impl Program {
         for n in (0..nodes.len()).filter(|&n| cellwise[n] && dense[n] && read[n] && !is_leaf(n)) {
             let mut inputs = nodes[n].op.inputs().into_iter().map(whole);
             let at_hand = inputs.all(|x| is_leaf(x) || cached.contains(&x));
-            // What only cells that fire need, and is one cheap operation from what is cached, is computed
-            // where they do.
+            // A value that only cells that fire need, one cheap operation away from cached ones, is computed
+            // there.
             if everywhere[n] || self.is_linear(n) || !at_hand {
                 cached.push(n);
             }
@@ -125,8 +123,8 @@ impl Program {
         }
     }
 
-    /// The padding of the attentions that read `n`, one of the `given` nodes, if all that read it take it as
-    /// keys or values and agree.
+    /// The padding of the attentions that read the given node `n`, if all its readers are attentions that
+    /// take it as keys or values with one padding.
     pub(crate) fn key_value_padding(&self, given: &[usize], n: usize) -> Option<Padding> {
         let needed = self.needed(&[self.update], given);
         let (mut parts, mut found) = (vec![n], None);
@@ -161,7 +159,7 @@ impl Program {
             })
     }
 
-    /// The operation that reads a node, if it is one alone.
+    /// The only operation that reads a node; `None` if there are several or none.
     pub(crate) fn only_reader(&self, node: usize) -> Option<usize> {
         let reads = |&other: &usize| self.nodes[other].op.inputs().contains(&node);
         let mut readers = (node + 1..self.nodes.len()).filter(reads);
@@ -172,7 +170,7 @@ impl Program {
         matches!(self.nodes[n].op, Op::Linear { .. })
     }
 
-    /// The node that a slice is of, or the node itself.
+    /// The node that a slice is taken of; the node itself if it is no slice.
     fn whole(&self, mut n: usize) -> usize {
         while let Op::Slice { x, .. } = self.nodes[n].op {
             n = x;
@@ -180,7 +178,7 @@ impl Program {
         n
     }
 
-    /// Of each node, whether it or what it is made of is a linear layer.
+    /// For each node, whether it or anything that it is computed from is a linear layer.
     fn costs_linear(&self) -> Vec<bool> {
         let mut costs: Vec<bool> = vec![];
         for (n, node) in self.nodes.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! How programs are written: operation by operation, each checked as it comes.
+//! Builds programs operation by operation, each checked when it is added.
 
 use candle_core::Tensor;
 
@@ -55,11 +55,10 @@ impl ProgramBuilder {
         }
     }
 
-    /// The same `table` (`[H, W, width]`) in every image and step: a positional encoding, fixed or learned.
-    /// The program then works on grids of that size only.
+    /// A `table` (`[H, W, width]`) that is the same in every image and step, such as a positional encoding,
+    /// fixed or learned. The program then works on grids of that size only.
     ///
-    /// # Errors
-    /// [`Error::Shape`] if it has not three axes.
+    /// # Errors [`Error::Shape`] if it does not have three axes.
     pub fn constant(&mut self, table: &Tensor) -> Result<Value> {
         match *table.dims() {
             [_, _, width] if width > 0 => {
@@ -179,7 +178,7 @@ impl ProgramBuilder {
             }
         };
         let kernel = kernel.reshape((output, x.width, 9))?;
-        // Whichever is narrower travels between cells: what they hold, or what they send.
+        // Neighbours exchange whichever is narrower: inputs or products.
         if output < x.width {
             let weight = kernel.permute((2, 0, 1))?.reshape((9 * output, x.width))?;
             let taps = self.linear(x, &weight, None)?;
@@ -194,9 +193,9 @@ impl ProgramBuilder {
         self.linear(near, &weight, bias)
     }
 
-    /// The sum over the nine cells around each cell of what they send it: channel c of the result is the sum
-    /// over n of channel `n * width + c` of neighbour n, in row-major order from the upper left, where
-    /// `width` is a ninth of `x.width()`.
+    /// The sum over the nine cells around each cell of the taps that they send to it: channel c of the result
+    /// is the sum over n of channel `n * width + c` of neighbour n, in row-major order from the upper left,
+    /// where `width` is a ninth of `x.width()`.
     ///
     /// # Errors
     /// [`Error::Config`] if 9 does not divide the channels of `x`.
@@ -226,7 +225,8 @@ impl ProgramBuilder {
     /// use lnca::prelude::*;
     ///
     /// let mut p = ProgramBuilder::new(CellLayout { input: 0, output: 2, hidden: 0 });
-    /// let (weight, bias) = (Tensor::new(&[2f32, 2.], &Device::Cpu)?, Tensor::new(&[0f32, 1.], &Device::Cpu)?);
+    /// let weight = Tensor::new(&[2f32, 2.], &Device::Cpu)?;
+    /// let bias = Tensor::new(&[0f32, 1.], &Device::Cpu)?;
     /// let update = p.layer_norm(p.cells(), &weight, &bias, 0.0)?;
     /// let program = p.finish(update)?;
     ///
@@ -272,8 +272,8 @@ impl ProgramBuilder {
         Ok(self.push(Op::RmsNorm { x, scale, eps }, width))
     }
 
-    /// `1 / sqrt(mean of x^2 + eps)` over the channels of each cell, a single channel: what RMS norm
-    /// multiplies by, and layer norm, where the channels of `x` have mean 0.
+    /// `1 / sqrt(mean of x^2 + eps)` over the channels of each cell, a single channel: the factor of RMS
+    /// norm, and of layer norm where the channels of `x` have mean 0.
     ///
     /// ```
     /// use lnca::prelude::*;
@@ -295,8 +295,8 @@ impl ProgramBuilder {
         self.inverse(x, eps, false)
     }
 
-    /// `1 / sqrt(variance of x + eps)` over the channels of each cell, a single channel: what layer norm
-    /// multiplies by.
+    /// `1 / sqrt(variance of x + eps)` over the channels of each cell, a single channel: the factor of layer
+    /// norm.
     ///
     /// # Errors
     /// [`Error::Config`] if `x` is not of this program.
@@ -372,9 +372,9 @@ impl ProgramBuilder {
         Ok(self.push(Op::Affine { x, scale, shift }, width))
     }
 
-    /// Attention of each cell over the nine cells around it: `softmax(q k / sqrt(d)) v` per head, where
-    /// d is the width of a head. Beyond a zero-padded border key and value are 0: such a neighbour
-    /// keeps its share of the softmax and adds nothing.
+    /// Attention of each cell over the nine cells around it: `softmax(q k / sqrt(d)) v` per head, where d is
+    /// the width of a head. Beyond a zero-padded border key and value are 0: such a neighbour counts in the
+    /// softmax and adds nothing.
     ///
     /// ```
     /// use lnca::prelude::*;
@@ -452,8 +452,7 @@ impl ProgramBuilder {
 
     /// The program whose update is `update`.
     ///
-    /// # Errors
-    /// [`Error::Config`] if it has not the layout's output and hidden channels.
+    /// # Errors [`Error::Config`] if it is not as wide as the layout's output and hidden channels together.
     pub fn finish(self, update: Value) -> Result<Program> {
         self.check(&[update])?;
         let channels = self.layout.update_channels();
@@ -496,7 +495,7 @@ impl ProgramBuilder {
             .transpose()
     }
 
-    /// Whether values are of this program, as far as can be told.
+    /// Checks that values are of this program, as far as that can be told.
     fn check(&self, values: &[Value]) -> Result<()> {
         let known = |value: &&Value| {
             self.nodes

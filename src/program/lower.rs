@@ -1,14 +1,14 @@
-//! Fusion: which sums and functions become part of the linear layer before them, and when a value was read
-//! for the last time. Nothing here knows how values lie in memory.
+//! Fusion: which sums and ReLUs are fused into the linear layer before them, and when a value is read for the
+//! last time. Nothing here depends on the layout in memory.
 
 use super::{Function, Op, Program};
 
-/// What becomes of a node of a program.
+/// How a node of a program is lowered.
 #[derive(Clone, Debug)]
 pub(crate) enum Lowered {
-    /// It is not computed: nothing needs it, or it comes with the sum that it is fused into.
+    /// It is not computed by itself: nothing needs it, or it is computed with the sum that is fused into it.
     Absent,
-    /// It is given, by its number among the constants of the program and what is given beside them.
+    /// It is given, by its number: first the constants of the program, then the other given nodes.
     Given(usize),
     /// It is computed.
     Computed(Fused),
@@ -17,19 +17,19 @@ pub(crate) enum Lowered {
 /// An operation with what is fused into it; inputs are nodes of the program.
 #[derive(Clone, Debug)]
 pub(crate) struct Fused {
-    /// That of the node, or, of a sum, the linear layer that it becomes a part of.
+    /// The node's own operation, or, for a sum, the linear layer that the sum is fused into.
     pub op: Op,
-    /// What is added to the values of a linear layer.
+    /// The other operand of a sum that is fused into a linear layer.
     pub addend: Option<usize>,
-    /// Whether the addend may be computed where it is added: it multiplies all channels of a value by one
-    /// number, and nothing else reads it.
+    /// Whether the addend may be fused as well: it is a product with a single channel, and nothing else reads
+    /// it.
     pub scales: bool,
-    /// Whether the operation is a ReLU that becomes a part of the linear layer before it.
+    /// Whether the operation is a ReLU that is fused into the linear layer before it.
     pub relu: bool,
 }
 
 impl Program {
-    /// What becomes of every node, where `given` are at hand and `outputs` are wanted. Constants are always
+    /// Lowers every node, where the nodes `given` are at hand and `outputs` are wanted. Constants are always
     /// given.
     pub(crate) fn lower(
         &self,
@@ -39,7 +39,7 @@ impl Program {
     ) -> Vec<Lowered> {
         let wanted = |n: usize| given.contains(&n) || outputs.contains(&n) || n == self.update;
         let constants: Vec<usize> = self.constants().map(|(n, _)| n).collect();
-        // The linear layer that a sum becomes a part of.
+        // The linear layer that a sum is fused into.
         let layer_of = |sum: usize| -> Option<usize> {
             let Op::Add { a, b } = self.nodes[sum].op else {
                 return None;
@@ -58,7 +58,7 @@ impl Program {
             }
             let comes_with_sum = |reader: usize| needed[reader] && layer_of(reader) == Some(n);
             let comes_with_sum = self.is_linear(n) && self.only_reader(n).is_some_and(comes_with_sum);
-            // The cells are always there: the update is added to them.
+            // The cells are always needed: the update is added to them.
             if !needed[n] && n > 0 || comes_with_sum {
                 lowered.push(Lowered::Absent);
                 continue;
@@ -84,14 +84,14 @@ impl Program {
         lowered
     }
 
-    /// Whether a node multiplies all channels of a value by one number.
+    /// Whether a node multiplies all channels of a value by a single channel.
     fn scales(&self, n: usize) -> bool {
         matches!(self.nodes[n].op, Op::Mul { b, .. } if self.nodes[b].width == 1 && self.nodes[n].width > 1)
     }
 }
 
-/// For each value the last operation that reads it, or itself if none does, where `reads` gives the values
-/// that each operation reads.
+/// For each value the last operation that reads it, or itself if none does; `reads` are the values that each
+/// operation reads.
 pub(crate) fn last_uses(reads: impl ExactSizeIterator<Item = Vec<usize>>) -> Vec<usize> {
     let mut last: Vec<usize> = (0..reads.len()).collect();
     for (n, values) in reads.enumerate() {

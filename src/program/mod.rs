@@ -2,10 +2,10 @@
 //!
 //! A [`Program`] runs as plain Candle operations
 //! ([`TransitionFn::update`](crate::transition::TransitionFn::update), on any device and number type) and,
-//! inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU, fused: whole steps stay in the cache,
-//! forwards and backwards.
+//! inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU, fused: the values of a whole step
+//! stay in the cache, forwards and backwards.
 
-// An operation that is added and forgotten somewhere must not compile.
+// A `match` that forgets a new operation must not compile.
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod adjoint;
@@ -84,13 +84,13 @@ impl Program {
         Ok(self)
     }
 
-    /// The weights and tables of the operations, in the order in which they came. A convolution is a linear
-    /// map, whose weight is a permutation of its kernel.
+    /// The weights and tables of the operations, in the order in which they were added. A convolution is a
+    /// linear map, whose weight is a permutation of its kernel.
     pub fn weights(&self) -> &[Tensor] {
         &self.params
     }
 
-    /// The channels of the cells that it works on.
+    /// The channels of the cells that the program works on.
     pub(crate) fn layout(&self) -> CellLayout {
         self.layout
     }

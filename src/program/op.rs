@@ -1,9 +1,9 @@
-//! The operations that a program is a list of.
+//! The operations of programs.
 
 use super::Function;
 use crate::grid::Padding;
 
-/// One operation; inputs are numbers of earlier nodes, weights numbers of parameters.
+/// One operation; inputs are indices of earlier nodes, weights indices of parameters.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Cells,
@@ -47,7 +47,7 @@ pub(crate) enum Op {
         scale: usize,
         eps: f64,
     },
-    /// One channel, `1 / sqrt(mean of squares + eps)`, the squares of `x` or of `x` less its mean.
+    /// One channel, `1 / sqrt(mean of squares + eps)`, with the squares of `x` or of `x` less its mean.
     InverseRms {
         x: usize,
         eps: f64,
@@ -61,7 +61,7 @@ pub(crate) enum Op {
         a: usize,
         b: usize,
     },
-    /// `b` has the channels of `a`, or one that multiplies them all.
+    /// `b` has as many channels as `a`, or one that multiplies all of them.
     Mul {
         a: usize,
         b: usize,
@@ -79,7 +79,7 @@ pub(crate) enum Op {
     },
 }
 
-/// Attention of each cell over the nine cells around it. `q`, `k` and `v` are of one width, which `heads`
+/// Attention of each cell over the nine cells around it. `q`, `k` and `v` have the same width, which `heads`
 /// divides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attention {
@@ -129,7 +129,7 @@ impl Op {
         }
     }
 
-    /// The numbers of an operation's weights.
+    /// The parameters of an operation.
     pub(crate) fn params(&self) -> Vec<usize> {
         match *self {
             Op::Constant(table) => vec![table],
@@ -197,8 +197,7 @@ impl Op {
         }
     }
 
-    /// Whether the value is a function of the cell's own inputs alone: of no neighbour, and of no draw of the
-    /// step.
+    /// Whether the value depends on the cell's own inputs alone: on no neighbour, and on no random draw.
     pub(crate) fn is_cellwise(&self) -> bool {
         match self {
             Op::Cells

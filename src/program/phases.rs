@@ -1,13 +1,14 @@
 //! Where a step is cut because cells read neighbours.
 //!
-//! A cell can go on by itself until it reads what another has computed. So a list of operations falls into
-//! *phases*: a phase computes from a cell's own values and from what earlier phases have *published*, which
-//! is everything that a later phase reads at neighbours. The cells before the step, tables and the gradient
-//! of the update are published from the start. A GPU engine makes one kernel of each phase.
+//! A cell can compute by itself until it reads a value that a neighbour computes. So a list of operations is
+//! cut into *phases*: a phase computes from a cell's own values and from values that earlier phases
+//! *published*. Published are all values that a later phase reads at neighbours. The cells before the step,
+//! tables and the gradient of the update are published from the start. A GPU engine runs each phase as one
+//! kernel.
 //!
-//! There are as few phases as can be. Within that, values of a program are computed as late as they can be,
-//! for then the fewest have to be stored or recomputed (the queries of an attention come after its keys and
-//! values); gradients as early as they can be, with the sums over cells that read them.
+//! The number of phases is minimal. Within that, values of a program are computed as late as possible, so
+//! that the fewest have to be stored or recomputed (the queries of an attention come after its keys and
+//! values). Gradients are computed as early as possible, with the sums over cells that read them.
 
 use super::adjoint::{Adjoint, AdjointOp};
 use super::{Op, Program};
@@ -40,36 +41,36 @@ impl Read {
     }
 }
 
-/// A part of a step that each cell does by itself, reading neighbours only for what is published. Numbers are
-/// those of nodes, in ascending order.
+/// A part of a step that each cell computes by itself; at neighbours it reads only published values. Nodes
+/// are listed in ascending order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Phase {
-    /// The nodes that it computes: each reads given ones, those of earlier phases, or smaller ones of this
+    /// The nodes that it computes: each reads given nodes, nodes of earlier phases, or earlier nodes of this
     /// phase.
     pub computes: Vec<usize>,
     /// Those of them that later phases read at neighbours.
     pub publishes: Vec<usize>,
     /// The values that it reads at neighbours: given, or published by earlier phases.
     pub gathers: Vec<usize>,
-    /// The values of earlier phases that it reads at the cell itself: to be stored or computed again, unless
-    /// they are published anyway.
+    /// The values of earlier phases that it reads at the cell itself: to be stored or recomputed, unless they
+    /// are published anyway.
     pub carried: Vec<usize>,
 }
 
-/// What the cut of a list of operations hangs on, node by node. Inputs have smaller numbers.
+/// Everything that the cut into phases depends on, node by node. Inputs have smaller numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wiring {
     pub reads: Vec<Vec<Read>>,
     /// Whether a node may be read anywhere from the start. It is in no phase.
     pub given: Vec<bool>,
-    /// Whether a node is computed as early as it can be, not as late.
+    /// Whether a node is computed as early as possible rather than as late as possible.
     pub early: Vec<bool>,
-    /// The nodes that are asked for. What they do not need is in no phase.
+    /// The nodes that are wanted. Nodes that they do not depend on are in no phase.
     pub outputs: Vec<usize>,
 }
 
 impl Wiring {
-    /// The phases, in their order: at least one.
+    /// The phases, in order: at least one.
     pub fn phases(&self) -> Vec<Phase> {
         let needed = self.needed();
         let computed = |n: &usize| needed[*n] && !self.given[*n];
@@ -96,7 +97,7 @@ impl Wiring {
         (0..count).map(phase).collect()
     }
 
-    /// Whether the outputs hang on each node.
+    /// For each node, whether the outputs depend on it.
     fn needed(&self) -> Vec<bool> {
         let mut needed = vec![false; self.reads.len()];
         self.outputs.iter().for_each(|&n| needed[n] = true);
@@ -108,7 +109,7 @@ impl Wiring {
         needed
     }
 
-    /// The phase of each needed node; 0 of a given one.
+    /// The phase of each needed node; 0 for a given one.
     fn phase_of(&self, needed: &[bool]) -> Vec<usize> {
         let mut earliest = vec![0; self.reads.len()];
         for n in (0..earliest.len()).filter(|&n| !self.given[n]) {
@@ -137,7 +138,7 @@ impl Wiring {
     }
 }
 
-/// Each number once.
+/// The numbers in ascending order, each once.
 fn ascending(numbers: impl Iterator<Item = usize>) -> Vec<usize> {
     let mut numbers: Vec<usize> = numbers.collect();
     numbers.sort_unstable();
@@ -145,7 +146,8 @@ fn ascending(numbers: impl Iterator<Item = usize>) -> Vec<usize> {
     numbers
 }
 
-/// Whether an operation gives what may be read anywhere from the start: cells, a table, or channels of those.
+/// Whether the result of an operation can be read anywhere from the start: cells, a table, or a slice of
+/// them.
 fn is_given(op: &Op, given: &[bool]) -> bool {
     match op {
         Op::Cells | Op::Constant(_) => true,
@@ -168,7 +170,7 @@ fn is_given(op: &Op, given: &[bool]) -> bool {
 }
 
 impl Program {
-    /// The phases of a step forwards, up to the update.
+    /// The phases of a forward step, up to the update.
     pub(crate) fn phases(&self) -> Vec<Phase> {
         self.wiring().phases()
     }
@@ -188,7 +190,7 @@ impl Program {
 }
 
 impl Adjoint {
-    /// The phases of a step backwards, in which the values of the step are computed again.
+    /// The phases of a backward step, in which the values of the step are recomputed.
     pub(crate) fn phases(&self) -> Vec<Phase> {
         self.wiring().phases()
     }
@@ -203,7 +205,7 @@ impl Adjoint {
             if matches!(node.op, AdjointOp::Weight { .. }) {
                 wiring.outputs.push(n);
             }
-            // Gradients, and nothing that is a function of the state alone.
+            // Gradients, but no value that is a function of the state alone.
             let early = is_seed || reads.iter().any(|read| wiring.early[read.node]);
             let given = match node.op {
                 AdjointOp::Ordinary(ref op) => is_given(op, &wiring.given),
@@ -245,8 +247,8 @@ mod tests {
         Adjoint::new(program, cells, &vec![true; program.params.len()])
     }
 
-    /// Cells read neighbours once in Growing, texture and VNCA, at nine taps in NAFCA, at keys and values
-    /// in each block of ViTCA; backwards each of these is gathered once more.
+    /// Cells read neighbours once in Growing, texture and VNCA, at nine taps in NAFCA, at keys and values in
+    /// each block of ViTCA; in the backward pass each of these is gathered once more.
     #[test]
     fn transitions_have_as_few_phases_as_can_be() {
         for Case { what, program, .. } in library((5, 6), DType::F32) {
@@ -284,7 +286,7 @@ mod tests {
                 // Keys and values; then queries, gradients of heads, shares, and gradients of products.
                 assert_eq!(forwards, [vec![9, 9], vec![]], "{what}");
                 assert_eq!(backwards, [vec![9, 9], vec![9, 9, 27, 27], vec![]], "{what}");
-                // Queries come late, so that nothing but keys and values is made for neighbours alone.
+                // Queries come late, so that the first phase computes only what keys and values need.
                 let [first, second] = &program.phases()[..] else {
                     panic!("{what}")
                 };
@@ -296,8 +298,8 @@ mod tests {
         }
     }
 
-    /// The fewest phases after which the value of a node may be had: one for each reading of neighbours on the
-    /// way to it.
+    /// The fewest phases that must precede the phase of a node: one for each time that neighbours are read on
+    /// the way to it.
     fn depth(wiring: &Wiring, n: usize, known: &mut Vec<Option<usize>>) -> usize {
         if let Some(depth) = known[n] {
             return depth;

@@ -1,4 +1,4 @@
-//! A program as plain Candle operations: slow, on any device, and obviously right.
+//! A program as plain Candle operations: slow, on any device, and simple enough to be obviously right.
 
 use candle_core::{D, Tensor};
 
@@ -20,7 +20,7 @@ impl Program {
         Ok(values.swap_remove(self.update))
     }
 
-    /// The value of an operation, `[B, H, W, width]`; inputs are numbers of `values`.
+    /// The value of an operation, `[B, H, W, width]`; inputs are indices into `values`.
     pub(super) fn value(
         &self,
         op: &Op,

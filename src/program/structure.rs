@@ -1,14 +1,14 @@
-//! What of a program decides what is compiled for it.
+//! The structure of a program: everything that compiled code depends on.
 
 use std::fmt;
 
 use super::Program;
 
 /// The structure of a program: operations, wiring, widths, scalars, paddings, layout, alive mask and update.
-/// No weights and no sizes of grids.
+/// No weights and no grid sizes.
 ///
-/// Two programs of one structure differ in the values of their weights alone, so what was compiled for one
-/// fits the other. As a text it is 16 hexadecimal digits, the same in every run and on every machine: a name
+/// Two programs of one structure differ only in the values of their weights, so what was compiled for one
+/// fits the other. Displayed it is 16 hexadecimal digits, the same in every run and on every machine: a name
 /// for a file.
 ///
 /// ```
@@ -29,15 +29,15 @@ use super::Program;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Structure {
-    /// All of it, spelled out: equal hashes are not believed.
+    /// The structure spelled out and compared in full: hashes could collide.
     text: String,
 }
 
 impl Program {
     /// The structure of the program, by which what is compiled for it is cached.
     pub fn structure(&self) -> Structure {
-        // Every field is named, so that one that is added cannot be forgotten; and the derived `Debug` of
-        // operations has all their fields, with scalars to the last digit.
+        // Every field is named, so that a new one cannot be forgotten. The derived `Debug` of operations
+        // prints all of their fields, with scalars to the last digit.
         let Self {
             layout,
             alive,
@@ -92,7 +92,7 @@ mod tests {
 
     type Build<'a> = dyn Fn(&mut ProgramBuilder, Value) -> crate::Result<Value> + 'a;
 
-    /// Something of the cells, made into an update.
+    /// A program whose update `build` makes of the cells.
     fn program(layout: CellLayout, build: &Build<'_>) -> Program {
         let mut p = ProgramBuilder::new(layout);
         let cells = p.cells();
@@ -102,7 +102,7 @@ mod tests {
         p.finish(update).unwrap()
     }
 
-    /// Programs that differ in one thing from another of them.
+    /// Programs that pairwise differ in structure, some in one detail only.
     fn different() -> Vec<Program> {
         [of_other_operations(), of_other_cells()].concat()
     }
@@ -177,10 +177,10 @@ mod tests {
         builds.iter().map(|build| program(LAYOUT, build)).collect()
     }
 
-    /// Of other layouts, alive masks and updates.
+    /// Programs of other layouts, alive masks and updates.
     fn of_other_cells() -> Vec<Program> {
         let plain = |layout| program(layout, &|_, x| Ok(x));
-        // As many channels, divided otherwise.
+        // As many channels, divided differently.
         let mut all = vec![plain(CellLayout {
             output: 1,
             hidden: 2,
@@ -204,7 +204,7 @@ mod tests {
             },
         ];
         all.extend(rules.map(|rule| plain(LAYOUT).with_alive_mask(Some(rule)).unwrap()));
-        // The same operations, and another of them is the update.
+        // The same operations with another of them as the update.
         all.extend([0, 1].map(|update| {
             let mut p = ProgramBuilder::new(LAYOUT);
             let values = [0, 1].map(|_| p.slice(p.cells(), 0, 3).unwrap());

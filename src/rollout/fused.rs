@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::transition::TransitionFn;
 
 impl Rollout {
-    /// The transition compiled for an engine, if one runs it on `cells`.
+    /// The transition compiled for an engine, if one can run it on `cells`.
     pub(super) fn compile<T: TransitionFn>(
         &self,
         transition: &T,
@@ -89,7 +89,7 @@ impl Fused<'_> {
     }
 }
 
-/// Whether each cell fires under a given mask of zeros and ones, or `None` if it holds anything else.
+/// Whether each cell fires under a given mask of zeros and ones; `None` if it holds other values.
 fn fires(mask: &Tensor) -> Result<Option<Vec<bool>>> {
     let values = mask.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
     let fires = |value: f32| match value {

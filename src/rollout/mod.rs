@@ -60,7 +60,8 @@ impl Rollout {
         }
     }
 
-    /// A number of steps uniform on `steps`, drawn from `key`, which the rollout then uses too.
+    /// A rollout of a number of steps that is uniform on `steps`, drawn from `key`, which is also the
+    /// rollout's key.
     ///
     /// # Errors
     /// [`Error::Config`] if the range is empty.
@@ -78,8 +79,7 @@ impl Rollout {
 
     /// A probability for each cell: `rates` is `[H, W]`.
     ///
-    /// # Errors
-    /// [`Error::Shape`] if it has not two axes.
+    /// # Errors [`Error::Shape`] if it does not have two axes.
     pub fn fire_rates(mut self, rates: &Tensor) -> Result<Self> {
         self.fire_rate = FireRate::each(rates)?;
         Ok(self)
@@ -91,8 +91,8 @@ impl Rollout {
         self
     }
 
-    /// The number of the first image of the batch, so that images draw the same masks however they
-    /// are batched: 0 unless set.
+    /// The index of the first image of the batch, so that images draw the same masks however they are
+    /// batched: 0 unless set.
     pub fn first_image(mut self, index: usize) -> Self {
         self.first_image = index;
         self
@@ -110,13 +110,13 @@ impl Rollout {
         self
     }
 
-    /// Given update masks in place of drawn ones: one `[B, H, W, 1]` of zeros and ones a step.
+    /// Given update masks in place of drawn ones: one `[B, H, W, 1]` of zeros and ones for each step.
     pub fn masks(mut self, masks: Vec<Tensor>) -> Self {
         self.masks = Some(masks);
         self
     }
 
-    /// How exactly the engine multiplies matrices, forwards and backwards: in f32 unless set. Plain Candle
+    /// The precision of the engine's matrix products, forwards and backwards: f32 unless set. Plain Candle
     /// operations ignore it.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
@@ -189,7 +189,7 @@ impl Rollout {
         (0..self.steps).map(step).collect()
     }
 
-    /// Steps between two states that are stored.
+    /// Steps between two stored states.
     fn stretch(&self, cells: &Tensor) -> usize {
         let bytes = cells.elem_count() * cells.dtype().size_in_bytes();
         self.memory.stretch(self.steps, bytes)

@@ -1,8 +1,8 @@
-//! Gradient checkpointing: a stretch of steps as one operation that recomputes itself backwards.
+//! Gradient checkpointing: a stretch of steps as one operation, recomputed in the backward pass.
 //!
-//! Candle keeps every intermediate of its graph. Here a stretch runs without one, and the graph holds
-//! a single operation from (cells, weights) to cells. Its backward pass builds the graph of this
-//! stretch alone, which also keeps the depth of any graph to that of one stretch.
+//! Candle stores every intermediate of its graph. Here a stretch runs without a graph, as a single operation
+//! from (cells, weights) to cells. Its backward pass builds the graph of this stretch alone, so no graph is
+//! deeper than one stretch.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};

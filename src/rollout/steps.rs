@@ -11,7 +11,7 @@ use crate::grid::draws::{Draws, Stream};
 use crate::transition::TransitionFn;
 
 impl Rollout {
-    /// The cells after `steps`, with their graph.
+    /// The cells after `steps`, with a graph.
     pub(super) fn advance<T: TransitionFn>(
         &self,
         transition: &T,
@@ -23,7 +23,7 @@ impl Rollout {
             .try_fold(cells.clone(), |cells, step| self.step(transition, &cells, step))
     }
 
-    /// The cells after `steps` without their graph, and the variables that the steps used.
+    /// The cells after `steps` without a graph, and the variables that the steps used.
     pub(super) fn advance_detached<T: TransitionFn>(
         &self,
         transition: &T,

@@ -5,22 +5,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
-/// How the cells of an array lie in the plane.
+/// The lattice that an array of cells stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lattice {
-    /// On a square lattice: eight neighbours.
+    /// Square: eight neighbours.
     #[default]
     Square,
-    /// On a hexagonal lattice, stored skewed: the cell of column x and row y is at
-    /// `(x + y / 2, y sqrt(3) / 2)` and has the six neighbours (±1, 0), (0, ±1), (1, -1) and (-1, 1).
+    /// Hexagonal, stored skewed: the cell of column x and row y is at `(x + y / 2, y sqrt(3) / 2)` and has
+    /// the six neighbours (±1, 0), (0, ±1), (1, -1) and (-1, 1).
     Hexagonal,
 }
 
 const IDENTITY: [f64; 9] = [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0];
 
 impl Lattice {
-    /// The derivative along columns: Sobel's filter, or its like on hexagons. Unscaled.
+    /// The derivative along columns: Sobel's filter, or its hexagonal counterpart. Unscaled.
     fn x_gradient(self) -> [f64; 9] {
         match self {
             Self::Square => [-1.0, 0.0, 1.0, -2.0, 0.0, 2.0, -1.0, 0.0, 1.0],
@@ -44,8 +44,8 @@ impl Lattice {
     }
 }
 
-/// Identity, x-gradient, y-gradient and, if asked for, Laplacian, `[3 or 4, 3, 3]`: all but the identity
-/// times `scale`, the gradients turned by `angle` (`gx cos - gy sin`, `gx sin + gy cos`).
+/// Identity, x-gradient, y-gradient and, if asked for, Laplacian, `[3 or 4, 3, 3]`. All but the identity are
+/// multiplied by `scale`, the gradients rotated by `angle` (`gx cos - gy sin`, `gx sin + gy cos`).
 pub(super) fn perception(
     lattice: Lattice,
     angle: f64,

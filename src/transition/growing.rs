@@ -53,8 +53,8 @@ impl Default for GrowingConfig {
 /// Perception by identity and rotated Sobel filters, then a two-layer perceptron.
 ///
 /// Weights: `hidden.weight` (`[hidden_dim, 3 C]`), `hidden.bias`, `output.weight`
-/// (`[update channels, hidden_dim]`), `output.bias`. The output layer starts at zero, so an
-/// untrained automaton stands still.
+/// (`[update channels, hidden_dim]`), `output.bias`. The output layer starts at zero, so an untrained
+/// automaton changes nothing.
 #[derive(Clone, Debug)]
 pub struct Growing {
     config: GrowingConfig,
@@ -85,7 +85,7 @@ impl Growing {
         rotated
     }
 
-    /// What each cell sees: `[B, H, W, C]` to `[B, H, W, 3 C]`.
+    /// The perception of each cell: `[B, H, W, C]` to `[B, H, W, 3 C]`.
     ///
     /// Feature `3 c + k` is filter k of channel c, filters in the order identity, x-gradient and
     /// y-gradient, the gradients being Sobel filters divided by 8 and rotated by the angle.

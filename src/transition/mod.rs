@@ -1,4 +1,4 @@
-//! Transitions: how one update is computed from what a cell sees.
+//! Transitions: how an update is computed from a cell's neighbourhood.
 
 mod filters;
 mod growing;
@@ -26,10 +26,9 @@ pub use vnca::{Vnca, VncaConfig};
 
 /// A rule that computes every cell's update from its 3x3 neighbourhood.
 ///
-/// A [`Rollout`](crate::rollout::Rollout) applies it many times; the transition knows nothing of the number
-/// of steps, the loss or the device. Any Candle code will do, as long as its operations have
-/// gradients. To be rolled out, a transition must also be `Clone` (a struct of tensors is cheap to
-/// clone).
+/// A [`Rollout`](crate::rollout::Rollout) applies it many times; the transition does not depend on the number
+/// of steps, the loss or the device. It may be any Candle code whose operations have gradients. To be rolled
+/// out, a transition must also be `Clone` (a struct of tensors is cheap to clone).
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -65,10 +64,11 @@ pub trait TransitionFn: Send + Sync {
 
     /// The update of every cell: `[B, H, W, C]` to `[B, H, W, output + hidden]`.
     ///
-    /// Every cell is computed from the state before the step; which cells take their update is the
-    /// rollout's business. Randomness must come from `step`, so that a recomputed step is the same.
+    /// Every cell is computed from the state before the step; the rollout decides which cells take their
+    /// update. Randomness must come from `step`, so that a recomputed step is the same.
     ///
-    /// A transition gives this or [`TransitionFn::program`], whose update it is unless written otherwise.
+    /// A transition implements this or [`TransitionFn::program`]; by default this is the update of the
+    /// program.
     fn update(&self, cells: &Tensor, step: &Step) -> Result<Tensor> {
         match self.program(cells)? {
             Some(program) => program.update(cells, step),
@@ -83,8 +83,8 @@ pub trait TransitionFn: Send + Sync {
     /// This transition as a cell program for a grid like `cells`, if it is one: a rollout of f32 cells
     /// on a CPU then runs fused, several times faster and in a fraction of the memory.
     ///
-    /// The engine asks for it once a rollout (plain operations once a step), so it may hold tensors derived
-    /// from weights. Its update must be that of [`TransitionFn::update`], its alive mask that of
+    /// The engine calls this once a rollout (plain operations once a step), so a program may hold tensors
+    /// derived from weights. Its update must equal [`TransitionFn::update`], its alive mask
     /// [`TransitionFn::alive_mask`].
     fn program(&self, cells: &Tensor) -> Result<Option<Program>> {
         let _ = cells;

@@ -15,8 +15,7 @@ use crate::program::{Program, ProgramBuilder, Value};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Perception {
-    /// A linear layer to E channels, then each of them scaled and shifted twice: the published
-    /// program.
+    /// A linear layer to E channels, then each channel scaled and shifted in two ways: the published program.
     #[default]
     Grouped,
     /// One linear layer to 2 E channels: the published article.
@@ -31,7 +30,7 @@ pub struct NafcaConfig {
     pub layout: CellLayout,
     /// Width E of the perception block: 128; even.
     pub embed_dim: usize,
-    /// The update block is this many times as wide as a cell: 4; times the channels it must be even.
+    /// Width of the update block, in multiples of a cell's channels: 4; the product must be even.
     pub ffn_expand: usize,
     /// Dropout rate after either block, in training: 0.1.
     pub dropout: f64,
@@ -39,7 +38,7 @@ pub struct NafcaConfig {
     pub eps: f64,
     /// How the perception block widens: grouped.
     pub perception: Perception,
-    /// Whether the head starts at zero, so that an untrained automaton stands still: no.
+    /// Whether the head starts at zero, so that an untrained automaton changes nothing: no.
     pub zero_head: bool,
     /// The border of the grid: zeros.
     pub padding: Padding,
@@ -142,7 +141,7 @@ impl Nafca {
         })
     }
 
-    /// What the perception block reads: the normalised cells, and the products that its gate is made of.
+    /// The inputs of the perception block: the normalised cells, and the products that make up its gate.
     fn perceive(&self, p: &mut ProgramBuilder) -> Result<Perceived<'_>> {
         let cells = SplitLinear::new(p, self.config.layout)?;
         let scale = p.inverse_std(p.cells(), self.config.eps)?;
@@ -155,8 +154,8 @@ impl Nafca {
         })
     }
 
-    /// A linear layer of the cells as `norm1` gives them. That is one of the cells over their deviation: the
-    /// mean over their channels is taken out of its weights.
+    /// A linear layer of the cells normalised by `norm1`, as a linear layer of the cells divided by their
+    /// deviation: subtracting the mean over channels is folded into the weights.
     fn of_normal(
         &self,
         p: &mut ProgramBuilder,
@@ -178,13 +177,13 @@ impl Nafca {
 /// The gate of the perception block, up to linear maps of it.
 ///
 /// Channel j of the grouped gate is (k y + b) (k' y' + b') of two channels y and y' of `conv1`, the same two
-/// for j and j + 1 where j is even. So it is a sum of y y', y, y' and 1; and a linear map of all E of them is
-/// one of the E / 2 products y y', and one of what y and y' are themselves linear in.
+/// for j and j + 1 where j is even. So it is a sum of y y', y, y' and 1. A linear map of all E channels is
+/// then a linear map of the E / 2 products y y', plus one of the cells, in which y and y' are linear.
 struct Perceived<'a> {
     nafca: &'a Nafca,
-    /// The cells over their deviation.
+    /// The cells divided by their deviation.
     scaled: SplitLinear,
-    /// The first half of what it gives times the second.
+    /// The first half of `conv1`'s outputs times the second.
     product: Value,
 }
 
@@ -195,7 +194,7 @@ impl Perceived<'_> {
             return p.linear(self.product, weight, None);
         };
         let (rows, e) = weight.dims2()?;
-        // For either half: how y is scaled and shifted for even and odd channels, `[E / 2, 2]`.
+        // For either half: the scales or shifts of y for even and odd channels, `[E / 2, 2]`.
         let halves = |x: &Tensor| -> Result<[Tensor; 2]> {
             let x = x.reshape((2, e / 2, 2))?;
             Ok([x.get(0)?, x.get(1)?])
@@ -223,7 +222,7 @@ impl Perceived<'_> {
     }
 }
 
-/// A layer whose outputs are scaled, `[output]`.
+/// A layer with its outputs scaled by `scale`, `[output]`.
 fn scaled(layer: &Linear, scale: &Tensor) -> Result<Linear> {
     let weight = layer.weight().broadcast_mul(&scale.unsqueeze(1)?)?;
     let bias = layer.bias().map(|bias| bias * scale).transpose()?;
@@ -243,8 +242,8 @@ impl TransitionFn for Nafca {
         let taps = gated.map(&mut p, &self.attention_weight.flatten_from(2)?.squeeze(0)?.t()?)?;
         let attention = p.sum_taps(taps, padding)?;
         let attention = p.affine(attention, None, Some(&self.attention_bias))?;
-        // The scale of a branch is part of its last layer, dropout does not mind; and attention, which is one
-        // number a cell, comes after it.
+        // The scale of a branch is folded into its last layer: scaling commutes with dropout. Attention, one
+        // number for each cell, commutes with that layer and is applied after it.
         let conv3 = scaled(&self.conv3, &self.beta)?;
         let inner = gated.map(&mut p, conv3.weight())?;
         let seen = p.mul(inner, attention)?;

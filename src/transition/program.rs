@@ -1,4 +1,4 @@
-//! A program is a transition of its own.
+//! A program is itself a transition.
 
 use candle_core::Tensor;
 

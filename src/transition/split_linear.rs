@@ -1,4 +1,4 @@
-//! Linear maps of cells in two parts: of the input channels, which never change, and of the others.
+//! Linear maps of cells in two parts: of the input channels, which never change, and of the other channels.
 
 use candle_core::Tensor;
 
@@ -6,14 +6,14 @@ use crate::error::Result;
 use crate::grid::CellLayout;
 use crate::program::{ProgramBuilder, Value};
 
-/// Fewest input channels for which caching their product pays: to multiply a few is as fast as to read it.
+/// Fewest input channels for which caching their product pays: multiplying fewer is as fast as reading it.
 const WORTH_CACHING: usize = 8;
 
-/// Linear maps of the (scaled) cells, with the constant inputs' part computed once: it is a value of its own,
+/// Linear maps of the (scaled) cells, with the constant inputs' part computed once: it is a separate value,
 /// which an engine hoists out of the steps.
 pub(super) struct SplitLinear {
     inputs: Option<Value>,
-    /// The other channels times the number, or all of them.
+    /// The other channels, scaled; all channels if there is no separate input part.
     rest: Value,
     scale: Option<Value>,
 }

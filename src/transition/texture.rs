@@ -12,14 +12,14 @@ use crate::nn::Linear;
 use crate::ops::{Function, stencil};
 use crate::program::{Program, ProgramBuilder, Value};
 
-/// What of a [`Texture`] is rounded to 8 bits, gradients passing as if it were not.
+/// Which parts of a [`Texture`] are rounded to 8 bits; gradients pass as if nothing were rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quantisation {
     /// Nothing.
     #[default]
     None,
-    /// Weights, each layer's on a lattice from minus to plus its greatest magnitude.
+    /// Weights: each layer's are rounded to a grid from minus to plus their largest magnitude.
     Weights,
     /// Weights, and every value within the clipped range.
     Everything,
@@ -34,7 +34,7 @@ pub struct TextureConfig {
     pub layout: CellLayout,
     /// Width of the hidden layer: 96.
     pub hidden_dim: usize,
-    /// How the cells lie: on squares.
+    /// The lattice of the cells: square.
     pub lattice: Lattice,
     /// Rotation of the perception in radians: 0.
     pub angle: f64,
@@ -45,8 +45,8 @@ pub struct TextureConfig {
     /// Whether the second layer has a bias: no.
     pub output_bias: bool,
     /// Perception, updates and states are clipped to plus and minus this, hidden values to 0 and this:
-    /// unbounded. Cells must begin within it, and on the lattice of what is quantised, as zeros do: those
-    /// that do not fire are left as they are.
+    /// unbounded. Cells must begin within it, and on the quantisation grid where states are rounded, as zeros
+    /// do: cells that do not fire are left as they are.
     pub clip: Option<f32>,
     /// What is rounded to 8 bits: nothing.
     pub quantisation: Quantisation,
@@ -95,7 +95,7 @@ pub struct Texture {
     config: TextureConfig,
     hidden: Linear,
     output: Linear,
-    /// Sine and cosine by which each cell's gradients are turned, `[H, W, 2]`.
+    /// Sine and cosine of each cell's rotation of gradients, `[H, W, 2]`.
     directions: Option<Tensor>,
 }
 
@@ -118,7 +118,7 @@ impl Texture {
             let found = format!("{channels} channels, {update} of them updated, {hidden} hidden");
             return Err(Error::config("channels", "at least 1 each", found));
         }
-        // PyTorch's default, bias included, with which V3 was published.
+        // V3 was published with PyTorch's default initialisation, bias included.
         let hidden_layer = Linear::uniform(input, hidden, true, vb.pp("hidden"))?;
         let layer = vb.pp("output");
         let bias = match config.output_bias {
@@ -142,11 +142,10 @@ impl Texture {
         &self.config
     }
 
-    /// The same rule with the perception of each cell turned: `directions` (`[H, W, 2]`) holds a unit vector
-    /// for each cell, column component first, and (0, 1) turns nothing. The pattern then follows the field.
+    /// The same rule with the perception of each cell rotated: `directions` (`[H, W, 2]`) holds a unit vector
+    /// for each cell, column component first; (0, 1) means no rotation. The pattern then follows the field.
     ///
-    /// # Errors
-    /// [`Error::Shape`] if it has not that shape.
+    /// # Errors [`Error::Shape`] if it does not have that shape.
     pub fn directed(&self, directions: &Tensor) -> Result<Self> {
         if directions.rank() != 3 || directions.dim(2)? != 2 {
             return Err(Error::shape("directions", "[H, W, 2]", directions.dims()));
@@ -157,8 +156,9 @@ impl Texture {
         })
     }
 
-    /// What each cell sees: `[B, H, W, C]` to `[B, H, W, 4 C]`; feature `4 c + f` is filter f of channel c,
-    /// filters in the order identity, x-gradient, y-gradient, Laplacian. Before directions and clipping.
+    /// The perception of each cell: `[B, H, W, C]` to `[B, H, W, 4 C]`; feature `4 c + f` is filter f of
+    /// channel c, filters in the order identity, x-gradient, y-gradient, Laplacian. Before directions and
+    /// clipping.
     pub fn perceive(&self, cells: &Tensor) -> Result<Tensor> {
         self.config.layout.check(cells)?;
         let channels = self.config.layout.channels();
@@ -167,7 +167,7 @@ impl Texture {
         stencil(cells, &each, self.config.padding)
     }
 
-    /// Colours of cells, `[B, H, W, 3]`, in `[0, 1]` but for overshoots: `x + 0.5`, and `x / clip + 0.5`
+    /// Colours of cells, `[B, H, W, 3]`, in `[0, 1]` apart from overshoots: `x + 0.5`, and `x / clip + 0.5`
     /// where values are clipped.
     ///
     /// # Errors
@@ -191,13 +191,13 @@ impl Texture {
         perception(lattice, angle, filter_scale, true, like)
     }
 
-    /// Kernel and shift of a layer, on their lattice if weights are quantised.
+    /// Kernel and bias of a layer, rounded if weights are quantised.
     fn weights(&self, layer: &Linear) -> Result<(Tensor, Option<Tensor>)> {
         let (weight, bias) = (layer.weight(), layer.bias());
         if self.config.quantisation == Quantisation::None {
             return Ok((weight.clone(), bias.cloned()));
         }
-        // One lattice for the layer, its shift included.
+        // One quantisation grid for the layer, bias included.
         let largest = |x: &Tensor| -> Result<f64> {
             let largest = x.detach().abs()?.flatten_all()?.max(0)?;
             Ok(largest.to_dtype(candle_core::DType::F64)?.to_scalar()?)
@@ -216,7 +216,7 @@ impl Texture {
         ))
     }
 
-    /// The features of a cell and the columns of the first kernel in the same order.
+    /// The features of a cell, and the first kernel with its columns in the same order.
     fn seen(&self, p: &mut ProgramBuilder, cells: &Tensor, weight: Tensor) -> Result<(Value, Tensor)> {
         let (filters, padding) = (self.filters(cells)?, self.config.padding);
         let x = p.cells();
@@ -246,7 +246,7 @@ impl Texture {
         Ok((seen, weight.flatten_from(1)?))
     }
 
-    /// Values brought into `[low, clip]`, rounded if they are to be.
+    /// Values clipped to `[low, clip]`, and rounded if everything is quantised.
     fn bounded(&self, p: &mut ProgramBuilder, x: Value, low: f32) -> Result<Value> {
         let Some(clip) = self.config.clip else {
             return Ok(x);
@@ -280,8 +280,8 @@ impl TransitionFn for Texture {
         let update = match self.config.clip {
             None => update,
             Some(_) => {
-                // The state itself is clipped: the update loses what would lead beyond, which within the
-                // bounds is exactly nothing.
+                // The state itself is clipped: the update loses the part that would lead out of bounds, which
+                // is exactly 0 within them.
                 let update = self.bounded(&mut p, update, -1.0)?;
                 let (input, channels) = (self.config.layout.input, self.config.layout.update_channels());
                 let own = p.slice(p.cells(), input, channels)?;
@@ -315,7 +315,7 @@ pub fn bipolar_directions(height: usize, width: usize, like: &Tensor) -> Result<
     })
 }
 
-/// Unit vectors in the directions that `direction` has at each cell's place in `[0, 1]`.
+/// Unit vectors along `direction(x, y)`, with each cell's place in `[0, 1]`.
 fn field(
     height: usize,
     width: usize,

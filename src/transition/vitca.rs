@@ -1,4 +1,4 @@
-//! ViTCA: a transition by local self-attention (Tesfaldet, Nowrouzezahrai and Pal 2022).
+//! ViTCA: a transition with local self-attention (Tesfaldet, Nowrouzezahrai and Pal 2022).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -43,7 +43,7 @@ pub struct VitcaConfig {
     pub eps: f64,
     /// Order of the positional table: interleaved.
     pub positional_order: PositionalOrder,
-    /// The border of the grid: cells whose key and value are 0, which take part in the softmax.
+    /// The border of the grid: cells whose key and value are 0, which count in the softmax.
     pub padding: Padding,
 }
 
@@ -82,10 +82,10 @@ impl VitcaConfig {
 
 /// Embedding and position, attention over the 3x3 neighbourhood, perceptron, head.
 ///
-/// Weights, for K channels a cell and E = `embed_dim`: `embed` (K to E); for each block n, under
-/// `blocks.n`, `attn_norm`, `qkv` (E to 3 E, no bias; q, k, v, each head-major), `proj` (E to E; absent
-/// for one head), `mlp_norm`, `mlp1` (E to `mlp_dim`), `mlp2`; `head_norm`; `head` (E to output and
-/// hidden), which starts at zero, so that an untrained automaton stands still.
+/// Weights, for K channels a cell and E = `embed_dim`: `embed` (K to E); for each block n, under `blocks.n`,
+/// `attn_norm`, `qkv` (E to 3 E, no bias; q, k, v, each head-major), `proj` (E to E; absent for one head),
+/// `mlp_norm`, `mlp1` (E to `mlp_dim`), `mlp2`; `head_norm`; `head` (E to output and hidden), which starts at
+/// zero, so that an untrained automaton changes nothing.
 ///
 /// The positional table is one-dimensional over the flattened grid: the rule depends on the size of
 /// the grid and is not translation-invariant.
@@ -96,7 +96,7 @@ pub struct Vitca {
     blocks: Vec<Block>,
     head_norm: LayerNorm,
     head: Linear,
-    /// The table of the last grid seen, less the mean of each position; clones share it.
+    /// The table of the last grid, less the mean of each position; clones share it.
     positions: Arc<Mutex<Option<Tensor>>>,
 }
 
@@ -172,7 +172,7 @@ impl Vitca {
     }
 }
 
-/// A layer whose outputs have mean 0 over its channels: those of `layer`, less their mean.
+/// `layer` with the mean over output channels subtracted from its outputs.
 fn centred(layer: &Linear) -> Result<Linear> {
     let weight = layer.weight();
     let weight = weight.broadcast_sub(&weight.mean_keepdim(0)?)?;
@@ -182,15 +182,15 @@ fn centred(layer: &Linear) -> Result<Linear> {
     Ok(Linear::new(weight, bias.transpose()?))
 }
 
-/// The embedding of cells before its first layer norm. Its channels have mean 0, so the norm divides by the
-/// root of their mean square, and a linear map of the normalised embedding is one of the cells, which are
-/// fewer channels, and one of the position, which is the same in every step.
+/// The embedding of cells before its first layer norm. Its channels have mean 0, so the norm divides by their
+/// root mean square. A linear map of the normalised embedding is then a linear map of the cells, which have
+/// fewer channels, plus one of the position, which is the same in every step.
 struct Embedding {
     /// Before the norm.
     value: Value,
-    /// The cells over the root of its mean square.
+    /// The cells divided by the root mean square of `value`.
     cells: SplitLinear,
-    /// What of `value` is linear in the cells, `[E, K]`, and the rest, `[h w, E]`.
+    /// The part of `value` that is linear in the cells, `[E, K]`, and the rest, `[h w, E]`.
     weight: Tensor,
     rest: Tensor,
     grid: (usize, usize),
@@ -228,8 +228,8 @@ impl Embedding {
 }
 
 impl Block {
-    /// The residual stream after the block; `map` gives a linear map of the stream before it, normalised by
-    /// the block.
+    /// The residual stream after the block; `map` is a linear map of the stream before the block, normalised
+    /// by the block's norm.
     fn extend(
         &self,
         p: &mut ProgramBuilder,
@@ -237,7 +237,7 @@ impl Block {
         config: &VitcaConfig,
         map: impl Fn(&mut ProgramBuilder, &Tensor) -> Result<Value>,
     ) -> Result<Value> {
-        // Queries by themselves: they matter only where a cell fires, keys and values everywhere.
+        // Queries separately: they are needed only where a cell fires, keys and values everywhere.
         let (e, qkv) = (config.embed_dim, self.qkv.weight());
         let q = map(p, &qkv.narrow(0, 0, e)?)?;
         let kv = map(p, &qkv.narrow(0, e, 2 * e)?)?;
@@ -263,7 +263,7 @@ impl TransitionFn for Vitca {
     fn program(&self, cells: &Tensor) -> Result<Option<Program>> {
         let (_, h, w) = self.config.layout.check(cells)?;
         let mut p = ProgramBuilder::new(self.config.layout);
-        // All that reads the residual stream normalises it: the mean over its channels may be left out.
+        // Every reader of the residual stream normalises it, so the mean over its channels can be dropped.
         let (embed, positions) = (centred(&self.embed)?, self.positions((h, w), cells)?);
         let embedding = Embedding::new(&mut p, &self.config, &embed, &positions)?;
         let mut x = embedding.value;

@@ -18,8 +18,8 @@ use crate::program::{Program, ProgramBuilder};
 pub struct VncaConfig {
     /// Channels: none in, one out, which is the logit of a pixel, 255 hidden.
     pub layout: CellLayout,
-    /// Residual blocks after the convolution: 4. With none, an ELU stands in their place: the automaton that
-    /// does not double.
+    /// Residual blocks after the convolution: 4. With none, there is an ELU instead: the automaton that does
+    /// not double.
     pub blocks: usize,
     /// Whether the last layer has a bias: yes.
     pub output_bias: bool,
@@ -34,7 +34,7 @@ impl Default for VncaConfig {
 }
 
 impl VncaConfig {
-    /// The rule of the automaton that doubles, on cells of so many channels: four residual blocks.
+    /// The rule of the automaton that doubles, on cells with this many channels: four residual blocks.
     pub fn doubling(channels: usize) -> Self {
         Self {
             layout: CellLayout {
@@ -48,7 +48,7 @@ impl VncaConfig {
         }
     }
 
-    /// The rule of the automaton that does not double, on cells of so many channels: no block.
+    /// The rule of the automaton that does not double, on cells with this many channels: no block.
     pub fn broadcast(channels: usize) -> Self {
         Self {
             blocks: 0,
@@ -58,7 +58,7 @@ impl VncaConfig {
 }
 
 /// A learned 3x3 convolution, then residual blocks of single cells (`h + outer ELU(inner h)`) or an ELU, then
-/// a linear layer that starts at zero, so that an untrained automaton stands still.
+/// a linear layer that starts at zero, so that an untrained automaton changes nothing.
 ///
 /// Weights: `perception.weight` (`[C, C, 3, 3]`), `perception.bias`, `blocks.N.inner.weight` (`[C, C]`),
 /// `blocks.N.inner.bias`, `blocks.N.outer.weight`, `blocks.N.outer.bias`, `output.weight` (`[update channels,

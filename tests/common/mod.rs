@@ -1,4 +1,4 @@
-//! What every test file needs: tensors and weights from a seed, and tensors as numbers.
+//! Helpers for all test files: tensors and weights from a seed, and tensors as numbers.
 
 use candle_core::{DType, Device, Shape, Tensor};
 use lnca::random::Key;
@@ -17,8 +17,8 @@ pub fn normal(seed: u64, shape: impl Into<Shape>, dtype: DType) -> Tensor {
     tensor.to_dtype(dtype).unwrap()
 }
 
-/// Moves every weight by noise, so that none is at its starting value of 0 or 1; the running variances
-/// of batch norms stay positive.
+/// Adds noise to every weight, so that none has its starting value of 0 or 1; running variances of batch
+/// norms stay positive.
 pub fn randomise(weights: &Weights, seed: u64, deviation: f64) -> Result<()> {
     for (i, (name, var)) in weights.vars().into_iter().enumerate() {
         let noise = (normal(seed + i as u64, var.shape(), var.dtype()) * deviation)?;

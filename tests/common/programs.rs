@@ -20,11 +20,11 @@ pub fn noise(shape: &[usize], seed: u64) -> Tensor {
 
 /// A program, and the variables that its weights are functions of.
 pub struct Case {
-    /// What it is a case of.
+    /// A name for messages.
     pub what: String,
-    /// On a grid that it was made for.
+    /// The program, for the grid that it was made for.
     pub program: Program,
-    /// All that are trained.
+    /// All trained variables.
     pub vars: Vec<Tensor>,
 }
 
@@ -52,7 +52,7 @@ impl Case {
         weights: &Weights,
         transition: T,
     ) -> Result<Self> {
-        // Away from first values that are symmetric or 0.
+        // Away from initial values that are symmetric or 0.
         for (i, (_, var)) in weights.vars().into_iter().enumerate() {
             let shift = (noise(var.dims(), i as u64) * 0.2)?.to_dtype(var.dtype())?;
             var.set(&(var.as_tensor() + shift)?)?;
@@ -165,7 +165,7 @@ pub struct Draw {
 }
 
 impl Draw {
-    /// Nothing yet, with weights of `dtype` to come.
+    /// An empty draw whose weights will be of `dtype`.
     pub fn new(seed: u64, dtype: DType) -> Self {
         Self {
             rng: Key::new(seed).rng(),
@@ -174,7 +174,7 @@ impl Draw {
         }
     }
 
-    /// A weight, which in four of five cases is trained.
+    /// A weight, trained in four of five cases.
     pub fn weight(&mut self, shape: &[usize]) -> Tensor {
         let fan_in: usize = shape[1..].iter().product();
         let scale = 1.0 / (fan_in.max(1) as f64).sqrt();
@@ -220,7 +220,7 @@ impl Draw {
         let mut p = ProgramBuilder::new(layout);
         let mut values: Vec<Value> = vec![p.cells()];
         if layout.input > 0 && self.rng.random_bool(0.5) {
-            // What never changes in a rollout.
+            // A value that never changes in a rollout.
             let inputs = p.slice(p.cells(), 0, layout.input)?;
             values.push(self.linear(&mut p, inputs)?);
         }
@@ -254,7 +254,7 @@ impl Draw {
                     let scale = self.weight(&[x.width()]);
                     p.rms_norm(x, &scale, 0.1)?
                 }
-                // Channels that are alike would make it large, and what comes after it flat.
+                // With eps 1: nearly equal channels would make it large, and later values saturate.
                 6 if self.rng.random_bool(0.3) => p.inverse_std(x, 1.0)?,
                 6 => {
                     let weights = [self.weight(&[x.width()]), self.weight(&[x.width()])];
@@ -281,7 +281,7 @@ impl Draw {
                         p.linear(x, &weight, None)
                     };
                     let (q, k, v) = (part()?, part()?, part()?);
-                    // Others may look further at one of them.
+                    // Later operations may read keys and values from further away.
                     values.extend([k, v]);
                     p.attention(q, k, v, heads, padding)?
                 }
@@ -294,7 +294,7 @@ impl Draw {
                             false => self.weight(&shape),
                         };
                         let table = p.constant(&table)?;
-                        // It may be looked at by itself, too.
+                        // It may be read by itself, too.
                         values.push(table);
                         p.add(x, table)?
                     }

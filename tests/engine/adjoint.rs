@@ -1,4 +1,4 @@
-//! The gradients of one step by the tuned backward pass, and by the program's own adjoint.
+//! The gradients of one step: the engine's backward pass against the program's adjoint.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +9,7 @@ use lnca::{CellLayout, Memory, Result, Rollout, Step, TransitionFn};
 use crate::agreement::{distance, largest};
 use crate::programs::{Case, library, noise};
 
-/// Remembers the step that it is asked for an update in, which is 0.
+/// Stores the `Step` that its update is called with, which is step 0.
 #[derive(Clone)]
 struct Watching(CellLayout, Arc<Mutex<Option<Step>>>);
 
@@ -36,12 +36,12 @@ fn by_engine(case: &Case, cells: &Tensor, rollout: &Rollout, grad: &Tensor) -> R
         .collect()
 }
 
-/// The same by the adjoint: `next = cells + update`, so what flows through the update comes to `grad`.
+/// The same by the adjoint: `next = cells + update`, so the gradient through the update is added to `grad`.
 fn by_adjoint(case: &Case, cells: &Tensor, step: &Step, grad: &Tensor) -> Result<Vec<Tensor>> {
     let layout = case.program.layout();
     let of_update = grad.narrow(D::Minus1, layout.input, layout.update_channels())?;
     let pullback = case.program.pullback(cells, step, &of_update.contiguous()?)?;
-    // The weights of operations are functions of the variables, through which Candle goes on.
+    // The weights of operations are functions of the variables; Candle differentiates these.
     let mut loss = Tensor::zeros((), DType::F32, cells.device())?;
     for (weight, gradient) in case.program.weights().iter().zip(&pullback.weights) {
         loss = (loss + (weight * gradient)?.sum_all()?.to_dtype(DType::F32)?)?;
@@ -54,7 +54,7 @@ fn by_adjoint(case: &Case, cells: &Tensor, step: &Step, grad: &Tensor) -> Result
     Ok(all)
 }
 
-/// Asserts that both agree; gives the largest difference.
+/// Asserts that both agree; returns the largest difference.
 fn assert_alike(case: &Case, (b, h, w): (usize, usize, usize)) -> f64 {
     let layout = case.program.layout();
     let [cells, grad] = [1, 2].map(|seed| noise(&[b, h, w, layout.channels()], seed));
@@ -68,7 +68,7 @@ fn assert_alike(case: &Case, (b, h, w): (usize, usize, usize)) -> f64 {
     let step = watching.1.lock().unwrap().unwrap();
     let engine = by_engine(case, &cells, &rollout, &grad).unwrap();
     let adjoint = by_adjoint(case, &cells, &step, &grad).unwrap();
-    // Of a gradient that nearly cancels only rounding is left.
+    // A gradient that nearly cancels is only rounding.
     let least = 1e-3 * engine.iter().map(largest).fold(1e-3, f64::max);
     let mut worst = 0.0;
     for (n, (adjoint, engine)) in adjoint.iter().zip(&engine).enumerate() {

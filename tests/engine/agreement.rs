@@ -33,8 +33,8 @@ pub fn distance(a: &Tensor, b: &Tensor, least: f64) -> f64 {
         / scale
 }
 
-/// The last cells, their gradient with respect to the first, and those of all variables, under a
-/// random linear loss.
+/// The last cells, and the gradients of a random linear loss with respect to the first cells and all
+/// variables.
 pub fn everything<T: TransitionFn + Clone + 'static>(
     transition: &T,
     vars: &[Tensor],
@@ -55,7 +55,7 @@ pub fn everything<T: TransitionFn + Clone + 'static>(
     Ok(all)
 }
 
-/// Weights away from their symmetric or vanishing first values.
+/// Moves weights away from initial values that are symmetric or 0.
 pub fn shaken(weights: &Weights, by: f64) -> Vec<Tensor> {
     let mut vars = vec![];
     for (i, (_, var)) in weights.vars().into_iter().enumerate() {
@@ -87,7 +87,7 @@ fn agree_from<T: TransitionFn + Clone + 'static>(
     let fused = everything(transition, vars, cells, rollout).unwrap();
     let plain = everything(transition, vars, cells, &rollout.clone().plain()).unwrap();
     let limits = [1e-5].into_iter().chain(std::iter::repeat(1e-4));
-    // Of a gradient that nearly cancels only rounding is left.
+    // A gradient that nearly cancels is only rounding.
     let least = 1e-3 * plain[1..].iter().map(largest).fold(1e-3, f64::max);
     for (i, ((fused, plain), limit)) in fused.iter().zip(&plain).zip(limits).enumerate() {
         let distance = distance(fused, plain, least);
@@ -235,7 +235,7 @@ fn given_masks_are_followed() {
 }
 
 #[test]
-fn what_is_kept_changes_no_bit() {
+fn memory_policies_change_no_bit() {
     let weights = Weights::new(1, DType::F32, &Device::Cpu);
     let growing = Growing::new(GrowingConfig::default(), weights.builder()).unwrap();
     let vars = shaken(&weights, 0.05);
@@ -259,10 +259,10 @@ fn what_is_kept_changes_no_bit() {
     }
 }
 
-/// Where every cell fires, values of the last steps are kept for the way back: of all steps on small grids,
-/// of some on larger ones, until they have been used.
+/// Where every cell fires, values of the last steps are stored for the backward pass: of all steps on small
+/// grids, of some on larger ones.
 #[test]
-fn values_kept_for_the_way_back_change_no_bit() {
+fn values_stored_for_the_backward_pass_change_no_bit() {
     let weights = Weights::new(1, DType::F32, &Device::Cpu);
     let vb = weights.builder();
     let nafca = Nafca::new(NafcaConfig::default(), vb.pp("nafca")).unwrap();
@@ -290,15 +290,15 @@ fn values_kept_for_the_way_back_change_no_bit() {
     }
 }
 
-/// The values of cells that did not fire are kept from step to step, and their gradients for as long: on
-/// grids of one band and of several, whatever states are kept, on a torus too.
+/// Values of cells that did not fire are cached from step to step, and their gradients accumulate meanwhile:
+/// on grids of one band and of several, under every memory policy, on a torus too.
 #[test]
-fn standing_values_are_those_of_every_step() {
+fn cached_values_are_those_of_every_step() {
     for (grid, depth, padding) in [
         ((6, 5), 1, Padding::Zero),
         ((60, 20), 1, Padding::Zero),
         ((60, 20), 1, Padding::Circular),
-        // Bands of a row, were they not to be larger than what lies around them.
+        // Bands would have a single row here, but must be larger than their halos.
         ((3, 130), 2, Padding::Circular),
     ] {
         let weights = Weights::new(1, DType::F32, &Device::Cpu);
@@ -353,9 +353,9 @@ fn texture() {
 }
 
 #[test]
-fn values_on_a_lattice() {
-    // One step, from a state on the lattice: rounding may differ where a sum lies on a boundary, so nearly
-    // all values have to agree and the others be one step of the lattice away.
+fn quantised_values() {
+    // One step, from a quantised state: rounding may differ where a sum lies on a boundary, so nearly all
+    // values must agree, and the others be one quantisation step away.
     let config = TextureConfig {
         quantisation: Quantisation::Everything,
         ..TextureConfig::released()
@@ -393,8 +393,8 @@ fn cells_of_different_fire_rates() {
 }
 
 #[test]
-fn small_life_in_a_large_grid() {
-    // Bands are narrowed to the rows that live, which here are few and at the border of a torus.
+fn few_living_cells_in_a_large_grid() {
+    // Few rows are alive, at the border of a torus: bands in which nothing fires are copied.
     for (padding, top, left) in [
         (Padding::Zero, 20, 3),
         (Padding::Circular, 0, 0),
@@ -432,7 +432,7 @@ fn small_life_in_a_large_grid() {
 
 #[test]
 fn a_relu_at_zero_passes_no_gradient() {
-    // Dead cells are exactly 0, and without a bias so is what a layer makes of them.
+    // Dead cells are exactly 0, and so are the outputs of a layer without bias on them.
     let layout = lnca::CellLayout {
         input: 0,
         output: 3,
@@ -470,7 +470,7 @@ fn an_update_may_be_what_is_there_already() {
     }
 }
 
-/// A table in f64, as positional tables are, does not keep cells in f32 from the engine.
+/// Cells in f32 run on the engine even if a table is in f64, as positional tables are.
 #[test]
 fn constants_of_any_type_run_on_the_engine() {
     let layout = lnca::CellLayout {
@@ -492,7 +492,7 @@ fn constants_of_any_type_run_on_the_engine() {
     assert_eq!(bits(&last(&table)), bits(&last(&wide)));
 }
 
-/// Eight bits of each factor are kept: results differ, in the second digit or later.
+/// Factors keep eight significant bits, so results differ in the second digit or later.
 #[test]
 fn in_bf16() {
     fn close<T: TransitionFn + Clone + 'static>(transition: &T, weights: &Weights, padding: Padding) {

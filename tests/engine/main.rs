@@ -7,7 +7,7 @@ mod agreement;
 mod programs;
 mod random_programs;
 
-/// The kernels for lesser processors: this program again, asked to use them.
+/// Runs this test program again with the kernels for less capable processors.
 #[test]
 fn all_kernels_agree() {
     if std::env::var("LNCA_SIMD").is_ok() {

@@ -32,7 +32,7 @@ proptest! {
     }
 }
 
-/// Grids of many bands, which small ones never are.
+/// Grids large enough for many bands.
 #[test]
 fn tall_grids_run_alike() {
     for seed in 0..12 {
@@ -48,7 +48,7 @@ fn tall_grids_run_alike() {
     }
 }
 
-/// Keys or values of an attention that others look at from further away, on grids of several bands.
+/// Keys or values of an attention that other operations read from further away, on grids of several bands.
 #[test]
 fn keys_and_values_are_needed_on_different_rows() {
     let layout = CellLayout {
@@ -78,10 +78,10 @@ fn keys_and_values_are_needed_on_different_rows() {
     }
 }
 
-/// What cells make of their input channels alone: read by itself, as a part, in sums, by attention, and by
-/// values that stand until a cell fires.
+/// Hoisted values, functions of input channels alone: read whole, in slices, in sums, by attention, and by
+/// cached values.
 #[test]
-fn values_of_inputs_run_alike() {
+fn hoisted_values_run_alike() {
     let layout = CellLayout {
         input: 2,
         output: 3,
@@ -102,7 +102,7 @@ fn values_of_inputs_run_alike() {
         let (k, v) = (p.slice(seen, 0, 16).unwrap(), p.slice(seen, 16, 16).unwrap());
         let own = p.linear(others, &draw.weight(&[16, 4]), None).unwrap();
         let own = p.add(own, k).unwrap();
-        // Keys that are fixed, values that stand.
+        // Hoisted keys and cached values.
         let first = p.attention(own, k, own, 2, Padding::Zero).unwrap();
         let second = p.attention(first, own, v, 2, Padding::Zero).unwrap();
         let kernel = draw.weight(&[1, 3, 3]);

@@ -104,7 +104,7 @@ pub fn autoencoder(check: &mut Check) -> Result<()> {
     check.gradient("grad.in.x", grad, Grade::Rollout)?;
     let limit = gradient_limit(check, Grade::Rollout, training);
     weights::gradients(check, &weights, &grads, limit)?;
-    // Statistics have moved once; evaluation must leave them alone.
+    // Statistics were updated once; evaluation must not change them.
     let limit = Grade::Rollout.output(check.dtype);
     weights::values(check, &weights, "out.after.", |_| limit)?;
     if !training {

@@ -20,7 +20,7 @@ fn load(check: &Check, weights: &Weights) -> Result<()> {
     Ok(weights.load(&values)?)
 }
 
-/// Output and gradients for the input and the fixed weights of its loss; results are found under `prefix`.
+/// Output and gradients for the input and the fixed weights of its loss; expected results are under `prefix`.
 fn network(
     check: &mut Check,
     weights: &Weights,

@@ -67,7 +67,7 @@ impl Case {
             .ok_or_else(|| format!("`{path}` is {value}, not a list").into())
     }
 
-    /// What stands in tensor names before the first `/`, each once: the sub-cases.
+    /// The sub-cases: the parts of tensor names before the first `/`, each once.
     pub fn subcases(&self) -> Vec<String> {
         let prefixes = self.tensors.keys().filter_map(|name| name.split_once('/'));
         let unique: BTreeMap<_, _> = prefixes.map(|(prefix, _)| (prefix.to_string(), ())).collect();

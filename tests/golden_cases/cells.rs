@@ -68,7 +68,7 @@ pub fn nafca(check: &Check, prefix: &str) -> Result<(Nafca, Weights)> {
         layout: layout(case)?,
         embed_dim: case.count("config.embed_dim")?,
         ffn_expand: case.count("config.ffn_expand")?,
-        // Zero in every case: in words where nothing is trained, else as a number.
+        // Zero in every case: a text where nothing is trained, else a number.
         dropout: case.number("config.dropout").unwrap_or(0.0),
         eps: case.number("config.layer_norm_eps").unwrap_or(1e-6),
         perception: if grouped {
@@ -142,7 +142,7 @@ where
     Ok(())
 }
 
-/// Every way to keep a rollout for its gradient, with stretches that do and do not divide it.
+/// Every memory policy, with stretches that do and do not divide the rollout.
 pub fn memories(steps: usize) -> Vec<Memory> {
     let mut memories = vec![Memory::Everything, Memory::Every(1)];
     if steps > 1 {

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::case::{Case, Result};
 
-/// How much rounding a result has been through.
+/// How much rounding a result has accumulated.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Grade {
     /// One step or layer, or a loss.
@@ -39,8 +39,8 @@ impl Grade {
     }
 }
 
-/// The allowed difference: `relative` times the largest magnitude expected, at least that of `floor`,
-/// or `absolute` where that is more.
+/// The allowed difference: `relative` times the largest magnitude expected, at least that of `floor`, or
+/// `absolute` if that is larger.
 #[derive(Clone, Copy)]
 pub struct Limit {
     pub relative: f64,
@@ -77,10 +77,10 @@ impl Limit {
     }
 }
 
-/// How far results are off: the one nearest to its tolerance, and the largest difference of all.
+/// The errors of results: the one nearest to its tolerance, and the largest difference of all.
 #[derive(Clone, Default)]
 pub struct Worst {
-    /// The difference as a part of what is allowed.
+    /// The difference divided by the allowed one.
     pub ratio: f64,
     /// The result with that ratio.
     pub name: String,
@@ -194,14 +194,14 @@ impl<'a> Check<'a> {
         self.compare(name, found, &expected, grade.gradient(self.dtype))
     }
 
-    /// A number against a tensor of one element.
+    /// Compares a number with a tensor of one element.
     pub fn scalar(&mut self, name: &str, found: f64, limit: Limit) -> Result<()> {
         let expected = self.expected(name)?;
         let found = Tensor::full(found, expected.shape(), &Device::Cpu)?;
         self.compare(name, &found, &expected, limit)
     }
 
-    /// `found` against `expected`, which must have the same shape.
+    /// Compares `found` with `expected`, which must have the same shape.
     pub fn compare(&mut self, name: &str, found: &Tensor, expected: &Tensor, limit: Limit) -> Result<()> {
         let label = format!("{}{name}", self.prefix);
         if found.dims() != expected.dims() {
@@ -239,14 +239,14 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Fails for every tensor that no check has read, except those known to be of no use, and if there
-    /// was nothing to compare.
+    /// Fails for every tensor that no check has read, except those that need no check, and if nothing was
+    /// compared.
     pub fn close(&mut self) {
         if self.worst.name.is_empty() {
             self.failures.push("nothing was compared".to_string());
         }
         let used = self.used.borrow();
-        // Some results are checked several times, with different ways to keep a rollout.
+        // Some results are checked several times, under different memory policies.
         let mut seen = BTreeSet::new();
         self.failures.retain(|failure| seen.insert(failure.clone()));
         for name in self.case.tensors.keys().collect::<BTreeSet<_>>() {

@@ -95,7 +95,7 @@ pub fn curriculum(check: &mut Check) -> Result<()> {
             max: number("a_max")?,
         };
         let difficulty = (0..epochs).map(|epoch| match kind {
-            // Sizes of blur are whole pixels.
+            // Blur sizes are whole pixels.
             "blur" => curriculum.difficulty(epoch, epochs).trunc(),
             _ => curriculum.difficulty(epoch, epochs),
         });

@@ -10,7 +10,7 @@ use super::cells::memories;
 use super::check::{Check, Limit, numbers};
 use super::weights::weighted;
 
-/// The stated tolerances of these cases; a reference computed in float32 is no better than that.
+/// The stated tolerances of these cases; a reference computed in float32 is no more exact.
 pub fn output_limit(dtype: DType) -> Limit {
     match dtype {
         DType::F64 => Limit::relative(1e-10, 1.0),
@@ -156,8 +156,8 @@ pub fn step(check: &mut Check) -> Result<()> {
     rollout(check, &x, vec![mask], "y", "grad_x")
 }
 
-/// 1 where the rule lets a cell live, `[B, H, W, 1]`: what is left of cells that are 1 in every channel
-/// but alpha after a step that changes nothing else.
+/// 1 where the rule lets a cell live, `[B, H, W, 1]`: cells that are 1 in every channel but alpha, after a
+/// step that only applies the alive mask.
 fn life(dtype: DType, cells: &Tensor) -> Result<Tensor> {
     let channels = cells.dim(3)?;
     let weights = Weights::new(0, dtype, &Device::Cpu);
@@ -188,7 +188,7 @@ pub fn steps(masks: &Tensor) -> Result<Vec<Tensor>> {
     (0..masks.dim(0)?).map(|step| Ok(masks.get(step)?)).collect()
 }
 
-/// The last state of a rollout and the gradients of `sum(state * r)`, however it is kept.
+/// The last state of a rollout and the gradients of `sum(state * r)`, under every memory policy.
 fn rollout(check: &mut Check, x: &Tensor, masks: Vec<Tensor>, last: &str, grad_x: &str) -> Result<()> {
     let angle = check.case.number("angle")?;
     let r = channels_last(&check.input("r")?)?;
@@ -214,7 +214,7 @@ fn rollout(check: &mut Check, x: &Tensor, masks: Vec<Tensor>, last: &str, grad_x
     Ok(())
 }
 
-/// A batch made ready for an update of the regenerating regime.
+/// A batch prepared for an update of the regenerating regime.
 pub fn batch_prep(check: &mut Check) -> Result<()> {
     let states = channels_last(&check.input("x")?)?;
     let target = channels_last(&check.input("target")?)?;

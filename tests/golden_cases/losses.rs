@@ -36,7 +36,7 @@ impl Inputs {
     fn gradients(&self, check: &mut Check, start: &str, loss: &Tensor) -> Result<()> {
         let grads = loss.backward()?;
         for name in check.names(start) {
-            // The far negatives stand in the place of the near ones.
+            // The far negatives replace the near ones.
             let far = start.contains("far_negative") && name == "lat_negative";
             let input = self.get(if far { "lat_negative_far" } else { &name })?;
             let found = match grads.get(input) {

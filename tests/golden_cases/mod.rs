@@ -28,11 +28,11 @@ pub fn default_folder() -> PathBuf {
 
 type Checker = fn(&mut Check) -> Result<()>;
 
-/// What is to be done with a case of a name.
+/// What to do with a case, by its name.
 pub enum Plan {
     /// Check it in each of these precisions.
     Check(Checker, &'static [DType]),
-    /// Nothing is known of such a case.
+    /// There is no checker for such a case.
     Unknown,
 }
 

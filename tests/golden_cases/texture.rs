@@ -92,11 +92,11 @@ pub fn perceive(check: &mut Check) -> Result<()> {
     output(check, "y_div8", &eighth)?;
     output(check, "y_div8_rot", &rotated)?;
     output(check, "y_hex", &hexagonal)?;
-    // A field of directions that is the same everywhere turns as the angle does.
+    // A constant field of directions rotates as the angle does.
     turned_field(check, &x, turned)
 }
 
-/// A step with a field of directions against one with the perception turned.
+/// Compares a step with a field of directions with one with the perception rotated.
 fn turned_field(check: &mut Check, x: &Tensor, angle: f64) -> Result<()> {
     let weights = Weights::new(1, check.dtype, &Device::Cpu);
     let config = TextureConfig {
@@ -189,12 +189,12 @@ pub fn quantised(check: &mut Check) -> Result<()> {
         let both = Tensor::cat(&[&weight.contiguous()?, &bias], 0)?;
         gradient(check, &format!("clip_grad_{layer}"), &both)?;
     }
-    // The case starts off the lattice and has the cells that do not fire rounded too; the library leaves them
-    // as they are, which on the lattice is the same.
+    // The case starts from values that are not quantised and rounds cells that do not fire too. The library
+    // leaves those as they are, which for quantised values is the same.
     let state = Rollout::new(1).masks(masks[..1].to_vec()).run(&rounded, &x)?;
     let q = check.case.number("q")? as f32;
     let found = channels_first(&Function::quantise(-q, q).of(&state)?)?;
-    // The order of a sum may move a few by one step of the lattice, as the case allows.
+    // The order of a sum may move a few values by one quantisation step, as the case allows.
     let expected = check.expected("fq_state")?;
     let (found_values, expected_values) = (numbers(&found)?, numbers(&expected)?);
     let apart = |(a, b): (&f64, &f64)| (a - b).abs() > 1e-4;
@@ -288,7 +288,7 @@ pub fn transport(check: &mut Check) -> Result<()> {
         let expected = check.expected(&name("proj"))?;
         check.compare(&name("proj"), &directions, &expected, Limit::relative(1e-6, 1.0))?;
         let vectors = sets(source.as_tensor())?;
-        // What is sorted inside, sorted here as well.
+        // Sorted here as it is inside.
         let (b, n, c) = vectors.dims3()?;
         let flat = vectors.reshape((b * n, c))?.matmul(&directions)?;
         let projected = flat.reshape((b, n, ()))?.transpose(1, 2)?.contiguous()?;
@@ -361,8 +361,7 @@ pub fn train(check: &mut Check) -> Result<()> {
                 let expected = check.expected(&stored)?;
                 let limit = match (check.dtype, expected.dtype()) {
                     (DType::F64, DType::F64) => output_limit(check.dtype),
-                    // A gradient that is nothing but rounding has the size of any other once it is
-                    // normalised.
+                    // A gradient that is only rounding becomes as large as any other when it is normalised.
                     _ => Limit::absolute(1e-4),
                 };
                 check.compare(&stored, &var.as_detached_tensor(), &expected, limit)?;
@@ -385,7 +384,7 @@ fn trained_masks(check: &Check, side: usize) -> Result<Vec<Tensor>> {
     unpack(packed.get("masks_packed").ok_or("no masks")?, side, check.dtype)
 }
 
-/// The masks themselves: as many cells fire as do not.
+/// The masks themselves: half of the cells fire.
 pub fn masks(check: &mut Check) -> Result<()> {
     let packed = check.stored("masks_packed")?;
     let (_, _, bytes) = packed.dims3()?;
@@ -455,7 +454,7 @@ pub fn trained(check: &mut Check) -> Result<()> {
         }
     }
     let last = states[count - 1].clone();
-    // What float32 computed is as far from the truth as the case says.
+    // A tolerance for the float32 reference, as the case states it.
     let limit = Limit::relative(1e-4, 1.0);
     let expected = check.expected("state_final")?;
     check.compare(

@@ -163,7 +163,7 @@ pub fn train_vitca(check: &mut Check) -> Result<()> {
     pool(check, Arc::new(PlainNca::new(core)?), loss, &weights)
 }
 
-/// The batch of a fresh update, or `None` for one from the pool.
+/// For each update, its fresh batch, or `None` if it is from the pool.
 fn updates(case: &Case) -> Result<Vec<Option<usize>>> {
     let Ok(updates) = case.list("config.updates") else {
         // The latent models: a fresh batch, then the pool.
@@ -219,7 +219,7 @@ fn pool(
                 loss(check, &name, update, reading(&readings, term)?)?;
             }
         }
-        // Fresh states are appended, those of the pool go back to its front.
+        // Fresh states are appended; those taken from the pool return to its front.
         let entries = trainer.pool().entries();
         let states = match source {
             Some(_) => &entries[entries.len() - size..],
@@ -299,7 +299,7 @@ pub fn growing_train(check: &mut Check) -> Result<()> {
                     .ok_or_else(|| format!("no gradient of `{library}`"))?;
                 growing::gradient(check, &stored, grad)?;
             }
-            // The first mean of gradients is a part of the normalised gradient.
+            // Adam's first mean of gradients is a fixed fraction of the normalised gradient.
             let stored = format!("ngrad_{name}_u{update}");
             if check.has(&stored) && update == 0 {
                 let normalised = (&moments[&format!("m.{library}")] / (1.0 - beta1))?;

@@ -15,7 +15,7 @@ use super::check::{Check, Limit, numbers};
 use super::growing::{channels_first, channels_last, gradient, output, output_limit, steps};
 use super::weights::{value, weighted};
 
-/// The library's name of a weight, without what a whole model puts before it.
+/// The library's name of a weight, without the prefix that it has in a whole model.
 fn library_name(name: &str) -> Option<String> {
     let (layer, kind) = name.split_once('.')?;
     let (letter, number) = layer.split_at(1);
@@ -55,7 +55,7 @@ struct Named {
 }
 
 impl Named {
-    /// Sets all weights that a model has made, by values from `read`.
+    /// Sets all weights of a model to values from `read`.
     fn load(
         weights: Weights,
         names: &[String],
@@ -258,7 +258,7 @@ fn plain(check: &mut Check, name: &str, found: &Tensor) -> Result<()> {
     check.compare(name, found, &expected, limit)
 }
 
-/// Bounds and what they are made of, in nats.
+/// Bounds and their terms, in nats.
 fn bound(check: &mut Check, name: &str, found: &Tensor) -> Result<()> {
     let expected = check.expected(name)?;
     let limit = match (check.dtype, expected.dtype()) {
@@ -419,7 +419,7 @@ fn norm(grads: &GradStore, vars: &[(String, Var)]) -> Result<f64> {
     Ok(square.sqrt())
 }
 
-/// The factor by which an update scaled the gradient `raw` of a weight: it shows in Adam's mean of gradients.
+/// The factor by which an update scaled the gradient `raw` of a weight, read off Adam's mean of gradients.
 fn clip_factor(
     weight: &str,
     raw: &Tensor,
@@ -437,7 +437,7 @@ fn clip_factor(
     Ok(dot(&gained, &raw) / dot(&raw, &raw) / (1.0 - beta1))
 }
 
-/// Checks a number of one update, of which the case lists one an update.
+/// Checks a number of one update against a list in the case with one entry for each update.
 fn one_of_list(check: &mut Check, list: &str, update: usize, found: f64) -> Result<()> {
     let expected = check.case.list(list)?.get(update).and_then(|x| x.as_f64());
     let expected = Tensor::new(expected.ok_or("fewer numbers than updates")?, &Device::Cpu)?;
@@ -507,7 +507,7 @@ pub fn full(check: &mut Check) -> Result<()> {
     let (latent, width) = (case.count("Z")?, read("e0.b")?.elem_count());
     let encoder_weights = Weights::new(0, check.dtype, &Device::Cpu);
     let encoder = Encoder::new(images.dim(1)?, latent, width, encoder_weights.builder())?;
-    // Both parts have a last layer of one name.
+    // Both parts have a last layer of the same name.
     let (of_encoder, of_rule): (Vec<String>, Vec<String>) = names
         .iter()
         .cloned()

@@ -53,7 +53,7 @@ pub fn read(check: &Check, prefix: &str) -> Result<BTreeMap<String, Tensor>> {
     check.names(prefix).into_iter().map(one).collect()
 }
 
-/// A model built by `build` that holds the weights named `prefix..` of a case, and those weights.
+/// A model built by `build` with the weights named `prefix..` of a case, and those weights.
 pub fn model<M>(
     check: &Check,
     prefix: &str,

@@ -93,7 +93,8 @@ fn layers_of_odd_sizes_and_any_stride() -> Result<()> {
     Ok(())
 }
 
-/// The loss of a latent NCA reaches the transition through the decoder, and the autoencoder not at all.
+/// The loss of a latent NCA has a gradient for the transition, through the decoder, but none for the
+/// autoencoder.
 #[test]
 fn a_frozen_autoencoder_passes_gradients_on_and_takes_none() -> Result<()> {
     let encoder_weights = Weights::new(1, DType::F64, &Device::Cpu);

@@ -1,4 +1,4 @@
-//! Layers over rows, with more rows than are handled in one piece and channels that fill no vector.
+//! Layers over rows, with more rows than one piece holds and channels that fill no vector.
 
 use candle_core::{DType, Device, Tensor, Var};
 use lnca::nn::{LayerNorm, Linear};
@@ -21,7 +21,7 @@ fn assert_layer(
     let x = Var::from_tensor(&normal(2, (CHANNELS, ROWS / 4, 4), DType::F64))?;
     let direction = normal(3, (outputs, 4, ROWS / 4), DType::F64);
     let mut inputs = weights.vars();
-    // Of the input a few cells do: they do not mix.
+    // A few cells of the input are enough: cells do not mix.
     let few = Var::from_tensor(&normal(4, (1, 3, CHANNELS), DType::F64))?;
     inputs.push(("x".to_string(), few.clone()));
     assert_gradients(what, &inputs, || {

@@ -1,4 +1,4 @@
-//! Losses and metrics, with respect to each image or grid of cells they compare.
+//! Losses and metrics, with respect to each image or grid of cells that they compare.
 
 use candle_core::{DType, Device, Tensor, Var};
 use lnca::loss::{self, OverflowNorm, Term};
@@ -83,7 +83,7 @@ fn equal_images_have_finite_gradients() -> Result<()> {
         let grad = grads.get(&a).expect("a gradient");
         assert!(values(grad).iter().all(|value| value.is_finite()), "loss {i}");
     }
-    // Where nothing differs nothing pulls: Candle's own absolute value would pull upwards.
+    // The gradient is 0 where nothing differs; that of Candle's own absolute value is not.
     let grads = loss::mae(&a, &same)?.backward()?;
     assert!(
         values(grads.get(&a).expect("a gradient"))

@@ -1,4 +1,4 @@
-//! Gradients: of everything that is trained, against central differences in f64.
+//! Gradients of everything that is trained, against central differences in f64.
 
 mod autoencoder;
 #[path = "../common/mod.rs"]
@@ -16,9 +16,9 @@ use lnca::Result;
 
 /// Half the distance of the two points of a central difference.
 const STEP: f64 = 1e-6;
-/// Allowed error, as a share of the largest gradient of the same input.
+/// Allowed error, relative to the largest gradient of the same input.
 const TOLERANCE: f64 = 1e-6;
-/// Smaller gradients are judged as if they were this large: differences have no more digits.
+/// Smaller gradients count as this large: differences have no more digits.
 const LEAST: f64 = 1e-2;
 
 /// Asserts that autograd and central differences agree on the gradient of the scalar `loss` with

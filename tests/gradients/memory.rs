@@ -1,4 +1,4 @@
-//! Memory policies: what is kept of a rollout changes what it costs and nothing else.
+//! Memory policies: what is stored of a rollout changes its cost and nothing else.
 
 use candle_core::{DType, Device, Tensor, Var};
 use lnca::random::Key;
@@ -14,7 +14,7 @@ const LAYOUT: CellLayout = CellLayout {
     output: 2,
     hidden: 2,
 };
-/// A number of steps that no stretch of `CHECKPOINTS` but the first divides.
+/// A number of steps that only the first stretch of `CHECKPOINTS` divides.
 const STEPS: usize = 7;
 const CHECKPOINTS: [Memory; 4] = [
     Memory::Every(1),

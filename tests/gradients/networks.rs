@@ -13,7 +13,7 @@ fn assert_network(what: &str, weights: &Weights, network: &dyn Network) -> Resul
     let shape = (2, 3, 5, 3);
     let image = Var::from_tensor(&normal(5, shape, DType::F64))?;
     let direction = normal(6, shape, DType::F64);
-    // Of the layers that are alike the smaller ones will do.
+    // Of equal kinds of layers the smaller ones are enough.
     let mut inputs = weights.vars();
     inputs.retain(|(_, var)| var.elem_count() <= 150);
     inputs.push(("image".into(), image.clone()));

@@ -21,7 +21,7 @@ fn f64_weights(seed: u64) -> Weights {
     Weights::new(seed, DType::F64, &Device::Cpu)
 }
 
-/// A scalar in which every element of the last state has a weight of its own.
+/// Checks a scalar in which every element of the last state has its own weight.
 fn assert_rollout<T>(
     what: &str,
     transition: &T,
@@ -39,7 +39,7 @@ where
     let direction = normal(2, shape, DType::F64);
     let mut inputs = weights.vars();
     inputs.push(("cells".to_string(), cells.clone()));
-    // A last stretch shorter than the others; that all memory policies agree is for `memory.rs`.
+    // With a shorter last stretch; `memory.rs` checks that all memory policies agree.
     let rollout = rollout.memory(Memory::Every(2));
     assert_gradients(&format!("{what} {size:?}"), &inputs, || {
         let last = rollout.run(transition, cells.as_tensor())?;
@@ -97,7 +97,7 @@ fn nafca() -> NafcaConfig {
         layout: LAYOUT,
         embed_dim: 4,
         ffn_expand: 2,
-        // Far from flat cells, where layer norm is so curved that differences lose their digits.
+        // Large, because on flat cells layer norm is so curved that differences lose their digits.
         eps: 1e-2,
         ..NafcaConfig::default()
     }
@@ -139,7 +139,7 @@ fn nafca_under_dropout() -> Result<()> {
         ..nafca()
     };
     let transition = Nafca::new(config, weights.builder())?;
-    // Differences are possible at all because the same key drops the same elements every time.
+    // Differences work because the same key drops the same elements every time.
     let rollout = masked(5).training(true);
     assert_rollout("dropout", &transition, &weights, [2, 1, 3], rollout)
 }

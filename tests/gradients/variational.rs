@@ -78,7 +78,7 @@ fn transposed_convolutions_with_a_frame() -> Result<()> {
     let few = |(name, var): &(String, Var)| var.elem_count() <= 600 && !name.is_empty();
     let mut inputs: Vec<(String, Var)> = weights.vars().into_iter().filter(few).collect();
     inputs.push(("z".into(), z.clone()));
-    // A part of the sum, which is so large that differences lose their digits.
+    // Divided by 100: the sum is so large that differences lose their digits.
     let loss = || Ok((log_bernoulli(&framed, &decoder.decode(z.as_tensor())?)?.sum_all()? / 100.0)?);
     assert_gradients("deconvolution", &inputs, loss)?;
     // The frame adds exactly nothing.

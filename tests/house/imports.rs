@@ -1,4 +1,4 @@
-//! Which file imports which: from the paths that stand in the code of a crate.
+//! Which file imports which, by the paths in the code of a crate.
 
 use std::collections::BTreeMap;
 
@@ -8,25 +8,25 @@ use syn::{Attribute, Ident, ItemMod, ItemUse, Macro, UseTree, Visibility};
 
 use super::Source;
 
-/// The number of a source.
+/// The index of a source.
 pub type File = usize;
 
 /// A path to a module or an item, in parts.
 type Names = Vec<String>;
 
-/// A module: its file, and what names stand for there that `use` brings in.
+/// A module: its file, and the targets of names that `use` brings in.
 struct Module {
     file: File,
     uses: BTreeMap<String, Names>,
 }
 
-/// A path that stands in a source.
+/// A path in a source.
 struct Mention {
     file: File,
     line: usize,
     module: Names,
     path: Names,
-    /// Whether it is that of a `use` of everything in a module.
+    /// Whether it is a `use` of everything in a module.
     everything: bool,
 }
 
@@ -61,8 +61,8 @@ impl Crate {
         of
     }
 
-    /// The file of what `path` names in `module`, and whether that is a module; `None` if it is of another
-    /// crate.
+    /// The file of the item that `path` names in `module`, and whether that is a module; `None` if it is in
+    /// another crate.
     fn find(&self, module: &[String], path: &[String]) -> Option<(File, bool)> {
         let here = self.modules.get(module)?;
         let Some((first, rest)) = path.split_first() else {
@@ -74,9 +74,9 @@ impl Crate {
             ("crate", _) => self.find_below(&[], rest),
             ("self", _) => self.find_below(module, rest),
             ("super", _) => self.find_below(module.split_last()?.1, rest),
-            // A module and an item may have one name: longer paths lead through the module.
+            // A module and an item may have the same name: longer paths lead through the module.
             _ if is_child && !rest.is_empty() => self.find_below(&child, rest),
-            // The crate that something of the same name comes from.
+            // The crate from which an item of the same name comes.
             (_, Some(target)) if target[0] == *first && !is_child => None,
             (_, Some(target)) => self.find(module, &[target, rest].concat()),
             _ if is_child => self.find_below(&child, rest),
@@ -84,7 +84,8 @@ impl Crate {
         }
     }
 
-    /// The same for a path below `module`, where a name that is neither a module nor brought in is an item.
+    /// As [`Self::find`] for a path below `module`, where a name that is neither a module nor brought in is
+    /// an item.
     fn find_below(&self, module: &[String], path: &[String]) -> Option<(File, bool)> {
         let here = self.modules.get(module)?;
         let Some(first) = path.first() else {
@@ -97,11 +98,11 @@ impl Crate {
         }
     }
 
-    /// What files import, once each, where it stands first.
+    /// The imports of all files, each once, at its first line.
     pub fn imports(&self) -> Vec<Import> {
         let mut lines: BTreeMap<(File, File), usize> = BTreeMap::new();
         for mention in &self.mentions {
-            // A module is imported for what is in it, which is mentioned on its own.
+            // A module is imported for its items, which are mentioned separately.
             if let Some((to, is_module)) = self.find(&mention.module, &mention.path)
                 && to != mention.file
                 && (mention.everything || !is_module)
@@ -144,7 +145,7 @@ impl Reader<'_> {
         });
     }
 
-    /// What a `use` brings in; what it exports as well is no import of this file.
+    /// Records what a `use` brings in; a re-export is no import of this file.
     fn bring(&mut self, tree: &UseTree, before: &[String], exports: bool) {
         let with = |name: &Ident| match name == "self" && !before.is_empty() {
             true => before.to_vec(),

@@ -1,6 +1,6 @@
-//! The structure of the sources: which file imports which, how long files are and how wide comments.
+//! The structure of the sources: which file imports which, the length of files and the width of comments.
 //!
-//! Every rule is a function of sources to what it finds in them, and is tried on made-up sources below.
+//! Every rule is a function from sources to its findings, and is tested on made-up sources below.
 
 mod imports;
 
@@ -29,20 +29,20 @@ const ORDER: [&str; 15] = [
     "train",
 ];
 
-/// Imports that run up all the same: a file, the file it imports, and why it has to.
+/// Allowed upward imports: a file, the file it imports, and the reason.
 const UPWARD: [(&str, &str, &str); 0] = [];
 
-/// Modules that `src/lib.rs` may have: a reader should see them at once.
+/// Most modules of `src/lib.rs`: a reader should take them in at a glance.
 const TOP_LEVEL: usize = 15;
 
-/// Files that may import each other in a circle: a front and what it stands before.
+/// Most files that may import each other in a circle: a module and the files behind it.
 const CIRCLE: usize = 3;
 
-/// Lines of a file.
+/// Most lines of a file.
 const LINES: usize = 600;
 
 struct Source {
-    /// Where it lies below the root of the repository.
+    /// Its path from the root of the repository.
     path: String,
     text: String,
 }
@@ -89,8 +89,8 @@ fn circles(sources: &[Source]) -> Vec<String> {
     told.collect()
 }
 
-/// Imports from a module of `order` to a later one that `allowed` does not name; those of `src/lib.rs` do
-/// not count.
+/// Imports from a module of `order` to a later one that are not in `allowed`; those of `src/lib.rs` do not
+/// count.
 fn upward(sources: &[Source], order: &[&str], allowed: &[(&str, &str, &str)]) -> Vec<String> {
     let place = |path: &str| {
         let top = path.trim_start_matches("src/").split(['/', '.']).next()?;
@@ -109,7 +109,7 @@ fn upward(sources: &[Source], order: &[&str], allowed: &[(&str, &str, &str)]) ->
     found.collect()
 }
 
-/// Top-level modules: too many, or others than `order` has.
+/// Top-level modules: too many, or not those of `order`.
 fn top_level(sources: &[Source], order: &[&str]) -> Vec<String> {
     let modules: BTreeSet<String> = sources
         .iter()
@@ -145,7 +145,7 @@ fn long_files(sources: &[Source]) -> Vec<String> {
         .collect()
 }
 
-/// Lines that are a comment, of Rust or of a script, of more than `max` columns.
+/// Comment lines, of Rust or of a script, of more than `max` columns.
 fn wide_comments(sources: &[Source], max: usize) -> Vec<String> {
     let mut found = vec![];
     for Source { path, text } in sources {
@@ -162,7 +162,7 @@ fn wide_comments(sources: &[Source], max: usize) -> Vec<String> {
     found
 }
 
-/// Pages whose Rust blocks `src/lib.rs` does not make tests of its documentation.
+/// Pages whose Rust blocks are not included as doctests by `src/lib.rs`.
 fn untested_pages(sources: &[Source]) -> Vec<String> {
     let front = sources.iter().find(|source| source.path == "src/lib.rs");
     let included = |path: &str| front.is_some_and(|front| front.text.contains(&format!("\"../{path}\"")));
@@ -173,7 +173,7 @@ fn untested_pages(sources: &[Source]) -> Vec<String> {
         .collect()
 }
 
-/// The text files at these places of the repository, or `None` where its sources are not there.
+/// The text files at these paths of the repository, or `None` if its sources are not there.
 fn read(places: &[&str]) -> Option<Vec<Source>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if !root.join("src").is_dir() {
@@ -256,7 +256,7 @@ fn rust_blocks_of_pages_are_tested() {
     );
 }
 
-/// The rules themselves, on sources in which there is something to find.
+/// The rules themselves, on sources that break them.
 mod rules {
     use super::*;
 

@@ -79,7 +79,7 @@ fn settings_of_a_rollout() -> Result<()> {
         named(run(Rollout::new(1).masks(vec![zeros(&[1, 3, 3, 1])]))),
         "masks"
     );
-    // Masks of another number type are fine, and no steps are too.
+    // Masks of another number type are allowed, and so are rollouts of no steps.
     run(Rollout::new(1).masks(vec![mask.to_dtype(DType::U8)?]))?;
     run(Rollout::new(0))?;
     assert_eq!(
@@ -215,7 +215,7 @@ fn layers_without_channels() -> Result<()> {
 }
 
 #[test]
-fn images_that_are_none() -> Result<()> {
+fn tensors_that_are_no_images() -> Result<()> {
     for model in models()? {
         for shape in [
             &[1, 8, 8, 4][..],
@@ -240,7 +240,7 @@ fn images_that_are_none() -> Result<()> {
             named(autoencoder.decode(&encoded.skip, &encoded.skip, false)),
             "latent"
         );
-        // Batch statistics of a single value do not exist.
+        // A single value has no batch statistics.
         let multiple = autoencoder.multiple();
         let single = zeros(&[1, multiple, multiple, 3]);
         assert_eq!(named(autoencoder.encode(&single, true)), "x");

@@ -32,7 +32,7 @@ fn a_loaded_model_is_the_saved_one() -> Result<()> {
     for (i, mut model) in models()?.into_iter().enumerate() {
         model.card_mut().task = "denoise \"quoted\" é".into();
         model.card_mut().fire_rate = 0.1 + 0.2;
-        // A folder that does not exist yet is made.
+        // A missing folder is created.
         let path = folder.path().join("new/deep").join(format!("{i}.safetensors"));
         model.save(&path)?;
         let loaded = load(&path)?;
@@ -49,7 +49,7 @@ fn a_loaded_model_is_the_saved_one() -> Result<()> {
     Ok(())
 }
 
-/// What a damaged file gives: an error that names the file or a weight.
+/// Asserts that a damaged file gives an error that names the file or a weight.
 fn assert_refused(path: &Path) {
     match load(path).map(|_| ()) {
         Err(Error::File { path: named, .. } | Error::Io { path: named, .. }) => assert_eq!(named, path),
@@ -90,7 +90,8 @@ proptest! {
         let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         bytes[(at * header as f64) as usize] ^= 1u8 << bit;
         fs::write(&path, bytes).unwrap();
-        // A free text or a number such as the fire rate may have changed; a panic would fail the test.
+        // If a free text or a number such as the fire rate changed, loading may succeed; a panic would fail
+        // the test.
         if let Err(error) = load(&path) {
             assert!(!error.to_string().is_empty());
         }
@@ -102,7 +103,7 @@ fn safetensors_of_others() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.safetensors");
     let tensors = Tensors::from([("w".to_string(), normal(1, 3, DType::F32))]);
-    // No entry of ours, then one that describes something else, such as a checkpoint.
+    // First without a card, then with a card of something else, such as a checkpoint.
     fs::write(&path, safetensors::serialize(&tensors, None).unwrap()).unwrap();
     assert!(load(&path).err().unwrap().to_string().contains("lnca"));
     store::write(&path, &tensors, &serde_json::json!({"checkpoint": 1})).unwrap();
@@ -110,7 +111,7 @@ fn safetensors_of_others() {
     assert_refused(&path);
 }
 
-/// Rewrites a saved model after a change of its tensors and card, and gives the message of loading it.
+/// Changes the tensors and card of a saved model, and returns the error message of loading it.
 fn message_after(change: impl FnOnce(&mut Tensors, &mut ModelCard)) -> String {
     let (_folder, path, _) = saved();
     let (mut tensors, mut card): (_, ModelCard) = store::read(&path, &Device::Cpu).unwrap();
@@ -188,7 +189,7 @@ fn a_failed_write_leaves_what_is_there() {
     }
     assert!(target.join("inside").is_dir());
     assert!(fs::read(&path).unwrap() == bytes);
-    // Nothing half-written is left lying about.
+    // No half-written file is left.
     let names = fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(names, 2);
 }

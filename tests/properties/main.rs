@@ -1,4 +1,4 @@
-//! What must hold whatever the weights, the images and the seed.
+//! Properties that must hold for all weights, images and seeds.
 
 mod bad_arguments;
 #[path = "../common/mod.rs"]

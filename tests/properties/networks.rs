@@ -46,8 +46,8 @@ fn restormer_has_the_published_number_of_weights() -> Result<()> {
 
 #[test]
 fn nafnet_has_the_published_number_of_weights() -> Result<()> {
-    // Those of a block of c channels are 7 c^2 + 33 c, of the whole at width 64 the published number; a
-    // narrower network has the same form.
+    // A block of c channels has 7 c^2 + 33 c weights, the whole network at width 64 the published number;
+    // narrower networks follow the same polynomial.
     let count = |width: usize| -> Result<usize> {
         let weights = Weights::new(0, DType::F32, &Device::Cpu);
         let config = NafNetConfig {
@@ -107,7 +107,7 @@ fn sizes_that_do_not_fit_together_are_errors() {
 
 #[test]
 fn f32_agrees_with_f64() -> Result<()> {
-    // Layers have kernels of their own for f32, and for f64 other ones or Candle's.
+    // Layers have their own kernels for f32, and others or Candle's for f64.
     let output = |dtype| -> Result<(Vec<f64>, Vec<f64>)> {
         let weights = Weights::new(3, dtype, &Device::Cpu);
         let network = small_restormer(&weights, true)?;

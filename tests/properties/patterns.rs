@@ -58,7 +58,7 @@ fn damage_erases_what_it_says() -> Result<()> {
     Ok(())
 }
 
-/// `x` (`[B, H, W, C]`, square) turned by 90 degrees: what is on the right comes to the bottom.
+/// `x` (`[B, H, W, C]`, square) rotated by 90 degrees: the right side becomes the bottom.
 fn turned(x: &Tensor) -> Result<Tensor> {
     let n = x.dim(1)?;
     let back = Tensor::from_iter((0..n as u32).rev(), &Device::Cpu)?;
@@ -67,7 +67,7 @@ fn turned(x: &Tensor) -> Result<Tensor> {
 
 #[test]
 fn a_turned_perception_turns_the_pattern() -> Result<()> {
-    // A quarter turn maps the grid on itself, so the rule turned back sees of turned cells what it saw
+    // A quarter turn maps the grid onto itself, so the rule turned back perceives turned cells as it did
     // before.
     let quarter = std::f64::consts::FRAC_PI_2;
     let growing = trained_like(PatternConfig::Growing(GrowingConfig::default()), (9, 9))?;
@@ -128,12 +128,12 @@ fn half_of_the_grid_may_be_slower() -> Result<()> {
     let once = Rollout::new(1).fire_rates(&rates)?.run(pattern.rule(), &cells)?;
     let right = |x: &Tensor| -> Result<Vec<f64>> { Ok(values(&x.narrow(2, 4, 4)?)) };
     assert_eq!(right(&once)?, right(&all)?);
-    // Equal rates are the one rate, bit by bit.
+    // Equal rates for all cells give the same bits as a single rate.
     let half = Tensor::full(0.5f32, (8, 8), &Device::Cpu)?;
     let each = Rollout::new(3).fire_rates(&half)?.run(pattern.rule(), &cells)?;
     let same = Rollout::new(3).fire_rate(0.5).run(pattern.rule(), &cells)?;
     assert_eq!(values(&each), values(&same));
-    // Rates of another grid, or that are none, are errors.
+    // Rates of another grid, or outside `[0, 1]`, are errors.
     let wide = Tensor::full(0.5f32, (8, 9), &Device::Cpu)?;
     assert!(
         Rollout::new(1)
@@ -171,7 +171,7 @@ fn a_pattern_file_is_the_pattern() -> Result<()> {
         };
         assert_eq!(run(&pattern)?, run(&loaded)?);
     }
-    // A card that asks for more than there is, and more than there is memory for.
+    // A card that asks for more weights than the file has, and more than memory holds.
     let mut liar = trained_like(PatternConfig::Growing(GrowingConfig::default()), (12, 10))?;
     if let PatternConfig::Growing(config) = &mut liar.card_mut().config {
         config.hidden_dim = 1 << 40;
@@ -182,7 +182,7 @@ fn a_pattern_file_is_the_pattern() -> Result<()> {
         Pattern::load(&path, &Device::Cpu),
         Err(Error::File { .. })
     ));
-    // Files that are something else.
+    // Files of other kinds.
     let text = folder.path().join("x.json");
     std::fs::write(&text, "[]").unwrap();
     assert!(matches!(
@@ -232,7 +232,7 @@ fn targets_keep_their_aspect_and_no_colour_exceeds_alpha() -> Result<()> {
         assert_eq!(drawn.dims(), [72, 72, 4]);
         let covered = values(&drawn.narrow(2, 3, 1)?).iter().sum::<f64>() / 1600.0;
         assert!((0.2..0.8).contains(&covered), "{covered}");
-        // The seed has something to grow from in the middle of the grid.
+        // The target covers the seed in the middle of the grid.
         assert!(values(&drawn.get(36)?.get(36)?)[3] > 0.9, "{emblem:?}");
     }
     for swatch in [Swatch::Bubbles, Swatch::Weave] {
@@ -249,7 +249,7 @@ fn transport_is_zero_between_equal_sets_in_any_order() -> Result<()> {
     let directions = lnca::loss::directions((4, 9), Key::new(2), DType::F64, &Device::Cpu)?;
     let distance = |x: &Tensor| -> Result<f64> { Ok(sliced_transport(x, &set, &directions)?.to_scalar()?) };
     assert!(distance(&set.index_select(&order, 1)?)? < 1e-20);
-    // A set moved by v is |<v, d>|^2 away along each direction d.
+    // For a set moved by v, the distance along each direction d is |<v, d>|^2.
     let moved = distance(&(&set + 0.5)?)?;
     let along = values(&(directions.sum(0)? * 0.5)?.sqr()?).iter().sum::<f64>() * 30.0;
     assert!((moved - along).abs() < 1e-9 * along);
@@ -304,7 +304,7 @@ fn vgg_styles_by_weights_of_a_file() -> Result<()> {
         );
         channels = output;
     }
-    // Of the whole network, more than is needed.
+    // A layer of the whole network that is not needed.
     weights.insert(
         "classifier.0.weight".into(),
         Tensor::zeros((2, 2), DType::F32, &Device::Cpu)?,
@@ -334,7 +334,7 @@ fn vgg_styles_by_weights_of_a_file() -> Result<()> {
             "{}",
             style.name()
         );
-        // Along its gradient the distance falls as the gradient says.
+        // Against its gradient the distance falls by what the gradient predicts.
         let grads = far.backward()?;
         let slope = grads.get(&other).expect("a gradient");
         let steepness = f64::from(slope.sqr()?.sum_all()?.to_scalar::<f32>()?);

@@ -1,4 +1,4 @@
-//! Rollouts: fire rates, input channels, standing still, batches, sizes.
+//! Rollouts: fire rates, input channels, untrained automata, batches, sizes.
 
 use candle_core::{DType, Device, Tensor};
 use lnca::random::Key;
@@ -56,7 +56,7 @@ pub fn growing() -> Result<Growing> {
     Ok(transition)
 }
 
-/// What holds for one transition on one grid with one seed.
+/// Asserts all properties for one transition on one grid with one seed.
 fn assert_rollout<T>(transition: &T, (b, h, w): (usize, usize, usize), seed: u64) -> Result<()>
 where
     T: TransitionFn + Clone + 'static,
@@ -84,7 +84,7 @@ where
         "input channels"
     );
 
-    // One image at a time, with its number, as in the batch: masks and dropout included.
+    // One image at a time, with its index, gives the same as in the batch, masks and dropout included.
     for image in 0..b {
         let alone = run(&half.clone().first_image(image), &cells.narrow(0, image, 1)?)?;
         let together = evolved.narrow(0, image, 1)?;
@@ -120,7 +120,7 @@ fn the_smallest_and_thinnest_grids() -> Result<()> {
 }
 
 #[test]
-fn untrained_automata_stand_still() -> Result<()> {
+fn untrained_automata_change_nothing() -> Result<()> {
     let weights = Weights::new(4, DType::F32, &Device::Cpu);
     let vb = weights.builder();
     let vitca = Vitca::new(VitcaConfig::default(), vb.pp("vitca"))?;
@@ -174,7 +174,7 @@ fn dead_cells_are_empty_and_neighbours_of_living_ones_are_not() -> Result<()> {
 
 #[test]
 fn masks_follow_the_fire_rate_and_differ_by_step_image_and_key() -> Result<()> {
-    // A transition that counts: each cell's output is the number of updates it took.
+    // A transition that counts: each cell's output is the number of its updates.
     #[derive(Clone)]
     struct Count;
     impl TransitionFn for Count {

@@ -1,4 +1,4 @@
-//! Symmetries: translation on a torus, quarter turns of what Growing sees.
+//! Symmetries: translation on a torus, quarter turns of Growing's perception.
 
 use std::f64::consts::FRAC_PI_2;
 
@@ -56,7 +56,7 @@ fn nafca() -> Result<Nafca> {
     Ok(transition)
 }
 
-/// Shifting the cells and evolving them is evolving and shifting, if all cells fire.
+/// If all cells fire, shifting commutes with the rollout.
 fn assert_translates<T>(transition: &T, cells: &Tensor, (dy, dx): (i32, i32)) -> Result<()>
 where
     T: TransitionFn + Clone + 'static,
@@ -80,7 +80,7 @@ proptest! {
     }
 }
 
-/// A quarter turn against the clock, as one sees the grid with its first row on top.
+/// A quarter turn counter-clockwise, with the first row on top.
 fn turn(x: &Tensor) -> Result<Tensor> {
     Ok(x.transpose(1, 2)?.contiguous()?.flip(&[1])?)
 }
@@ -95,7 +95,7 @@ fn a_quarter_turn_of_the_cells_turns_their_gradients() -> Result<()> {
     };
     let (seen, turned) = (growing.perceive(&cells)?, growing.perceive(&turn(&cells)?)?);
     assert_close("identity", &filter(&turned, 0)?, &turn(&filter(&seen, 0)?)?);
-    // What grew to the right grows upwards now, what grew downwards grows to the right.
+    // The derivative to the right becomes the one upwards, the one downwards becomes the one to the right.
     assert_close("x from y", &filter(&turned, 1)?, &turn(&filter(&seen, 2)?)?);
     assert_close(
         "y from -x",

@@ -1,4 +1,4 @@
-//! The number of threads changes nothing, not one bit.
+//! The number of threads does not change a single bit.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -16,10 +16,10 @@ use lnca::{
 
 use crate::common::normal;
 
-/// Set in the processes that do the work; the test that starts them compares what they print.
+/// Set in the child processes; the test that starts them compares their output.
 const CHILD: &str = "LNCA_TEST_THREADS_CHILD";
 
-/// A number that changes with any bit of any value.
+/// A hash of all bits of all values.
 fn hash<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for tensor in tensors {

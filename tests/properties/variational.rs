@@ -10,7 +10,7 @@ use lnca::{DecoderConfig, Error, Result, Rollout, Vae, VaeCard, VaeConfig, Vnca,
 
 use crate::common::{normal, randomise, values};
 
-/// One model of each kind, small, with no weight at its first value.
+/// A small model of each kind, with no weight at its initial value.
 fn models() -> Result<Vec<Vae>> {
     let decoders = [
         DecoderConfig::Doubling { steps: 2, blocks: 1 },
@@ -70,7 +70,7 @@ fn published_sizes_have_the_published_number_of_weights() -> Result<()> {
 }
 
 #[test]
-fn an_untrained_automaton_stands_still() -> Result<()> {
+fn an_untrained_automaton_changes_nothing() -> Result<()> {
     let weights = Weights::new(1, DType::F32, &Device::Cpu);
     let rule = Vnca::new(VncaConfig::doubling(5), weights.builder())?;
     let cells = normal(1, (2, 3, 4, 5), DType::F32);
@@ -97,7 +97,7 @@ fn a_file_is_the_model() -> Result<()> {
         let z = vae.prior(2, key)?;
         assert_eq!(values(&vae.decode(&z, key)?), values(&loaded.decode(&z, key)?));
 
-        // A card that asks for more than there is, and more than there is memory for.
+        // A card that asks for more weights than the file has, and more than memory holds.
         vae.card_mut().config.latent = 1 << 16;
         vae.save(&path)?;
         match Vae::load(&path, &Device::Cpu) {
@@ -129,7 +129,7 @@ fn estimates_do_not_depend_on_batches_and_rise_with_samples() -> Result<()> {
         assert!((all[3].iwelbo - last[0].iwelbo).abs() < 1e-3, "{all:?} {last:?}");
         let few = vae.estimate(&images, 2, key, 0)?;
         for (few, many) in few.iter().zip(&all) {
-            // The border is black: leaving it out can only make an image likelier.
+            // The border is black: without it an image can only be likelier.
             assert!(many.inner >= many.iwelbo - 1e-3, "{many:?}");
             assert!(many.kl > 0.0 && many.elbo < 0.0 && few.kl == many.kl);
             assert!(many.iwelbo >= many.elbo - 1e-3, "{many:?}");
@@ -140,7 +140,8 @@ fn estimates_do_not_depend_on_batches_and_rise_with_samples() -> Result<()> {
 
 #[test]
 fn bounds_agree_where_the_posterior_is_exact() -> Result<()> {
-    // A posterior that is the prior, and a likelihood that is no function of the latent: every bound is it.
+    // If the posterior is the prior and the likelihood does not depend on the latent, every bound is that
+    // likelihood.
     let zeros = Tensor::zeros((2, 3), DType::F64, &Device::Cpu)?;
     let posterior = Posterior {
         mean: zeros.clone(),
@@ -269,7 +270,7 @@ fn what_does_not_fit_is_an_error_with_a_name() -> Result<()> {
 }
 
 #[test]
-fn binarised_mnist_where_it_lies() -> Result<()> {
+fn binarised_mnist_from_a_folder() -> Result<()> {
     let folder = std::env::var_os("LNCA_BINARISED_MNIST").map(std::path::PathBuf::from);
     let default = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/binarized_mnist");
     let folder = folder.unwrap_or(default);
@@ -288,7 +289,7 @@ fn binarised_mnist_where_it_lies() -> Result<()> {
         all.map(|&pixel| f64::from(pixel)).sum::<f64>() / (images.len() * 784) as f64
     };
     assert!((ink(&parts.test) - 0.1325).abs() < 1e-3);
-    // A few updates on them make images of the test likelier.
+    // A few updates make test images likelier.
     let config = VaeConfig {
         latent: 16,
         encoder: 4,

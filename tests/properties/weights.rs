@@ -1,4 +1,4 @@
-//! Weights: first values from seed and name alone; loading is all or nothing.
+//! Weights: initial values depend on seed and name alone; loading is all or nothing.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ fn the_order_of_creation_does_not_matter() -> Result<()> {
     Nafca::new(NafcaConfig::default(), second.builder().pp("b"))?;
     Vitca::new(VitcaConfig::default(), second.builder().pp("a"))?;
     assert_eq!(all(&first)?, all(&second)?);
-    // Nor does it matter what else there is.
+    // Nor do other weights matter.
     let alone = new(3);
     Nafca::new(NafcaConfig::default(), alone.builder().pp("b"))?;
     let (first, alone) = (all(&first)?, all(&alone)?);

@@ -1,4 +1,4 @@
-//! A fit leaves the weights of its best epoch.
+//! After a fit the model has the weights of its best epoch.
 
 use candle_core::{DType, Device};
 use candle_nn::Init;
@@ -10,7 +10,7 @@ use lnca::{Fit, Result, Weights};
 use crate::common::values;
 use crate::setup::{data, fit};
 
-/// Its only weight counts the batches learned from; its score of each epoch is given.
+/// Its only weight counts the batches; the score of each epoch is given.
 struct Scripted {
     weights: Weights,
     adam: Adam,
@@ -63,7 +63,7 @@ impl Trainer for Scripted {
     }
 }
 
-/// The epoch, from 0, whose weights a fit of three batches an epoch leaves.
+/// The epoch, from 0, whose weights remain after a fit with three batches an epoch.
 fn best_epoch(scores: &[f64]) -> Result<f64> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
@@ -96,18 +96,18 @@ fn best_epoch(scores: &[f64]) -> Result<f64> {
 fn the_weights_of_the_best_epoch_are_left() -> Result<()> {
     assert_eq!(best_epoch(&[0.1, 0.3, 0.2])?, 1.0);
     assert_eq!(best_epoch(&[-0.3, -0.2, -0.1])?, 2.0);
-    // Of equals the first.
+    // The first of equal scores.
     assert_eq!(best_epoch(&[0.2, 0.1, 0.2])?, 0.0);
     Ok(())
 }
 
-/// A rollout longer than those trained on can explode while the training itself goes well.
+/// A rollout longer than those in training can diverge while the training itself goes well.
 #[test]
 fn an_epoch_without_a_score_is_never_the_best() -> Result<()> {
     assert_eq!(best_epoch(&[f64::NAN, 0.1, 0.3, 0.2])?, 2.0);
     assert_eq!(best_epoch(&[0.1, f64::NAN, 0.05])?, 0.0);
     assert_eq!(best_epoch(&[f64::NEG_INFINITY, f64::INFINITY, -0.4])?, 2.0);
-    // If none has one, the last weights stay.
+    // If no epoch has a score, the last weights stay.
     assert_eq!(best_epoch(&[f64::NAN, f64::NAN])?, 1.0);
     Ok(())
 }

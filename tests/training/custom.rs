@@ -1,4 +1,4 @@
-//! A transition of one's own, written with nothing but the public interface.
+//! A custom transition, written with the public interface alone.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::common::{normal, randomise, values};
 
-/// Sees its neighbours, thinks with a small perceptron, forgets a little.
+/// Reads its neighbours, applies a small perceptron, and drops out a little.
 #[derive(Clone)]
 struct Mine {
     see: Linear,
@@ -57,7 +57,7 @@ fn train(memory: Memory, batches: usize) -> Result<(Weights, Vec<f64>)> {
         fire_rate: 0.5,
         ..PoolTrainerConfig::default()
     };
-    // With plain gradients, in which rounding is not blown up where they are small.
+    // Without normalised gradients, which amplify the rounding of small ones.
     config.adam.normalise = false;
     config.adam.learning_rate = 1e-3;
     config.adam.eps = 1e-2;

@@ -1,4 +1,4 @@
-//! Training that diverges or cannot start says so, and leaves what was good.
+//! Training that diverges or cannot start says so, and keeps the last good weights.
 
 use std::fs;
 
@@ -65,7 +65,7 @@ fn a_run_that_diverges_leaves_its_last_checkpoint() -> Result<()> {
         let message = error.unwrap_err().to_string();
         assert!(message.contains("epoch 1, batch 1"), "{message}");
         assert!(fs::read(&path).unwrap() == saved[3]);
-        // Going on from there ends as if nothing had happened.
+        // Resuming from there ends as if nothing had happened.
         let (_model, mut trainer) = phase.trainer()?;
         fit(&path).run(&mut *trainer, &data, &mut |_| {})?;
         for ((name, a), (_, b)) in whole.weights().vars().iter().zip(trainer.weights().vars()) {
@@ -82,7 +82,7 @@ fn a_gradient_that_is_not_finite_is_named() -> Result<()> {
         steps: 2..=3,
         ..PoolTrainerConfig::default()
     };
-    // So far that squares in a layer norm overflow after an update.
+    // So large that squares in a layer norm overflow after an update.
     config.adam.learning_rate = 1e19;
     let mut trainer = PoolTrainer::new(model.restorer()?, model.weights(), config)?;
     let folder = tempfile::tempdir().unwrap();
@@ -103,7 +103,7 @@ fn images_that_are_not_finite_change_no_weight() -> Result<()> {
         };
         let learned = |trainer: &dyn Trainer| -> Result<Vec<f64>> {
             let mut all = trainer.weights().snapshot()?;
-            // Batch norm has seen the images by the time the loss is known.
+            // Batch norm is updated before the loss is known.
             all.retain(|name, _| !name.contains("running"));
             Ok(all.values().flat_map(values).collect())
         };
@@ -121,7 +121,7 @@ fn what_cannot_be_trained_on_is_an_error_at_the_start() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
     for phase in PHASES {
-        // None of these gets so far as to write one.
+        // None of these writes one.
         assert!(!path.exists());
         let fails = |fit: Fit, train: usize, size: usize| -> Result<String> {
             let (_model, mut trainer) = phase.trainer()?;
@@ -142,7 +142,7 @@ fn what_cannot_be_trained_on_is_an_error_at_the_start() -> Result<()> {
             .contains("epochs")
         );
         assert!(fails(fit(&path), 3, 12)?.contains("batch_size"));
-        // Too small for the window of SSIM, by which the best weights are chosen.
+        // Too small for the window of SSIM, which chooses the best weights.
         assert!(fails(fit(&path), 13, 8)?.contains("11"));
         // Nothing to choose the best weights by.
         let mut none = data(13, 12)?;
@@ -168,7 +168,7 @@ fn what_cannot_be_trained_on_is_an_error_at_the_start() -> Result<()> {
 
 #[test]
 fn images_that_need_no_restoring_train_too() -> Result<()> {
-    // Without a corruption the mask of the autoencoder's losses is empty; nothing may divide by it.
+    // Without a corruption the mask of the autoencoder's losses is empty; nothing may divide by its sum.
     for phase in PHASES {
         let folder = tempfile::tempdir().unwrap();
         let mut data = data(13, 12)?;

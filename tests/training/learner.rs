@@ -1,4 +1,4 @@
-//! What holds for every [`Learner`]: it resumes as if it had never stopped, and only under its own settings.
+//! Every [`Learner`] resumes as if it had never stopped, and only with its own settings.
 
 use std::path::PathBuf;
 
@@ -36,8 +36,7 @@ pub fn stopped_is_never_stopped<L: Learner>(
     Ok((straight, resumed))
 }
 
-/// A checkpoint of `one` is refused by `other`, a learner of `weights` with other settings, and changes
-/// nothing.
+/// `other`, a learner of `weights` with other settings, refuses a checkpoint of `one` and is unchanged.
 pub fn is_refused(one: &impl Learner, (weights, mut other): (&Weights, impl Learner)) -> Result<()> {
     let (_folder, checkpoint) = place();
     one.save(&checkpoint)?;
@@ -51,7 +50,7 @@ pub fn is_refused(one: &impl Learner, (weights, mut other): (&Weights, impl Lear
     Ok(())
 }
 
-/// A checkpoint's path in a folder that lasts as long as the first value.
+/// A checkpoint's path in a temporary folder, which lasts as long as the first value.
 fn place() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint.safetensors");

@@ -1,4 +1,4 @@
-//! The whole pipeline on data that need no file: it must learn to restore.
+//! The whole pipeline on generated data: it must learn to restore.
 
 use candle_core::Device;
 use lnca::data::{Corruption, Curriculum, Dataset};
@@ -39,7 +39,7 @@ fn a_latent_automaton_learns_to_denoise() -> Result<()> {
         train: parts.train,
         validation: parts.validation,
         corruption: Some(Corruption::NOISE),
-        // As hard from the start as in the test, so that losses can be compared.
+        // As difficult from the start as in the test, so that losses can be compared.
         curriculum: Some(Curriculum {
             range: 1.0,
             min: 0.5,
@@ -76,7 +76,7 @@ fn a_latent_automaton_learns_to_denoise() -> Result<()> {
     let mut second = Course::default();
     fit.run(&mut trainer, &data, &mut |event| second.hear(event))?;
     let trained = score(8)?;
-    // All is seeded, but processors round differently: the bounds are far from what is reached.
+    // Everything is seeded, but processors round differently, so the bounds leave room.
     assert!(
         first.change() < 0.75,
         "autoencoder: {} {:?}",

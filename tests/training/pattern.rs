@@ -117,11 +117,12 @@ fn the_pool_remembers_and_the_seed_comes_back() -> Result<()> {
     };
     assert_eq!(changed(&trainer)?, 0);
     trainer.update()?;
-    // The first update changes nothing but weights: the rule stands still. The second leaves 4 states.
+    // The first update changes only weights, because the untrained rule changes nothing. The second leaves 4
+    // states.
     trainer.update()?;
     assert_eq!(changed(&trainer)?, 4);
 
-    // Of four states that differ in how far they are from the target the worst gives way to the seed.
+    // Of four states at different distances from the target, the worst is replaced by the seed.
     let scale = Tensor::new(&[1f32, 3.0, 2.0, 0.0], &Device::Cpu)?.reshape((4, 1, 1, 1))?;
     let states = Tensor::ones((4, 18, 18, 16), DType::F32, &Device::Cpu)?.broadcast_mul(&scale)?;
     let (order, prepared) = trainer.prepare(&states, &[])?;

@@ -1,4 +1,4 @@
-//! Recipes: what each of them trains, what it leaves, and where it starts.
+//! Recipes: what each of them trains, what it leaves unchanged, and where it starts.
 
 use candle_core::{Device, Tensor};
 use lnca::data::Corruption;
@@ -99,7 +99,7 @@ fn a_running_mean_is_kept_in_place_of_the_last_weights() -> Result<()> {
         let batch = batches.get(n % 2, &Device::Cpu)?;
         trainer.fresh_update(&batch, &Rollout::new(2))?;
         let weights = model.weights().snapshot()?;
-        // The first few updates count for more: what is there at first are random weights.
+        // The first few updates weigh more, because the mean begins with random weights.
         let decay: f64 = decay.min((2.0 + n as f64) / (11.0 + n as f64));
         mean = Some(match mean {
             None => weights,
@@ -123,7 +123,7 @@ fn a_running_mean_is_kept_in_place_of_the_last_weights() -> Result<()> {
 }
 
 #[test]
-fn the_weights_of_a_validation_are_there_while_it_is_told() -> Result<()> {
+fn a_validation_event_is_told_with_the_validated_weights() -> Result<()> {
     let recipe = Recipe::tuned(small_latent());
     let model = Model::new(recipe.model.clone(), 3, &Device::Cpu)?;
     let fit = Fit {
@@ -142,7 +142,7 @@ fn the_weights_of_a_validation_are_there_while_it_is_told() -> Result<()> {
     let (best, last) = (best.expect("a best epoch")?, last.expect("a batch")?);
     let left = model.weights().snapshot()?;
     assert_eq!(changed(&best, &left)?, Vec::<String>::new());
-    // The running mean that was validated is not what the last update left.
+    // The validated running mean is not the weights of the last update.
     assert!(!changed(&last, &left)?.is_empty());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A killed run that goes on ends with the bits of the run that was never killed.
+//! A killed and resumed run ends with the bits of a run that was never killed.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use lnca::{Error, Fit, Result, TrainingData};
 use crate::common::values;
 use crate::setup::{PHASES, Phase, data, fit};
 
-/// Runs to the end and gives the weights that are left.
+/// Runs to the end and returns the final weights.
 fn finish(phase: Phase, fit: &Fit, data: &TrainingData, tell: &mut dyn FnMut(&Event)) -> Result<Tensors> {
     let (_model, mut trainer) = phase.trainer()?;
     fit.run(&mut *trainer, data, tell)?;
@@ -30,7 +30,7 @@ fn assert_same_weights(what: &str, a: &Tensors, b: &Tensors) {
     }
 }
 
-/// Checkpoints hold weights, best weights, moments, pool and progress: all of it must agree.
+/// Checkpoints hold weights, best weights, moments, pool and progress: all must agree.
 fn assert_same_checkpoint(what: &str, a: &Path, b: &Path) -> Result<()> {
     let read = |path: &Path| store::read::<serde_json::Value>(path, &Device::Cpu);
     let ((a_tensors, a_card), (b_tensors, b_card)) = (read(a)?, read(b)?);
@@ -80,7 +80,7 @@ fn from_a_death_at_any_event() -> Result<()> {
         let folder = tempfile::tempdir().unwrap();
         let whole = folder.path().join("whole");
         let expected = finish(phase, &fit(&whole), &data, &mut |_| {})?;
-        // The last is the only one of these deaths that no checkpoint precedes.
+        // Only the last of these deaths comes before any checkpoint.
         for death in [3, 4, 7, 8, 12, 1] {
             let path = folder.path().join(format!("death {death}"));
             let mut events = 0;

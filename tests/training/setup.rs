@@ -10,7 +10,7 @@ use lnca::{
     PoolTrainer, Recipe, Result, TrainingData, VitcaConfig,
 };
 
-/// `train` and four validation images of dead leaves under noise.
+/// `train` training and four validation images of dead leaves under noise.
 pub fn data(train: usize, size: usize) -> Result<TrainingData> {
     Ok(TrainingData {
         train: Dataset::dead_leaves(train, size, 1)?,
@@ -101,7 +101,7 @@ impl Phase {
 
     fn pool_config(self) -> PoolTrainerConfig {
         PoolTrainerConfig {
-            // A pool that overflows, so that what it drops matters too.
+            // A pool that overflows, so that dropped states matter too.
             pool: 7,
             steps: 1..=3,
             validation_steps: 3,

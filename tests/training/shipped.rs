@@ -1,5 +1,5 @@
-//! The patterns that come with the crate: that they grow, heal, turn, and fill other grids than those of
-//! their training.
+//! The patterns that come with the crate: they grow, heal, turn, and fill grids of other sizes than in
+//! training.
 
 use std::path::Path;
 
@@ -139,7 +139,7 @@ fn textures_fill_a_larger_grid_heal_and_stay() -> Result<()> {
         let last = distance(&healed)?;
         assert!(first < noise / 6.0, "{name}: {first:.4} of {noise:.4}");
         assert!(last < noise / 6.0, "{name} healed: {last:.4} of {noise:.4}");
-        // The hole is filled: its colours vary as those of the whole.
+        // The hole is filled: its colours vary as much as those of the whole texture.
         let middle = colours(&texture, &healed)?.narrow(0, 48, 32)?.narrow(1, 48, 32)?;
         let spread = |image: &Tensor| -> Result<f64> {
             let image = image.to_dtype(DType::F64)?.flatten_to(1)?;

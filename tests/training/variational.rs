@@ -60,7 +60,7 @@ fn images_become_likelier() -> Result<()> {
     let test = BinaryImages::digits(16, 77)?
         .padded(2)
         .batch(&test, &Device::Cpu)?;
-    // What the best grey, the same for all pixels, would reach.
+    // The bound of the best constant grey.
     let white = f64::from(test.mean_all()?.to_scalar::<f32>()?);
     let grey = 1024.0 * (white * white.ln() + (1.0 - white) * (1.0 - white).ln());
     let longer = DecoderConfig::Broadcast {
@@ -96,7 +96,7 @@ fn images_become_likelier() -> Result<()> {
 #[test]
 fn a_resumed_training_is_the_one_that_never_stopped() -> Result<()> {
     for decoder in [doubling(), broadcast(), baseline()] {
-        // What a rollout keeps for its backward pass may differ.
+        // The memory policy may differ.
         let keeps = std::cell::Cell::new(1);
         let make = || -> Result<_> {
             let vae = model(decoder.clone())?;
@@ -135,8 +135,8 @@ fn the_pool_keeps_its_size_and_pairs_images_with_grids() -> Result<()> {
         assert_eq!(values(&entry.clean), values(&entry.corrupted));
         assert_eq!(entry.cells.dims(), [32, 32, 8]);
     }
-    // Grids that an update changed have cells that differ; those that still are as at the start, and some
-    // are, do not.
+    // Grids that an update changed have different cells; in those still as at the start, and there are some,
+    // all cells are equal.
     let moved = |cells: &Tensor| -> Result<bool> {
         let first = cells.narrow(0, 0, 1)?.narrow(1, 0, 1)?;
         Ok(cells
@@ -153,7 +153,7 @@ fn the_pool_keeps_its_size_and_pairs_images_with_grids() -> Result<()> {
 }
 
 #[test]
-fn latents_of_images_from_the_pool_count_if_they_are_to() -> Result<()> {
+fn latents_of_images_from_the_pool_count_if_asked() -> Result<()> {
     let images: Vec<usize> = (0..4).collect();
     let images = BinaryImages::digits(4, 3)?
         .padded(2)
@@ -226,7 +226,7 @@ fn gradients_are_clipped_together() -> Result<()> {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_before_a_weight_is_touched() -> Result<()> {
+fn a_nan_loss_stops_before_a_weight_is_changed() -> Result<()> {
     let vae = model(doubling())?;
     let (name, var) = vae.weights().vars().remove(0);
     var.set(&(var.as_detached_tensor() * f64::NAN)?)?;

@@ -1,10 +1,10 @@
-//! Which lanes live, and what becomes of those that do not.
+//! Which lanes are alive; clears dead cells.
 
 use crate::grid::{AliveMask, Padding};
 
 use super::plan::Plan;
 
-/// Which lanes have a living neighbour or live themselves.
+/// Which lanes are alive: in their 3x3 neighbourhood some cell's channel is above the threshold.
 pub(super) fn alive(rule: &AliveMask, plan: &Plan, state: &[f32]) -> Vec<bool> {
     let (row, images) = (plan.row(), plan.images);
     let threshold = rule.threshold as f32;
@@ -55,8 +55,8 @@ pub(super) fn clear_dead(plan: &Plan, alive: &[bool], cells: &mut [f32]) {
     }
 }
 
-/// Which lanes stay alive after a step: those alive before it, and with their updates. The others of `next`
-/// become 0.
+/// Which lanes stay alive after a step: those alive both before it and in `next`. All others of `next` become
+/// 0.
 pub(super) fn clear_dying(rule: &AliveMask, plan: &Plan, before: &[bool], next: &mut [f32]) -> Vec<bool> {
     let mut alive = alive(rule, plan, next);
     alive.iter_mut().zip(before).for_each(|(a, b)| *a &= b);

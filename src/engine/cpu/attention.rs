@@ -10,7 +10,7 @@ use super::scratch::Scratch;
 use super::step::{Band, StepContext};
 
 impl StepContext<'_> {
-    /// The values of node `n`; its shares are saved for the backward pass.
+    /// The values of node `n`; its shares (attention weights) are saved for the backward pass.
     pub fn attend(&self, scratch: &mut Scratch, n: usize, of: Attention, band: &Band<'_>, y: ViewMut<'_>) {
         let Attention { q, k, v, heads, .. } = of;
         let ((lanes, halo), stride) = (self.lanes(n, band), self.plan.stride(n));
@@ -49,8 +49,8 @@ impl StepContext<'_> {
             std::mem::take(&mut scratch.padded),
             std::mem::take(&mut scratch.padded_other),
         );
-        // A key gathers the queries that read it, weighted by the gradients of their scores; a value gathers the
-        // gradients of the cells that read it, weighted by their shares.
+        // A key gathers the queries that read it, weighted by the gradients of their scores. A value gathers
+        // the gradients of the cells that read it, weighted by their shares.
         let (rows, back) = ((window.computed.1, row, self.plan.images), window.reversed());
         for (x, by, sent) in [(k, &scores, None), (v, &shares, Some(dy))] {
             let sent = sent.unwrap_or_else(|| self.view(scratch, q, start));
@@ -74,7 +74,7 @@ impl StepContext<'_> {
         }
     }
 
-    /// The value `x`, if it is given padded.
+    /// The value `x`, if it is given and padded.
     fn padded_given(&self, x: usize) -> Option<&Padded> {
         match self.plan.nodes[self.plan.nodes[x].root].work {
             Work::Given { slot } => self.given.padded(slot),
@@ -82,7 +82,7 @@ impl StepContext<'_> {
         }
     }
 
-    /// Pads keys and values, those that are not given so.
+    /// Pads keys and values that are not padded yet.
     fn pad_values(
         &self,
         scratch: &mut Scratch,
@@ -105,7 +105,7 @@ impl StepContext<'_> {
         (scratch.padded, scratch.padded_other) = (near, far);
     }
 
-    /// What the rows of `window` read of keys and values, after [`Self::pad_values`].
+    /// The keys and values that the rows of `window` read, after [`Self::pad_values`].
     fn neighbour_values<'b>(
         &'b self,
         scratch: &'b Scratch,

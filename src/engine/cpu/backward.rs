@@ -1,4 +1,4 @@
-//! A step of a group of images, backwards: the values of a band again, then the gradients of all of them.
+//! A step of a group of images, backwards: recomputes the values of a band, then computes their gradients.
 
 use std::ops::Range;
 
@@ -15,9 +15,9 @@ use super::scratch::Scratch;
 use super::step::{Band, Before, StepContext};
 
 impl StepContext<'_> {
-    /// Adds the gradients of bands: `grad` is that of the next state, already 0 where cells died. What
-    /// flows to the state through the update goes to `flow`, whose rows begin with `first`; `weights`
-    /// gets the gradients of the weights. Those of given values come back, unless they accumulate in place.
+    /// Adds the gradients of bands; `grad` is that of the next state, already 0 where cells died. The state's
+    /// gradient through the update is added to `flow`, which begins at row `first` of the grid, and the
+    /// weights' to `weights`. Returns the gradients of given values, but for those that accumulate in place.
     pub fn backward<'b>(
         &self,
         scratch: &mut Scratch,
@@ -41,8 +41,8 @@ impl StepContext<'_> {
         given
     }
 
-    /// Passes the gradients of a band's outputs on to its cells, to the weights and to given values; those of
-    /// given values come back, unless they accumulate in place. The band's values are gone then.
+    /// Passes the gradients of a band's outputs on to its cells, the weights and given values, and frees the
+    /// band's values. Returns the gradients of given values, but for those that accumulate in place.
     pub fn pass_on<'b>(
         &self,
         scratch: &mut Scratch,
@@ -76,7 +76,7 @@ impl StepContext<'_> {
         given
     }
 
-    /// Takes the gradients of a band's values back to its cells and to what is given.
+    /// Passes gradients through the nodes of a band, in reverse, to its cells and given values.
     fn sweep(&self, scratch: &mut Scratch, band: &Band<'_>, weights: &mut [f32]) {
         let plan = self.plan;
         for n in (1..plan.nodes.len()).rev() {
@@ -107,8 +107,8 @@ impl StepContext<'_> {
         }
     }
 
-    /// Gives the gradient of sum `n` to its operand `x`: the buffer itself, where it is the first that `x`
-    /// gets.
+    /// Passes the gradient of sum `n` to its operand `x`: the buffer itself where possible, if `x` has no
+    /// gradient yet.
     fn hand_on(&self, scratch: &mut Scratch, n: usize, x: usize, grad: Buffer, band: &Band<'_>) {
         let (plan, planned) = (self.plan, &self.plan.nodes[x]);
         let ((lanes, halo), stride) = (self.lanes(n, band), plan.stride(n));
@@ -125,7 +125,7 @@ impl StepContext<'_> {
         scratch.give_back(grad);
     }
 
-    /// Adds the gradient of the cells of a band and around it to `flow`, whose rows begin with `first`.
+    /// Adds the gradient of a band's cells and their halo to `flow`, which begins at row `first` of the grid.
     fn drain(&self, scratch: &mut Scratch, rows: &Range<usize>, (flow, first): (&mut [f32], isize)) {
         let plan = self.plan;
         let (row, line) = (plan.row(), plan.line());
@@ -142,12 +142,12 @@ impl StepContext<'_> {
         }
     }
 
-    /// The gradient of the update of a band.
+    /// Sets the gradient of a band's update.
     fn seed(&self, scratch: &mut Scratch, grad: &[f32], band: &Band<'_>) {
         let plan = self.plan;
         let (row, layout) = (plan.row(), self.call.job.program.layout);
         let (planned, stride) = (&plan.nodes[plan.update()], plan.stride(plan.update()));
-        // All its lanes are set unless the update is part of something wider.
+        // Every lane is written, unless the update is a slice of a wider value.
         let mut seed = match planned.root == plan.update() {
             true => scratch.take(planned.width * stride + LANES),
             false => self.zeroed(scratch, planned.root),
@@ -178,7 +178,7 @@ impl StepContext<'_> {
         scratch.grads[planned.root] = Some(seed);
     }
 
-    /// Adds the gradients of the inputs of node `n` and of its weights; `grad` is its own. [`Self::hand_on`]
+    /// Adds to the gradients of the inputs and weights of node `n`; `grad` is its own. [`Self::hand_on`]
     /// passes the gradient to a sum's second operand.
     fn back(&self, scratch: &mut Scratch, n: usize, grad: &[f32], band: &Band<'_>, weights: &mut [f32]) {
         let plan = self.plan;
@@ -222,7 +222,7 @@ impl StepContext<'_> {
         }
     }
 
-    /// The same for an operation of the program.
+    /// As [`Self::back`], for an operation of the program.
     fn op_back(
         &self,
         scratch: &mut Scratch,
@@ -421,7 +421,7 @@ impl StepContext<'_> {
         if self.plan.nodes[x].differentiable {
             self.give(scratch, x, (start, lanes), band, norm_back);
         } else {
-            // The gradients of the weights are wanted all the same.
+            // The gradients of the weights are needed all the same.
             let (mut unused, stride) = (scratch.take(width * dy.stride + LANES), dy.stride);
             let data = &mut unused;
             norm_back(scratch, ViewMut { data, stride }, false);
@@ -491,8 +491,8 @@ impl StepContext<'_> {
         });
     }
 
-    /// Calls `f` with the gradient of `x` from its `start`-th lane, if it is to have one, and whether
-    /// `f` is to add to it or, where it is new and `f` writes all of its `lanes`, to set it.
+    /// Calls `f` with the gradient of `x` from lane `start` on, if `x` needs one. The flag tells `f` to add
+    /// to it; it is false only for a new gradient, all of whose lanes `f` then sets.
     pub fn give(
         &self,
         scratch: &mut Scratch,
@@ -536,7 +536,7 @@ impl StepContext<'_> {
         weight: &mut [f32],
     ) {
         let input = self.plan.nodes[x].width;
-        // Of an odd number of lines, so that a column of vectors is spread over the sets of a cache.
+        // An odd number of cache lines, so that a column of vectors is spread over the cache's sets.
         let pitch = (input.div_ceil(LANES) | 1) * LANES;
         let (mut turned, mut wide) = (
             std::mem::take(&mut scratch.transposed),

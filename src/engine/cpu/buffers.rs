@@ -1,11 +1,11 @@
-//! Buffers that values are computed in, and their reuse.
+//! Buffers for values, and their reuse.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 use aligned_vec::AVec;
 
-/// Floats that begin with a line of the cache, so that no vector lies in two.
+/// Floats aligned to a cache line, so that no vector straddles two.
 pub(super) struct Buffer(AVec<f32>);
 
 impl Buffer {
@@ -16,7 +16,7 @@ impl Buffer {
         buffer
     }
 
-    /// At least `len` floats; those that are new are 0.
+    /// At least `len` floats; new ones are 0.
     pub fn at_least(&mut self, len: usize) -> &mut [f32] {
         if self.0.len() < len {
             self.0.resize(len, 0.0);
@@ -64,14 +64,14 @@ pub(super) fn spare(buffers: impl Iterator<Item = Buffer>) {
     }
 }
 
-/// Takes out the last of the buffers that is at least `len` floats long, and at most `most`.
+/// Removes the last buffer of at least `len` and at most `most` floats.
 pub(super) fn take_from(buffers: &mut Vec<Buffer>, len: usize, most: usize) -> Option<Buffer> {
     let fits = |buffer: &Buffer| (len..=most).contains(&buffer.len());
     Some(buffers.remove(buffers.iter().rposition(fits)?))
 }
 
-/// Values of a band that are stored for the backward pass: those of its nodes, and what these saved beside
-/// them.
+/// Values of a band that are stored for the backward pass: those of its nodes, and what the nodes save
+/// besides.
 #[derive(Default)]
 pub(super) struct Trace {
     pub values: Vec<Option<Buffer>>,
@@ -84,7 +84,7 @@ impl Drop for Trace {
     }
 }
 
-/// A free buffer of at least `len` floats, and not many more.
+/// A free buffer of at least `len` floats, and not much longer.
 pub(super) fn spared(len: usize) -> Option<Buffer> {
     let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
     take_from(&mut spare, len, len + len / 8)

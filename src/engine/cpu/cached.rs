@@ -2,12 +2,12 @@
 //! steps.
 //!
 //! Values that neighbours read are needed on every lane, but are unchanged where the cell did not fire. So a
-//! program is split in two: the values of a cell alone that others read are computed where cells have
-//! changed, and a step is computed given these. Backwards, the gradients of a cached value accumulate for as
-//! long as it stays the same, and are passed on to the cell when it changes.
+//! program is split in two: values of a cell alone that neighbours read are recomputed where cells changed,
+//! and a step takes them as given. In the backward pass, the gradient of a cached value accumulates while the
+//! value stays the same, and is passed on to the cell where the value changes.
 //!
-//! Hoisted values are those of input channels alone, which never change: computed once, before the first
-//! step; their gradients are passed on after the last.
+//! Hoisted values are functions of input channels alone, which never change. They are computed once, before
+//! the first step, and their gradients are passed on once, at the end of the backward pass.
 
 use std::ops::Range;
 
@@ -53,12 +53,12 @@ fn put(
 /// The cached values of a group of images, or its hoisted ones, which never become stale.
 pub(super) struct Cached {
     pub values: Vec<OnGrid>,
-    /// Lanes whose cells may have changed since.
+    /// Lanes whose cells may have changed since the last refresh.
     stale: Vec<bool>,
 }
 
 impl Cached {
-    /// Values of which none is known yet.
+    /// Values of which none is computed yet.
     pub fn new(plan: &Plan, paddings: &[Option<Padding>]) -> Self {
         let grid = (plan.height, plan.row(), plan.images);
         let kept = |(&output, padding): (&usize, &Option<Padding>)| match *padding {
@@ -71,7 +71,7 @@ impl Cached {
         }
     }
 
-    /// The cells of these lanes have changed; all, if none are given.
+    /// Marks the cells of these lanes as changed; all of them if `None`.
     pub fn change(&mut self, lanes: Option<&[bool]>) {
         match lanes {
             Some(lanes) => self.stale.iter_mut().zip(lanes).for_each(|(s, l)| *s |= l),
@@ -79,7 +79,7 @@ impl Cached {
         }
     }
 
-    /// Computes again what is stale, of `state`; `of` is a step of the plan of these values.
+    /// Recomputes stale values from `state`; `of` is a step of the plan of these values.
     pub fn refresh(&mut self, of: &StepContext<'_>, scratch: &mut [Scratch], state: &[f32]) {
         let plan = of.plan;
         let Self { values, stale } = self;
@@ -123,9 +123,9 @@ impl Cached {
         stale.fill(false);
     }
 
-    /// Passes the gradients `due` to the cached values of these lanes on to the gradient of `state`, and to
-    /// those of the given values that they are made of, and clears them; those of all lanes if none are
-    /// picked. Called before the cells change.
+    /// Passes the gradients `due` of the cached values on these lanes (on all if `None`) on to the gradients
+    /// of `state` and of the given values that they were computed from, and clears them. Called before the
+    /// cells change.
     pub fn flush(
         &self,
         of: &StepContext<'_>,

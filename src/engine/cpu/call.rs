@@ -10,8 +10,8 @@ pub(super) struct Call<'a> {
     pub job: &'a Job,
     /// All parameters, one after the other.
     params: &'a [f32],
-    /// Of each parameter that is the matrix of a linear layer, that matrix and its transpose as the product
-    /// in bf16 takes them; nothing in f32.
+    /// For each parameter that is the matrix of a linear layer: the matrix and its transpose, packed for the
+    /// bf16 product. Empty in f32.
     packed: Vec<[Vec<u32>; 2]>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Call<'a> {
         &self.params[self.job.range(param)]
     }
 
-    /// A matrix, or its transpose, for the product in bf16.
+    /// A matrix, or its transpose, packed for the bf16 product.
     pub fn packed(&self, param: usize, transposed: bool) -> Option<&[u32]> {
         Some(self.packed.get(param)?[usize::from(transposed)].as_slice())
     }

@@ -1,7 +1,8 @@
-//! What is made once for a program and a grid, and serves every rollout of them, forwards and backwards.
+//! Plans: made once for a program and a grid, used by every rollout of them, forwards and backwards.
 //!
-//! [`Compiled`] holds plans and no weights. A cache keeps the plans last used, by the structure of their
-//! program, so that a training compiles once. What weights make of them is in `bound.rs`.
+//! [`Compiled`] holds plans and no weights. A cache keeps the most recently used plans, by the structure of
+//! their program, so that training compiles once. What depends on
+//! a rollout's weights is in `bound.rs`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,61 +13,61 @@ use crate::program::Structure;
 use super::kernels::LANES;
 use super::plan::{Plan, Setting};
 
-/// The plan of values that are computed apart from a step, and lie on the whole grid.
+/// The plan of values that are computed on the whole grid, outside the step.
 pub(super) struct Stage {
     pub plan: Plan,
-    /// Of each value, the padding if it is kept padded, as attention reads its keys and values.
+    /// For each value, its padding if it is stored padded, as attention reads keys and values.
     pub paddings: Vec<Option<Padding>>,
 }
 
-/// How a program runs on groups of so many images: a step, and the values that it is given, as far as there
-/// are any.
+/// How a program runs on groups of one size: the plans of its hoisted and cached values, if any, and of a
+/// step that is given these.
 pub(super) struct Compiled {
     pub step: Plan,
     /// Values computed once a rollout.
     pub hoisted: Option<Stage>,
-    /// Values computed again where a cell changes, given the hoisted ones.
+    /// Values recomputed where a cell changes, given the hoisted ones.
     pub cached: Option<Stage>,
 }
 
-/// All that plans depend on.
+/// Everything that plans depend on.
 #[derive(Clone, PartialEq, Eq)]
 struct Case {
     structure: Structure,
     grid: (usize, usize),
     images: usize,
     sparse: bool,
-    /// Whether values are used again after the first step.
+    /// Whether values can be reused in later steps.
     reuses: bool,
     differentiable: Vec<bool>,
     training: bool,
 }
 
-/// Most plans that are kept.
+/// Most plans that the cache holds.
 const KEPT: usize = 32;
 
-/// The plans last used, the latest last.
+/// The most recently used plans, the latest last.
 static CACHE: Mutex<Vec<(Case, Arc<Compiled>)>> = Mutex::new(vec![]);
 
-/// Floats that the hoisted or cached values of a group may take; in the backward pass as many again for their
-/// gradients.
+/// Most floats that the hoisted or cached values of a group may take; in the backward pass their gradients
+/// take as many again.
 const FLOATS: usize = 1 << 22;
 
-/// Images of a group: enough for rows of two vectors and grids of eight.
+/// Images of a group: enough that a row fills two vectors and the grid eight.
 pub(super) fn group_size((height, width): (usize, usize)) -> usize {
     let rows = (2 * LANES).div_ceil(width);
     rows.max((8 * LANES).div_ceil(width * height))
 }
 
 impl Compiled {
-    /// The plans of a job on a grid of this height and width, for groups of so many images.
+    /// The plans of a job on a grid of this height and width, for groups of `images` images.
     pub fn of(job: &Job, grid: (usize, usize), images: usize) -> Arc<Self> {
         let case = Case {
             structure: job.program.structure(),
             grid,
             images,
             sparse: job.is_sparse(),
-            // Cells that die change without having fired, and after a single step nothing is used again.
+            // Cells that die change without having fired, and a single step has nothing to reuse.
             reuses: job.program.alive.is_none() && job.task.steps.len() > 1,
             differentiable: job.program.differentiable(true, &job.weights.trained),
             training: job.differentiable,

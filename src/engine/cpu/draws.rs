@@ -1,4 +1,4 @@
-//! Update masks and dropout, from the same counters as everywhere.
+//! Update masks and dropout, drawn from the counters of `grid::draws`.
 
 use pulp::Simd;
 
@@ -50,10 +50,11 @@ pub(super) fn fired(
     Some(fires)
 }
 
-/// Counters whose words are computed side by side.
+/// Counters whose words are computed together.
 const SIDE: usize = 16;
 
-/// Whether each lane of an image draws below `rate`: every `each`-th of `fires` from `start` on.
+/// Whether each lane of an image draws below `rate`; its lanes are every `each`-th of `fires` from `start`
+/// on.
 #[pulp::with_simd(draw = arch())]
 #[inline(always)]
 fn draw_simd<S: Simd>(
@@ -81,7 +82,7 @@ fn draw_simd<S: Simd>(
     }
 }
 
-/// Sets `channels` of `y` to the factors of a dropout of `rate` on lanes of which cell and image are given.
+/// Sets `channels` of `y` to dropout factors at `rate`; lane l is cell `cells[l]` of image `images[l]`.
 #[pulp::with_simd(dropout = arch())]
 #[inline(always)]
 pub(super) fn dropout_simd<'a, S: Simd>(
@@ -93,7 +94,8 @@ pub(super) fn dropout_simd<'a, S: Simd>(
 ) {
     let mut y = y;
     let factor = |word| dropout_factor(rate, unit(word));
-    // Four channels are the words of one counter; of another number of them, some are of two cells.
+    // A counter has a word for each of four channels; unless 4 divides the channels, some counters span two
+    // cells.
     if !channels.is_multiple_of(WORDS) {
         for (lane, (&cell, &image)) in cells.iter().zip(images).enumerate() {
             let first = cell as usize * channels;

@@ -14,18 +14,18 @@ use super::plan::{Domain, Work};
 use super::scratch::Scratch;
 use super::step::{Band, Before, StepContext};
 
-/// Which values of a band are still there after all are computed, beside the last ones.
+/// Which values of a band are kept once it is computed, besides its outputs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
     Nothing,
-    /// Those that are worth storing for the backward pass.
+    /// Those worth storing for the backward pass.
     Trace,
     /// All that the backward pass needs.
     All,
 }
 
 impl StepContext<'_> {
-    /// Writes bands of the next state to `next`, whose rows begin with `first` of the grid; what is
+    /// Writes bands of the next state to `next`, which begins at row `first` of the grid. Returns what is
     /// stored of each band, if anything.
     pub fn forward(
         &self,
@@ -72,27 +72,27 @@ impl StepContext<'_> {
         traces
     }
 
-    /// The values of a band.
+    /// Computes the values of a band.
     pub fn evaluate(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, keep: Keep) {
         scratch.clear(self.plan.nodes.len());
         self.complete(scratch, state, band, keep);
     }
 
-    /// The same values again, of which some were stored.
+    /// Recomputes the values of a band that are not in its `trace`.
     pub fn evaluate_again(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, trace: Trace) {
         scratch.clear(self.plan.nodes.len());
         scratch.restore(trace);
         self.complete(scratch, state, band, Keep::All);
     }
 
-    /// The values of a band that are not there yet.
+    /// Computes the values of a band that are missing.
     fn complete(&self, scratch: &mut Scratch, state: &[f32], band: &Band<'_>, keep: Keep) {
         let plan = self.plan;
         for (n, node) in plan.nodes.iter().enumerate() {
             if let Work::Given { slot } = node.work {
                 let runs = plan.runs(n, band.rows);
                 scratch.origins[n] = runs[0].1;
-                // It is read in place, unless it lies in pieces.
+                // A given value is read in place if it is contiguous or padded.
                 if runs.len() == 1 || self.given.padded(slot).is_some() {
                     continue;
                 }
@@ -301,7 +301,7 @@ impl StepContext<'_> {
         window
     }
 
-    /// Copies the rows around a band out of a whole grid, whose rows hold `width` channels.
+    /// Copies the rows of a band and its halo out of a whole grid of `width` channels.
     pub fn load(&self, grid: &[f32], halo: usize, band: &Band<'_>, y: ViewMut<'_>, width: usize) {
         let height = self.plan.height as isize;
         let (start, count) = self.plan.span(halo, band.rows);
@@ -323,7 +323,7 @@ impl StepContext<'_> {
         let (lanes, halo) = self.lanes(n, band);
         let (row, height) = (plan.row(), plan.height as isize);
         let (first_row, _) = plan.span(halo, band.rows);
-        // The lane of the whole grid at which a lane of this value lies.
+        // The lane of the whole grid that a lane of this value stands for.
         let place = |lane: usize| match (plan.nodes[n].domain, &band.picked) {
             (Domain::Fired, Some(picked)) => picked.index[lane] as usize + band.rows.start * row,
             _ => {
@@ -347,7 +347,7 @@ impl StepContext<'_> {
     }
 }
 
-/// Copies `channels` of some rows of a grid, in which the channels of a row lie together.
+/// Copies `channels` of some rows of a grid; each row holds its channels one after the other.
 pub(super) fn load(
     grid: &[f32],
     (line, row): (usize, usize),

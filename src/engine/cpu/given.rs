@@ -1,5 +1,5 @@
-//! What a plan is given on the whole grid: constants, hoisted values, cached values; and the accumulators of
-//! their gradients.
+//! Given values of a plan, on the whole grid: constants, hoisted and cached values; and their gradient
+//! accumulators.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ pub(super) enum OnGrid {
     Padded(Padded, Padding),
 }
 
-/// What the nodes of a plan are given. They are numbered through: constants, hoisted values, cached values.
+/// The given values of a plan, numbered in this order: constants, hoisted values, cached values.
 #[derive(Clone, Copy)]
 pub(super) struct GivenValues<'a> {
     pub tables: &'a [Vec<f32>],
@@ -53,7 +53,7 @@ impl<'a> GivenValues<'a> {
     }
 }
 
-/// Accumulators, on the whole grid, of the gradients of given values until they are passed on.
+/// Gradient accumulators of given values, on the whole grid, until the gradients are passed on.
 #[derive(Default)]
 pub(super) struct GivenGrads {
     pub tables: Vec<Buffer>,
@@ -62,7 +62,7 @@ pub(super) struct GivenGrads {
 }
 
 impl GivenGrads {
-    /// That of a given node, by its number.
+    /// The accumulator of a given value, by its number.
     pub fn of(&mut self, slot: usize) -> &mut Buffer {
         let Some(slot) = slot.checked_sub(self.tables.len()) else {
             return &mut self.tables[slot];
@@ -73,7 +73,7 @@ impl GivenGrads {
         }
     }
 
-    /// Adds the gradient of a given value on a band and the rows around it.
+    /// Adds the gradient of a given value on a band and its halo.
     pub fn add(&mut self, plan: &Plan, of_band: &BandGrad<'_>) {
         let (stride, width) = (plan.stride(of_band.node), plan.nodes[of_band.node].width);
         for (lane, to, lanes) in plan.runs(of_band.node, of_band.rows) {
@@ -86,7 +86,7 @@ impl GivenGrads {
     }
 }
 
-/// The gradient of a given value on a band and the rows around it.
+/// The gradient of a given value on a band and its halo.
 pub(super) struct BandGrad<'a> {
     pub rows: &'a Range<usize>,
     pub node: usize,

@@ -13,7 +13,7 @@ use super::plan::Plan;
 use super::step::StepContext;
 use super::taps::Taps;
 
-/// Elements that a thread takes at once.
+/// Elements that a thread processes at a time.
 const PIECE: usize = 1 << 14;
 
 /// A group of images and how the program runs on it.
@@ -21,7 +21,7 @@ pub(super) struct Group<'a> {
     pub call: &'a Call<'a>,
     pub bound: &'a Bound,
     pub images: Range<usize>,
-    /// Its place among the groups, and how many there are.
+    /// Its index among the groups, and how many there are.
     pub number: usize,
     pub count: usize,
     /// Whether strips of the grid run on threads of their own.
@@ -79,7 +79,7 @@ impl<'a> Group<'a> {
         self.plan().strips.len().max(stages)
     }
 
-    /// Accumulators for the gradients of all that the group is given; nothing for a constant that gets none.
+    /// Gradient accumulators of all given values of the group; empty for a constant that gets no gradient.
     pub fn given_grads(&self) -> GivenGrads {
         let (job, tables) = (self.call.job, &self.bound.tables);
         let of_table = |((_, param), table): ((usize, usize), &Vec<f32>)| match job.is_trained(param) {
@@ -94,7 +94,8 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// The group's cells, of `[B, H, W, C]`, as `[H, C, W, images]`: rows lie together, and lanes in them.
+    /// The group's cells, from `[B, H, W, C]` to `[H, C, W, images]`: rows are contiguous, and in each row
+    /// the lanes of a channel.
     pub fn gather(&self, cells: &[f32]) -> Vec<f32> {
         let plan = self.plan();
         let channels = self.call.job.program.layout.channels();

@@ -2,15 +2,15 @@
 //!
 //! Channels are planes and cells are lanes, so that every operation of a program is a loop over vectors of
 //! cells and needs no shuffling. A grid is cut into bands of rows whose values stay in the cache through a
-//! whole step; small images share a group of lanes. Cells that do not fire, or are dead, are skipped: the
-//! lanes that fire are moved together before the first operation whose values no neighbour reads. Values of a
+//! whole step; several small images share the lanes. Cells that do not fire, or are dead, are skipped: the
+//! lanes that fire are compressed before the first operation whose values no neighbour reads. Values of a
 //! cell alone that neighbours read are cached until the cell fires again. The backward pass recomputes a
 //! band's values from the state before the step, unless they were stored.
 //!
 //! Groups, bands and the order of all sums depend on sizes alone: the bits are the same on any number of
 //! threads.
 //!
-//! `README.md` in the folder above tells the life of a step and has a glossary.
+//! `README.md` in the folder above describes the life of a step and has a glossary.
 
 mod alive;
 mod attention;
@@ -81,12 +81,12 @@ struct Groups {
 impl Groups {
     fn new((batch, height, width, _): Dims) -> Self {
         let wanted = compiled::group_size((height, width));
-        // Not so many that a batch makes a single group.
+        // At least two groups where the batch allows it.
         let size = wanted.min(batch.div_ceil(2)).max(1);
         Self { batch, size }
     }
 
-    /// The sizes of groups that there are: that of all, and that of a smaller last one.
+    /// The group sizes that occur: the usual one, and that of a smaller last group.
     fn sizes(&self) -> Vec<usize> {
         let rest = self.batch % self.size;
         [self.size, rest].into_iter().filter(|&size| size > 0).collect()
@@ -100,7 +100,7 @@ impl Groups {
             .collect();
         let count = ranges.len();
         let parallel = count < rayon::current_num_threads();
-        // One after the other, so that what groups have summed up need not wait long for those before them.
+        // In order, so that a group's sums do not wait long for those of earlier groups.
         let ranges = ranges.into_iter().enumerate().par_bridge();
         let mut done: Vec<(usize, R)> = ranges
             .map(|(number, images)| {
@@ -158,8 +158,8 @@ pub(super) fn forward(
     (joined(outs), Saved { bound, groups })
 }
 
-/// Number of final steps whose values are stored; 0 if under half would fit. Those of cells that fire half of
-/// the time are recomputed as fast as they are read.
+/// Number of final steps whose values are stored; 0 if under half would fit. Where cells fire half of the
+/// time, recomputing is as fast as reading.
 fn steps_stored(group: &Group<'_>) -> usize {
     let job = group.call.job;
     if !job.differentiable || !job.task.store_values || job.is_sparse() {
@@ -187,7 +187,7 @@ pub(super) fn backward(job: &Job, saved: &Saved, grad: &[f32], params: &[f32], d
     all
 }
 
-/// Parts of the gradients of all parameters, each with its first place among them.
+/// Parts of the packed parameter gradients, each with its offset.
 type Parts = Vec<(usize, Vec<f32>)>;
 
 /// The gradients of a group's first cells, and those of the parameters in parts.
@@ -204,7 +204,7 @@ fn group_backward(group: &Group<'_>, saved: &SavedGroup, grad: &[f32]) -> (Vec<f
     for (n, first) in saved.states.iter().enumerate().rev() {
         let from = start + n * every;
         let steps = from..end.min(from + every);
-        // The states between, recomputed.
+        // The states between two stored ones, recomputed.
         let mut between: Vec<Vec<f32>> = vec![];
         if steps.len() > 1 {
             runner.forget();
@@ -242,8 +242,8 @@ fn group_backward(group: &Group<'_>, saved: &SavedGroup, grad: &[f32]) -> (Vec<f
     (group.scatter(&grad), parts)
 }
 
-/// The gradients of all parameters, group by group: those of a group that is early wait for the ones before
-/// it, so that the order of the sum is always the same.
+/// Sums the gradients of all parameters in the order of the groups: a group that finishes early waits for
+/// those before it, so the bits are always the same.
 struct OrderedSum {
     total: Vec<f32>,
     /// The group that comes next.
@@ -272,7 +272,7 @@ impl OrderedSum {
     }
 }
 
-/// What groups made, one after the other.
+/// The results of all groups, concatenated.
 fn joined(mut outs: Vec<Vec<f32>>) -> Vec<f32> {
     match outs.len() {
         1 => outs.remove(0),

@@ -16,15 +16,15 @@ pub(super) enum Work {
     Compress { x: usize },
     /// The inverse: the lanes of `x` at their places, 0 where none fired.
     Expand { x: usize },
-    /// A value that lies on the whole grid and is given, by its number: the constants of the program come
-    /// first, in its order, then hoisted, then cached values.
+    /// A given value on the whole grid, by its number: first the program's constants, in its order, then
+    /// hoisted values, then cached values.
     Given { slot: usize },
 }
 
 /// Where the lanes of a value lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Domain {
-    /// All lanes of the rows of a band and of so many rows on either side.
+    /// All lanes of a band's rows and of this many rows on either side.
     Rows(usize),
     /// The lanes of a band that fire.
     Fired,
@@ -46,13 +46,13 @@ pub(super) struct PlanNode {
     pub addend: Option<usize>,
     /// Whether this product is fused into the linear layer that it is added to, and never stored.
     pub fused: bool,
-    /// Whether the backward pass does without its values: it is an output, a linear layer that no other
-    /// reads.
+    /// Whether the backward pass does not need its values: it is an output and a linear layer that no other
+    /// node reads.
     pub forward_only: bool,
-    /// Of a given value: whether bands may accumulate its gradient in place with identical bits: there is but
-    /// one band, or each band adds to a channel once.
+    /// For a given value: whether bands may accumulate its gradient in place with identical bits, because
+    /// there is only one band, or each band adds to a channel once.
     pub in_place: bool,
-    /// The roots whose buffers it is the last to read.
+    /// The roots whose buffers this node is the last to read.
     pub last_use_of: Vec<usize>,
 }
 
@@ -69,19 +69,19 @@ pub(super) struct Plan {
     pub columns: usize,
     pub images: usize,
     pub bands: Vec<Range<usize>>,
-    /// Ranges of bands whose gradients are summed apart, however many threads there are.
+    /// Ranges of bands whose gradients are summed separately, however many threads there are.
     pub strips: Vec<Range<usize>>,
-    /// Most rows that lie beyond a band and of which a value is needed by it.
+    /// The largest halo of a value.
     pub halo: usize,
     wraps: bool,
     band_rows: usize,
 }
 
 /// Floats that the values of a band may take in inference, where few are held at a time: half of a
-/// second-level cache of 2 MiB. In training, where all are held, larger bands pay, whose halos are a smaller
-/// part of them.
+/// second-level cache of 2 MiB. In training, where all are held, larger bands pay: halos are a smaller part
+/// of them.
 const BAND_FLOATS: usize = 1 << 18;
-/// Most parts of a grid whose gradients are summed apart.
+/// Most strips of a grid.
 const STRIPS: usize = 8;
 
 /// What plans are made for.
@@ -111,7 +111,7 @@ impl Plan {
         Self::new(setting, (&needed, &dense), given, &[program.update])
     }
 
-    /// The values of the nodes `outputs` on some lanes, given those of others.
+    /// The values of the nodes `outputs`, given those of the nodes `given`.
     pub fn of_values(setting: Setting<'_>, outputs: &[usize], given: &[usize]) -> Self {
         let needed = setting.program.needed(outputs, given);
         let dense = vec![false; needed.len()];
@@ -159,7 +159,7 @@ impl Plan {
         self.nodes[0].width * self.row()
     }
 
-    /// Distance of the channels of a node's buffer.
+    /// Distance in floats between the channels of a node's buffer.
     pub fn stride(&self, node: usize) -> usize {
         let rows = match self.nodes[node].domain {
             Domain::Rows(halo) if self.bands.len() > 1 => self.band_rows + 2 * halo,
@@ -168,7 +168,7 @@ impl Plan {
         padded(rows * self.row())
     }
 
-    /// Rows on either side of a band on which a value is needed.
+    /// Rows on either side of a band on which a value is computed.
     pub fn halo_of(&self, node: usize) -> usize {
         match self.nodes[node].domain {
             Domain::Rows(halo) => halo,
@@ -181,7 +181,7 @@ impl Plan {
         self.outputs[0]
     }
 
-    /// Distance of the channels of a whole grid.
+    /// Distance in floats between the channels of a whole grid.
     pub fn grid_stride(&self) -> usize {
         padded(self.height * self.row())
     }
@@ -194,8 +194,8 @@ impl Plan {
         }
     }
 
-    /// The lanes of a value on a band and around it that lie together on the grid: the first of them there
-    /// and on the grid, and how many they are.
+    /// Runs of lanes of a value, on a band and its halo, that are contiguous on the grid: the first lane in
+    /// the value, the first lane on the grid, and the number of lanes.
     pub fn runs(&self, node: usize, band: &Range<usize>) -> Vec<(usize, usize, usize)> {
         let ((start, count), row) = (self.span(self.halo_of(node), band), self.row());
         match usize::try_from(start) {
@@ -207,7 +207,7 @@ impl Plan {
         }
     }
 
-    /// The rows of each strip of a grid whose rows hold all channels, and the number of its first row.
+    /// The rows of each strip of a grid of cells, and the number of its first row.
     pub fn parts<'a>(&self, grid: &'a mut [f32]) -> Vec<(&'a mut [f32], usize)> {
         let mut rest = grid;
         let part = |strip: &Range<usize>| {
@@ -228,7 +228,7 @@ impl Plan {
         })
     }
 
-    /// First row and number of rows of a value around a band.
+    /// First row and number of rows of a value on a band and `halo` rows around it.
     pub fn span(&self, halo: usize, band: &Range<usize>) -> (isize, usize) {
         if self.bands.len() == 1 {
             return (0, self.height);
@@ -308,7 +308,7 @@ impl Plan {
         }
         for &output in outputs {
             let mut output = numbers[output];
-            // What is part of the cells, or lies on the grid, is copied out.
+            // An output that is a slice of the cells, or given, is copied out.
             let root = self.nodes[output].root;
             let on_grid = root == 0 || matches!(self.nodes[root].work, Work::Given { .. });
             if on_grid || setting.sparse && self.nodes[output].domain != Domain::Fired {
@@ -382,7 +382,7 @@ impl Plan {
     fn find_last_uses(&mut self) {
         let reads = self.nodes.iter().map(|node| {
             let of_fused = |x: usize| match self.nodes[x].fused {
-                // What a fused product multiplies is read where it is added.
+                // The factors of a fused product are read where it is added.
                 true => self.nodes[x].inputs(),
                 false => vec![],
             };
@@ -391,7 +391,7 @@ impl Plan {
             all.map(|x| self.nodes[x].root).collect()
         });
         let mut last = last_uses(reads);
-        // The update is added to the cells when all is done.
+        // The cells are needed to the end, when the update is added to them.
         last[0] = usize::MAX;
         for &output in &self.outputs {
             last[self.nodes[output].root] = usize::MAX;
@@ -419,7 +419,7 @@ impl Plan {
         }
     }
 
-    /// Whether no channel of a given value gets more than one summand of its gradient from a band.
+    /// Whether a band adds at most once to the gradient of each channel of a given value.
     fn adds_once(&self, given: usize) -> bool {
         let mut taken = vec![false; self.nodes[given].width];
         for node in &self.nodes {
@@ -451,7 +451,7 @@ impl Plan {
         };
         let floats: usize = channels * self.row();
         let rows = (size / floats.max(1)).saturating_sub(2 * self.halo);
-        // Halos are computed twice, so a band has to be larger than they are.
+        // Halos are computed twice, so bands have to be larger than halos.
         let rows = rows.max(4 * self.halo).max(LANES.div_ceil(self.row()));
         let bands = self.height.div_ceil(rows.clamp(1, self.height));
         self.band_rows = self.height.div_ceil(bands);
@@ -478,7 +478,7 @@ impl Plan {
         most
     }
 
-    /// Floats that are stored of a step, where values are.
+    /// Floats of a step's trace.
     pub fn trace_floats(&self) -> usize {
         let of_node = |(n, node): (usize, &PlanNode)| (node.width + node.saved_channels()) * self.stride(n);
         let nodes = self.nodes.iter().enumerate();
@@ -486,7 +486,8 @@ impl Plan {
         band * self.bands.len()
     }
 
-    /// Channels of a node that take memory of a band: none of what is part of another, or lies on the grid.
+    /// Channels of a node that take memory of a band: 0 if it is given, fused, or part of another node's
+    /// buffer.
     fn own_channels(&self, n: usize) -> usize {
         let node = &self.nodes[n];
         let elsewhere = matches!(node.work, Work::Given { .. }) || node.root != n || node.fused;
@@ -495,7 +496,7 @@ impl Plan {
 }
 
 impl PlanNode {
-    /// Channels that it saves for the backward pass beside its values.
+    /// Channels that the node saves for the backward pass besides its values.
     fn saved_channels(&self) -> usize {
         match &self.work {
             Work::Compress { .. } | Work::Expand { .. } | Work::Given { .. } => 0,
@@ -521,14 +522,14 @@ impl PlanNode {
         }
     }
 
-    /// Whether its values may be stored for the backward pass: they cost more to compute again than to write
-    /// and read, and are needed there.
+    /// Whether its values may be stored for the backward pass: they are needed there, and cost more to
+    /// recompute than to write and read.
     pub fn traced(&self) -> bool {
         let costs = matches!(self.work, Work::Op(Op::Linear { .. } | Op::Attention(_)));
         costs && !self.forward_only
     }
 
-    /// What a fused product multiplies: a value, and one number for all its channels.
+    /// The factors of a fused product: a value, and a single channel that scales all of its channels.
     pub fn factors(&self) -> Option<(usize, usize)> {
         if let Work::Op(Op::Mul { a, b }) = self.work
             && self.fused
@@ -547,7 +548,7 @@ impl PlanNode {
     }
 }
 
-/// A distance of channels with room for whole vectors, that spreads channels over the sets of a cache.
+/// A channel stride with room for whole vectors that spreads channels over the cache's sets.
 fn padded(lanes: usize) -> usize {
     let lines = (lanes + LANES).div_ceil(LANES);
     (lines | 1) * LANES

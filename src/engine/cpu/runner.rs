@@ -22,7 +22,7 @@ pub(super) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// A runner forwards, or one that runs the backward pass as well.
+    /// A runner for the forward pass, or, with `back`, for the backward pass as well.
     pub fn new(group: &'a Group<'a>, back: bool) -> Self {
         let strips = match group.parallel {
             true => group.strips(),
@@ -42,20 +42,20 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// The gradients of constants on all lanes, once all is done.
+    /// The gradients of constants on all lanes, after the whole backward pass.
     pub fn into_table_grads(self) -> Vec<Buffer> {
         self.given_grads.tables
     }
 
-    /// The next state has nothing to do with the last one.
+    /// Makes all cached values stale: the next state does not follow from the last one.
     pub fn forget(&mut self) {
         if let Some(cached) = &mut self.cached {
             cached.change(None);
         }
     }
 
-    /// One step from `state`, which is the one that the last step led to, to `next`; which lanes stayed
-    /// alive, where the program has such a rule, and what is stored of each band.
+    /// One step from `state`, the result of the last step, to `next`. Returns which lanes stayed alive, if
+    /// the program has such a rule, and what is stored of each band.
     pub fn step(
         &mut self,
         step: usize,
@@ -86,8 +86,8 @@ impl<'a> Runner<'a> {
         (alive, traces.into_iter().flatten().collect())
     }
 
-    /// Turns the gradient of the state after a step, which is `after` unless it is the last, into that of
-    /// `state`, the one before it; `traces` is what was stored of its bands, if anything.
+    /// Turns the gradient of the state after a step into that of `state`, the one before it. `after` is the
+    /// state after the step, `None` for the last step; `traces` is what was stored of its bands, if anything.
     pub fn step_back(
         &mut self,
         step: usize,
@@ -113,7 +113,7 @@ impl<'a> Runner<'a> {
             state,
             firing: &firing,
         };
-        // Each strip adds up what flows to its rows and those around it, apart from the others.
+        // Each strip separately sums the gradients of its rows and their halo.
         let parts = self.with_given(step, state, |of, scratch| {
             let mut traces = traces.into_iter();
             let traces = plan
@@ -155,7 +155,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Passes the gradients of the cached values of these lanes, or of all, on to that of `state`.
+    /// Passes the gradients of the cached values on these lanes (on all if `None`) on to that of `state`.
     fn flush(&mut self, step: usize, state: &[f32], lanes: Option<&[bool]>, grads: &mut Grads<'_>) {
         let hoisted = self.hoisted.as_ref().map_or(&[][..], |hoisted| &hoisted.values);
         if let (Some(cached), Some(stage)) = (&self.cached, self.group.cached()) {

@@ -15,7 +15,7 @@ pub(super) struct Scratch {
     pub given_grads: Option<GivenGrads>,
     /// Which gradients accumulate in place, where the value lies on the grid.
     pub in_place: Vec<bool>,
-    /// What nodes save for the backward pass beside their values: of attention nine shares a head, of dropout
+    /// What nodes save for the backward pass besides their values: attention its nine shares a head, dropout
     /// its factors.
     pub saved: Vec<Option<Buffer>>,
     free: Vec<Buffer>,
@@ -26,7 +26,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// A buffer of zeros, to be given back when done.
+    /// A buffer of zeros, to be returned with [`Self::give_back`].
     pub fn zeros(&mut self, len: usize) -> Buffer {
         let mut buffer = self.take(len);
         buffer[..len].fill(0.0);
@@ -38,14 +38,14 @@ impl Scratch {
         self.free.push(buffer);
     }
 
-    /// A buffer of at least `len` floats of any value: the last one given back that is about as long.
+    /// A buffer of at least `len` floats, not cleared: the last one given back that is about as long.
     pub fn take(&mut self, len: usize) -> Buffer {
         take_from(&mut self.free, len, 2 * len)
             .or_else(|| spared(len))
             .unwrap_or_else(|| Buffer::zeros(len))
     }
 
-    /// Gives all buffers of the last band back.
+    /// Takes back all buffers of the last band.
     pub fn clear(&mut self, nodes: usize) {
         let used = self.values.drain(..).chain(self.grads.drain(..));
         self.free.extend(used.chain(self.saved.drain(..)).flatten());

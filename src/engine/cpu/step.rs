@@ -20,9 +20,9 @@ use super::taps::Taps;
 pub(super) struct StepContext<'a> {
     pub call: &'a Call<'a>,
     pub plan: &'a Plan,
-    /// Of each node of the plan, its taps if it is a stencil.
+    /// For each node of the plan, its taps if it is a stencil.
     pub taps: &'a [Option<Taps>],
-    /// Number of the group's first image in the batch.
+    /// Index of the group's first image in the batch.
     pub first_image: usize,
     pub step: usize,
     pub given: GivenValues<'a>,
@@ -48,7 +48,7 @@ pub(super) struct Band<'a> {
 }
 
 impl<'b> Band<'b> {
-    /// A band whose lanes of the grid are picked, or all.
+    /// A band, and which of its lanes `lanes` (of the grid) picks; all if `None`.
     pub fn new(plan: &Plan, rows: &'b Range<usize>, lanes: Option<&[bool]>) -> Self {
         let row = plan.row();
         let lanes = lanes.map(|lanes| &lanes[rows.start * row..rows.end * row]);
@@ -109,7 +109,7 @@ impl StepContext<'_> {
         }
     }
 
-    /// A view of value `x` of which a single channel stands for as many as are asked for.
+    /// The view of value `x`, in which a single channel is broadcast to any `width`.
     pub fn broadcast<'b>(&self, x: usize, width: usize, view: View<'b>) -> View<'b> {
         match self.plan.nodes[x].width {
             1 if width > 1 => View { stride: 0, ..view },
@@ -125,7 +125,7 @@ impl StepContext<'_> {
         buffer
     }
 
-    /// The lane of input `x` at which the lanes of a value with a halo of so many rows begin.
+    /// The lane of input `x` at which the lanes of a value with a halo of `halo` rows begin.
     pub fn start(&self, x: usize, halo: usize, band: &Band<'_>) -> usize {
         match self.plan.nodes[x].domain {
             Domain::Fired => 0,
@@ -157,7 +157,8 @@ impl StepContext<'_> {
         }
     }
 
-    /// Gives the buffers of a band back, and the gradients that accumulated in place.
+    /// Returns the buffers of a band to the scratch memory, and gradients that accumulated in place to their
+    /// owner.
     pub fn release(&self, scratch: &mut Scratch) {
         for (n, slot) in self.plan.given().filter(|(n, _)| scratch.in_place[*n]) {
             if let (Some(grad), Some(all)) = (scratch.grads[n].take(), &mut scratch.given_grads) {

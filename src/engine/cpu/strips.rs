@@ -1,14 +1,14 @@
-//! Strips of a grid at work: each with working memory of its own, and gradients of the weights summed apart.
+//! Runs the strips of a grid: each has its own working memory, and its own sums of weight gradients.
 
 use rayon::prelude::*;
 
 use super::scratch::Scratch;
 
-/// The gradients that a step back turns into those of the step before.
+/// The gradients that a backward step updates.
 pub(super) struct Grads<'a> {
     /// Of the state.
     pub state: &'a mut [f32],
-    /// Of the weights, summed apart for each strip.
+    /// Of the weights, summed separately for each strip.
     pub weights: &'a mut [Vec<f32>],
 }
 

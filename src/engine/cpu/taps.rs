@@ -1,4 +1,4 @@
-//! What stencils and constants make of a rollout's weights, the same in every step.
+//! Taps of stencils, and constants on all lanes: computed from a rollout's weights once, for all steps.
 
 use crate::program::Op;
 
@@ -8,14 +8,14 @@ use super::plan::{Plan, Work};
 
 /// The taps of a stencil.
 pub(super) struct Taps {
-    /// What each channel sums up.
+    /// The taps that each channel sums.
     pub forward: Vec<Vec<Tap>>,
-    /// What each channel of its input gets of the gradient.
+    /// The taps that the gradient of each input channel sums.
     pub backward: Vec<Vec<Tap>>,
 }
 
 impl Taps {
-    /// Of each node of a plan, its taps if it is a stencil.
+    /// For each node of a plan, its taps if it is a stencil.
     pub fn of_plan<'a>(plan: &Plan, param: impl Fn(usize) -> &'a [f32]) -> Vec<Option<Self>> {
         let of_node = |n: usize| {
             let Work::Op(op) = &plan.nodes[n].work else {
@@ -30,7 +30,7 @@ impl Taps {
     }
 }
 
-/// What each channel of a stencil sums up.
+/// The taps that each channel of a stencil sums.
 fn taps<'a>(
     op: &Op,
     param: impl Fn(usize) -> &'a [f32],
@@ -76,7 +76,7 @@ fn taps<'a>(
     })
 }
 
-/// What each channel of a stencil's input gets of the gradient.
+/// The taps that the gradient of each input channel sums.
 fn backward(taps: &[Vec<Tap>], input: usize) -> Vec<Vec<Tap>> {
     let mut back = vec![vec![]; input];
     for (c, taps) in taps.iter().enumerate() {

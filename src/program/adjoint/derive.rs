@@ -1,11 +1,11 @@
-//! The rule of each operation: how the gradients of its inputs and weights follow from its own.
+//! The rule of each operation: the gradients of its inputs and weights, given its own.
 
 use super::super::{Attention, Node, Op, Program};
 use super::{Adjoint, AdjointNode, AdjointOp, CellSum};
 
 impl Adjoint {
     /// The gradient of the update of `program` with respect to the cells, if `cells`, and to each parameter
-    /// of which `params` says so. Nothing else is made.
+    /// that `params` marks. Nothing else is computed.
     pub fn new(program: &Program, cells: bool, params: &[bool]) -> Self {
         let mut derivation = Derivation {
             program,
@@ -38,10 +38,10 @@ fn ordinary(node: &Node) -> AdjointNode {
     }
 }
 
-/// What a node's readers have given to its gradient so far.
+/// What a node's readers have contributed to its gradient so far.
 #[derive(Clone, Default)]
 struct Gradient {
-    /// Nodes as wide as it.
+    /// Nodes of its full width.
     whole: Vec<usize>,
     /// Nodes that cover its channels from a start: `(start, node)`.
     parts: Vec<(usize, usize)>,
@@ -62,7 +62,7 @@ impl Derivation<'_> {
         self.nodes.len() - 1
     }
 
-    /// Gives `x` the gradient that `op` makes, if its gradient is wanted.
+    /// Adds the result of `op` to the gradient of `x`, if that is wanted.
     fn give(&mut self, x: usize, op: AdjointOp) {
         if self.differentiable[x] {
             let gradient = self.push(op, self.program.nodes[x].width);
@@ -70,21 +70,21 @@ impl Derivation<'_> {
         }
     }
 
-    /// Gives `x` the gradient `dy`, if its gradient is wanted.
+    /// Adds `dy` to the gradient of `x`, if that is wanted.
     fn hand_on(&mut self, x: usize, dy: usize) {
         if self.differentiable[x] {
             self.gradients[x].whole.push(dy);
         }
     }
 
-    /// Makes a sum over cells, if the gradient of `param` is wanted.
+    /// Adds a sum over cells to the gradient of `param`, if that is wanted.
     fn weight(&mut self, param: usize, sum: CellSum) {
         if self.params[param] {
             self.push(AdjointOp::Weight { param, sum }, 0);
         }
     }
 
-    /// The node that holds the sum of all that `n` was given, if it was given any.
+    /// The node that holds the gradient of `n`: the sum of all contributions, if there are any.
     fn total(&mut self, n: usize) -> Option<usize> {
         let (width, gradient) = (
             self.program.nodes[n].width,
@@ -103,7 +103,7 @@ impl Derivation<'_> {
         all.into_iter().reduce(add)
     }
 
-    /// Parts in groups in which none overlaps another, ordered by their start.
+    /// Groups of parts without overlaps, each ordered by start.
     fn apart(&self, parts: Vec<(usize, usize)>) -> Vec<Vec<(usize, usize)>> {
         let end = |&(start, part): &(usize, usize)| start + self.nodes[part].width;
         let mut groups: Vec<Vec<(usize, usize)>> = vec![];
@@ -118,7 +118,8 @@ impl Derivation<'_> {
         groups
     }
 
-    /// Gives inputs and weights of `op`, the operation of node `n`, their gradients; `dy` is its own.
+    /// Adds to the gradients of the inputs and weights of `op`, the operation of node `n`; `dy` is its own
+    /// gradient.
     fn pass_on(&mut self, n: usize, op: &Op, dy: usize) {
         let width = |x: usize| self.program.nodes[x].width;
         match *op {

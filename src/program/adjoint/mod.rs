@@ -1,13 +1,13 @@
 //! The gradient of a program, as a program: reverse-mode differentiation done once, for every engine.
 //!
 //! An [`Adjoint`] begins with the nodes of its program and goes on with those of the gradient, in one
-//! numbering. So an engine that can run a program runs most of the adjoint by the same code, and decides
-//! itself which values of the program it stores and which it computes again. What the rules are is in
-//! `derive.rs`; what each operation computes, as plain Candle operations, in `reference.rs`.
+//! numbering. So an engine that can run a program runs most of the adjoint with the same code, and decides
+//! itself which values of the program it stores and which it recomputes. The rules are in `derive.rs`; each
+//! operation as plain Candle operations is in `reference.rs`.
 //!
 //! No operation scatters: a gradient that flows to neighbours is gathered by them, from cells at the opposite
-//! offsets. Neighbours go by offset, never by cell, since on a torus of fewer than three rows or columns one
-//! cell is several neighbours. Beyond a zero-padded border gradients are 0, as values are.
+//! offsets. Neighbours are told apart by offset, never by cell: on a torus of fewer than three rows or
+//! columns one cell is several neighbours. Beyond a zero-padded border gradients are 0, as values are.
 
 mod derive;
 mod reference;
@@ -22,18 +22,18 @@ pub use reference::Pullback;
 
 /// The gradient of a program as a list of operations.
 ///
-/// Given are the cells before the step and the gradient of the update. The gradient of the cells is that
-/// which flows through the update alone: `next = cells + update` adds that of the next cells to it.
+/// Given are the cells before the step and the gradient of the update. The gradient of the cells here is the
+/// one through the update alone: `next = cells + update` adds that of the next cells to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Adjoint {
     /// Those of the program under their own numbers, then those of the gradient. Inputs have smaller numbers.
     pub nodes: Vec<AdjointNode>,
-    /// The node that holds the gradient of the cells; `None` if it is not wanted, or the update
-    /// is no function of them.
+    /// The node that holds the gradient of the cells; `None` if it is not wanted, or the update does not
+    /// depend on them.
     pub cells: Option<usize>,
 }
 
-/// An operation and the channels of its result in each cell: 0 for a gradient of a weight, which is no value
+/// An operation and the number of channels of its result: 0 for the gradient of a weight, which is no value
 /// of cells.
 #[derive(Clone, Debug)]
 pub(crate) struct AdjointNode {
@@ -41,46 +41,46 @@ pub(crate) struct AdjointNode {
     pub width: usize,
 }
 
-/// One operation of an [`Adjoint`]. `dy` is the gradient of what an operation of the program gives, and the
-/// result the gradient of one of its inputs.
+/// One operation of an [`Adjoint`]. `dy` is the gradient of the result of an operation of the program; the
+/// result here is the gradient of one of its inputs.
 #[derive(Clone, Debug)]
 pub(crate) enum AdjointOp {
-    /// An operation of the program, or the same operation of gradients. Dropout draws by its site, so that of
-    /// a gradient has the factors of the value.
+    /// An operation of the program, or the same operation applied to gradients. Dropout draws by its site, so
+    /// a gradient gets the same factors as the value.
     Ordinary(Op),
     /// The gradient of the update.
     Seed,
-    /// The channels of each part `(start, x)` from `start` on, 0 elsewhere; parts do not overlap. Of slices.
+    /// The channels of each part `(start, x)` from `start` on, 0 elsewhere; parts do not overlap. For slices.
     Embed(Vec<(usize, usize)>),
     /// `function'(x) dy`.
     Slope { x: usize, dy: usize, function: Function },
-    /// One channel, the sum over channels of `a b`. Of a factor that multiplies all channels.
+    /// One channel, the sum over channels of `a b`. For a single channel that multiplies all channels.
     Dot { a: usize, b: usize },
     /// `weight^T dy`, with `weight` `[output, input]`.
     LinearTransposed { dy: usize, weight: usize },
     /// Channel c is the sum over n of channel `n * width + c` of the cell at minus the offset of neighbour n.
-    /// Of a neighbourhood.
+    /// For a neighbourhood.
     MirroredTaps { dy: usize, padding: Padding },
     /// Channel `n * C + c` is channel c of the cell at minus the offset of neighbour n, where `dy` has C
-    /// channels. Of a sum of taps.
+    /// channels. For a sum of taps.
     MirroredNeighbourhood { dy: usize, padding: Padding },
     /// Channel c is the sum over f and n of `kernel[c, f, n]` times channel `c * filters + f` of the cell at
-    /// minus the offset of neighbour n. Of a depthwise stencil.
+    /// minus the offset of neighbour n. For a depthwise stencil.
     MirroredDepthwise {
         dy: usize,
         kernel: usize,
         padding: Padding,
     },
-    /// `(x - mean of x) inverse`, with `inverse` one channel: what a layer norm scales and shifts.
+    /// `(x - mean of x) inverse`, with `inverse` one channel: the input of a layer norm's scale and shift.
     Normalised { x: usize, inverse: usize },
-    /// `inverse (dy - mean of dy - normal (mean of dy normal))`, means over channels. Of a
+    /// `inverse (dy - mean of dy - normal (mean of dy normal))`, with means over channels. For an
     /// [`AdjointOp::Normalised`].
     NormalisedGradient {
         normal: usize,
         inverse: usize,
         dy: usize,
     },
-    /// `-dy y^3 x / C`, or with `x` less its mean, where `y` and `dy` have one channel and `x` has C. Of an
+    /// `-dy y^3 x / C`, or with `x` less its mean, where `y` and `dy` have one channel and `x` has C. For an
     /// inverse root mean square or deviation.
     InverseRmsGradient {
         x: usize,
@@ -88,8 +88,8 @@ pub(crate) enum AdjointOp {
         dy: usize,
         centred: bool,
     },
-    /// Channel `9 h + n` is the share of neighbour n in the softmax of head h: of `q k / sqrt(d)`, where d is
-    /// the width of a head. Beyond a zero-padded border k is 0, and the neighbour keeps its share.
+    /// Channel `9 h + n` is the share of neighbour n in the softmax of head h, that is of `q k / sqrt(d)`,
+    /// where d is the width of a head. Beyond a zero-padded border k is 0, and the neighbour still counts.
     Shares {
         q: usize,
         k: usize,
@@ -105,8 +105,7 @@ pub(crate) enum AdjointOp {
         heads: usize,
         padding: Padding,
     },
-    /// For each head the sum over n of channel `9 h + n` of `weights` times what neighbour n has of `x`. Of a
-    /// query.
+    /// For each head the sum over n of channel `9 h + n` of `weights` times `x` of neighbour n. For a query.
     WeightedSum {
         weights: usize,
         x: usize,
@@ -114,7 +113,7 @@ pub(crate) enum AdjointOp {
         padding: Padding,
     },
     /// For each head the sum over n of channel `9 h + n` of `weights` times `x`, both of the cell at minus
-    /// the offset of neighbour n. Of a key or value.
+    /// the offset of neighbour n. For a key or value.
     WeightedGather {
         weights: usize,
         x: usize,
@@ -125,7 +124,8 @@ pub(crate) enum AdjointOp {
     Weight { param: usize, sum: CellSum },
 }
 
-/// A sum over cells that gives the gradient of a weight: over those of all images, unless written otherwise.
+/// A sum over cells that gives the gradient of a weight: over the cells of all images, unless stated
+/// otherwise.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CellSum {
     /// `dy x^T`: `[output, input]`.
@@ -134,7 +134,7 @@ pub(crate) enum CellSum {
     Channels { x: usize },
     /// Each channel of `a b`: `[C]`.
     Products { a: usize, b: usize },
-    /// `dy x_n` with what each neighbour n has of `x`: `[C, filters, 9]`, channels as of a depthwise stencil.
+    /// `dy x_n`, with `x_n` the `x` of neighbour n: `[C, filters, 9]`, channels as in a depthwise stencil.
     Taps { dy: usize, x: usize, padding: Padding },
     /// `x` over images, not over the cells of an image: `[H, W, C]`.
     Images { x: usize },
@@ -190,7 +190,7 @@ impl AdjointOp {
         }
     }
 
-    /// The numbers of the weights that the operation reads.
+    /// The parameters that the operation reads.
     #[cfg_attr(not(test), expect(dead_code, reason = "for engines that pack weights"))]
     pub fn params(&self) -> Vec<usize> {
         match *self {

@@ -1,4 +1,5 @@
-//! An adjoint as plain Candle operations: slow, on any device and number type, and obviously right.
+//! An adjoint as plain Candle operations: slow, on any device and number type, and simple enough to be
+//! obviously right.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
@@ -10,12 +11,12 @@ use crate::error::{Error, Result};
 use crate::grid::{Padding, Step};
 use crate::ops::{neighbourhood, sum_taps};
 
-/// What [`Program::pullback`] gives.
+/// The result of [`Program::pullback`].
 #[derive(Clone, Debug)]
 pub struct Pullback {
     /// The gradient of the cells before the step, `[B, H, W, C]`.
     pub cells: Tensor,
-    /// The gradient of each of [`Program::weights`], of its shape.
+    /// The gradient of each of [`Program::weights`], in its shape.
     pub weights: Vec<Tensor>,
 }
 
@@ -23,10 +24,10 @@ impl Program {
     /// The pullback of the program's update at `cells` (`[B, H, W, C]`): the gradients of cells and weights
     /// under `grad` (`[B, H, W, output + hidden]`), the gradient of the update.
     ///
-    /// This is the update alone: no cell dies or fails to fire, and what `next = cells + update` passes on by
-    /// itself is not in it. Computed by the program's own adjoint, as every engine computes it, but with
-    /// plain Candle operations: on any device and number type, to check engines against. It has no gradient
-    /// itself.
+    /// This is the gradient of the update alone: every cell fires, none dies, and the gradient that
+    /// `next = cells + update` passes from `next` to `cells` directly is not included. It is computed by the
+    /// program's adjoint with plain Candle operations, on any device and number type, as a reference for
+    /// engines. It has no gradient itself.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -78,7 +79,7 @@ impl Program {
 }
 
 impl Adjoint {
-    /// The gradients that this adjoint makes, and zeros for the others.
+    /// The gradients that this adjoint computes, and zeros for all others.
     pub(super) fn evaluate(&self, given: &Given<'_>) -> Result<Pullback> {
         let mut values: Vec<Tensor> = Vec::with_capacity(self.nodes.len());
         let zeros = given.program.params.iter().map(Tensor::zeros_like);
@@ -102,7 +103,7 @@ impl Adjoint {
     }
 }
 
-/// What the operations of an adjoint read beside each other's results.
+/// What the operations of an adjoint read besides each other's results.
 pub(super) struct Given<'a> {
     pub program: &'a Program,
     pub cells: &'a Tensor,
@@ -200,7 +201,8 @@ impl Given<'_> {
             } => {
                 let (b, h, w, _) = value(x).dims4()?;
                 let weights = mirrored(value(weights), padding)?.reshape((b, h, w, 9, heads, 9))?;
-                // Of the cell at minus the offset of neighbour n, the weights of its own neighbour n.
+                // For each n, the weight that the cell at minus the offset of neighbour n has for its own
+                // neighbour n.
                 let opposite: Vec<Tensor> = (0..9)
                     .map(|n| weights.narrow(3, n, 1)?.narrow(5, n, 1))
                     .collect::<candle_core::Result<_>>()?;
@@ -261,7 +263,7 @@ fn root_of_depth(x: &Tensor, heads: usize) -> Result<f64> {
     Ok(((x.dim(D::Minus1)? / heads) as f64).sqrt())
 }
 
-/// The products per head of `a` and what each neighbour has of `b`: `[B, H, W, heads, 9]`.
+/// The dot products per head of `a` with each neighbour's `b`: `[B, H, W, heads, 9]`.
 fn products(a: &Tensor, b: &Tensor, heads: usize, padding: Padding) -> Result<Tensor> {
     let (batch, h, w, channels) = a.dims4()?;
     let (near, depth) = (neighbourhood(b, padding)?, channels / heads);

@@ -11,12 +11,13 @@ use crate::error::Result;
 use crate::grid::{CellLayout, Padding, Step};
 use crate::random::Key;
 
-/// Allowed differences of f64 gradients, as a share of the largest number of the same gradient or of 1e-3.
+/// Allowed differences of f64 gradients, relative to the largest element of the same gradient or to 1e-3.
 const EXACT: f64 = 1e-10;
 /// Allowed errors of central differences.
 const BY_DIFFERENCES: f64 = 1e-6;
 
-/// Images and sides of grids; on a torus of one or two cells a cell is its own neighbour, several times.
+/// Images, rows and columns of grids; on a torus of one or two cells a cell is its own neighbour several
+/// times.
 const GRIDS: [(usize, usize, usize); 6] = [(1, 1, 1), (2, 1, 2), (1, 2, 2), (2, 3, 1), (2, 4, 3), (1, 5, 6)];
 
 fn step(training: bool) -> Step {
@@ -32,7 +33,7 @@ fn wide_noise(shape: &[usize], seed: u64) -> Tensor {
     noise(shape, seed).to_dtype(DType::F64).unwrap()
 }
 
-/// Cells of a program, and a gradient of its update.
+/// Cells for a program, and a gradient of its update.
 fn ends(program: &Program, (b, h, w): (usize, usize, usize)) -> (Tensor, Tensor) {
     let cells = wide_noise(&[b, h, w, program.layout.channels()], 11);
     (
@@ -45,7 +46,7 @@ fn numbers(x: &Tensor) -> Vec<f64> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The largest difference in units of the largest number of `b`, or of 1e-3; of a NaN, infinite.
+/// The largest difference, relative to the largest element of `b` or to 1e-3; infinite if there is a NaN.
 fn distance(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.dims(), b.dims());
     let largest = |x: &Tensor| {
@@ -75,7 +76,7 @@ fn autograd(program: &Program, cells: &Tensor, step: &Step, grad: &Tensor) -> Re
     })
 }
 
-/// Asserts that the adjoint finds what Candle does; gives the largest difference.
+/// Asserts that the adjoint agrees with Candle; returns the largest difference.
 fn assert_as_autograd(what: &str, program: &Program, size: (usize, usize, usize), training: bool) -> f64 {
     let (cells, grad) = ends(program, size);
     let step = step(training);
@@ -95,8 +96,8 @@ fn assert_as_autograd(what: &str, program: &Program, size: (usize, usize, usize)
     worst
 }
 
-/// Asserts that the gradients have the slopes that the values of the program show in random directions of the
-/// cells and of each weight; gives the largest difference.
+/// Asserts that the gradients agree with central differences in random directions of the cells and of each
+/// weight; returns the largest error.
 fn assert_as_differences(what: &str, program: &Program, size: (usize, usize, usize)) -> f64 {
     let (cells, grad) = ends(program, size);
     let step = step(true);
@@ -174,7 +175,7 @@ fn transitions_have_the_gradients_of_autograd_and_the_slopes_of_their_values() {
     println!("largest differences: {exact:e} from autograd, {differences:e} from differences");
 }
 
-/// Random programs have no rounded values, where engines may disagree, and no neighbourhoods of
+/// Random programs have no quantised values, on which engines may disagree, and no neighbourhoods of
 /// neighbourhoods.
 #[test]
 fn what_random_programs_lack_has_a_gradient_too() {
@@ -191,7 +192,7 @@ fn what_random_programs_lack_has_a_gradient_too() {
         let square = p.mul(far, far).unwrap();
         let once = p.sum_taps(square, padding).unwrap();
         let twice = p.sum_taps(once, padding).unwrap();
-        // Queries, keys and values that are one, and parts that overlap.
+        // One value as query, key and value, and parts that overlap.
         let attended = p.attention(twice, twice, twice, 3, padding).unwrap();
         let (left, right) = (p.slice(attended, 0, 2).unwrap(), p.slice(attended, 1, 2).unwrap());
         let update = p.mul(left, right).unwrap();
@@ -220,7 +221,7 @@ fn random_programs_have_every_operation() {
     assert!(lacking.is_empty(), "{lacking:?}");
 }
 
-/// What is made for some gradients is what is made of them for all; and only that is made.
+/// If only some gradients are wanted, they are the same as if all were, and nothing else is computed.
 #[test]
 fn only_what_is_wanted_is_made() {
     for (seed, (Case { what, program, .. }, size)) in random_cases().take(100).enumerate() {
@@ -261,7 +262,7 @@ fn only_what_is_wanted_is_made() {
     }
 }
 
-/// Asserts that every node of the gradient is read, is asked for, or is a sum; that inputs come first and
+/// Asserts that every node of the gradient is read, wanted, or a weight sum; that inputs come first and
 /// weights exist.
 fn assert_all_read(what: &str, program: &Program, adjoint: &Adjoint) {
     let mut read = vec![false; adjoint.nodes.len()];

@@ -1,9 +1,9 @@
 //! Local attention: a cell weighs its nine neighbours by how well their keys match its query.
 //!
-//! Two sums do it, forwards and backwards: [`correlate`] gives a number for each neighbour, from channels
-//! that a cell and the neighbour have; [`mix`] gives channels, from a number for each neighbour and its
-//! channels. Either takes blocks of up to three rows at once, which see five rows between them, so that a
-//! neighbour is read once for three cells.
+//! Both passes are made of two sums. [`correlate`] is the dot product of a cell's channels with each
+//! neighbour's: one number for each neighbour. [`mix`] is the sum of the neighbours' channels, each neighbour
+//! weighted by one number. Both work on blocks of up to three rows, which read five rows in all, so that a
+//! neighbour is read once for three cells. *Shares* are the softmax of the scores.
 
 use pulp::Simd;
 
@@ -22,20 +22,20 @@ pub(in crate::engine::cpu) struct Shape {
 
 /// A number for each head, neighbour and cell.
 pub(in crate::engine::cpu) enum Weights<'a> {
-    /// Those that cells have for their neighbours: nine channels a head.
+    /// The weights that each cell has for its neighbours: nine channels a head.
     Own(View<'a>),
-    /// Those that their neighbours have for cells, out of nine channels a head, padded.
+    /// The weights that the neighbours have for the cell, read from their nine channels a head, padded.
     Others(Neighbours<'a>),
 }
 
-/// Channel `9 head + n` of `y` becomes `scale` times the sum over the channels of the head of `a` and what
-/// neighbour n has of `b`.
+/// Sets channel `9 head + n` of `y` to `scale` times the dot product, over the head's channels, of `a` with
+/// `b` of neighbour n.
 pub(in crate::engine::cpu) fn correlate(a: View<'_>, b: &Neighbours<'_>, y: ViewMut<'_>, of: Shape) {
     let scale = 1.0 / (of.depth as f32).sqrt();
     correlate_rows(a, b, y, of, scale);
 }
 
-/// `y` becomes, or gets added, the sum over neighbours of `weights` times what they have of `x`.
+/// Sets `y` to the sum over neighbours of `weights` times their `x`, or adds it.
 pub(in crate::engine::cpu) fn mix(
     weights: &Weights<'_>,
     x: &Neighbours<'_>,
@@ -45,10 +45,10 @@ pub(in crate::engine::cpu) fn mix(
     mix_rows(weights, x, y, add, of);
 }
 
-/// Rows that are taken at once: what registers allow.
+/// Most rows of a block: what registers allow.
 const ROWS: usize = 3;
 
-/// How many rows from `row` on can be taken at once: each has to see the others as its neighbours.
+/// How many rows from `row` on can form a block: each has to read the next as its neighbour.
 #[inline(always)]
 fn together<S: Simd>(rows: &[[usize; 3]], row: usize) -> usize {
     let most = if S::REGISTER_COUNT >= 32 { ROWS } else { 1 };
@@ -56,7 +56,7 @@ fn together<S: Simd>(rows: &[[usize; 3]], row: usize) -> usize {
     1 + rows[row..].windows(2).take(most - 1).take_while(follows).count()
 }
 
-/// Where `R + 2` rows begin that `R` rows from `row` on see.
+/// Where the `R + 2` rows begin that `R` rows from `row` on read.
 #[inline(always)]
 fn starts<const R: usize>(rows: &[[usize; 3]], row: usize) -> [usize; ROWS + 2] {
     let mut starts = [0; ROWS + 2];
@@ -187,7 +187,7 @@ fn mix_block<S: Simd, const R: usize>(
             *factor = match weights {
                 Weights::Own(weights) => load(simd, *weights, 9 * head + i, (row + r) * of.width + at, n),
                 Weights::Others(weights) => {
-                    // The neighbour at a distance sees the cell at the opposite one.
+                    // A neighbour reads the cell at the opposite offset.
                     let channel = (9 * head + 8 - i) * weights.plane;
                     let start = weights.rows[row + r][i / 3] + i % 3 * weights.images;
                     // SAFETY: `mix_simd` has checked nine channels a head; `at` is below the width.
@@ -217,7 +217,7 @@ fn mix_block<S: Simd, const R: usize>(
     }
 }
 
-/// Up to a vector of the lanes of a channel; what is missing is 0.
+/// Up to a vector of the lanes of a channel; missing lanes are 0.
 #[inline(always)]
 fn load<S: Simd>(simd: S, x: View<'_>, channel: usize, lane: usize, n: usize) -> S::f32s {
     let at = channel * x.stride + lane;
@@ -227,7 +227,7 @@ fn load<S: Simd>(simd: S, x: View<'_>, channel: usize, lane: usize, n: usize) ->
     }
 }
 
-/// Lanes of a softmax at once.
+/// Lanes that the softmax processes at a time.
 const BLOCK: usize = 64;
 
 /// Turns nine scores a head into shares.
@@ -242,7 +242,7 @@ pub(in crate::engine::cpu) fn softmax_simd<'a, S: Simd>(
     let mut scores = scores;
     for head in 0..heads {
         for at in (0..lanes).step_by(BLOCK) {
-            // The block of full size is compiled for itself.
+            // A full block gets its own instantiation, with a constant length.
             match lanes - at {
                 n if n >= BLOCK => softmax_block(scores.reborrow(9 * head), at, BLOCK),
                 n => softmax_block(scores.reborrow(9 * head), at, n),

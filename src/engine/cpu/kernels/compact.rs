@@ -1,4 +1,4 @@
-//! Lanes that move: transposed, picked out, put back.
+//! Moves lanes: transpose, compress, expand.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -105,7 +105,7 @@ impl Picked {
     }
 }
 
-/// The picked lanes of `x`, one after the other; whole vectors of `y` are written.
+/// Compresses the picked lanes of `x` into `y`; whole vectors of `y` are written.
 pub(in crate::engine::cpu) fn compress(x: View<'_>, picked: &Picked, mut y: ViewMut<'_>, channels: usize) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -141,19 +141,19 @@ pub(in crate::engine::cpu) fn compress(x: View<'_>, picked: &Picked, mut y: View
     }
 }
 
-/// Adds lanes, one after the other, to the picked lanes of `y`; whole vectors of `x` are read.
+/// Adds the compressed lanes `x` to the picked lanes of `y`; whole vectors of `x` are read.
 pub(in crate::engine::cpu) fn expand(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
     at_places::<true, false>(x, picked, y, channels);
 }
 
-/// Sets the picked lanes of `y` to lanes that come one after the other, and the others to 0; whole vectors of
-/// `x` are read and of `y` written.
+/// Sets the picked lanes of `y` to the compressed lanes `x`, and the others to 0; whole vectors of `x` are
+/// read and of `y` written.
 pub(in crate::engine::cpu) fn expand_or_zero(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
     at_places::<false, true>(x, picked, y, channels);
 }
 
-/// Sets the picked lanes of `y` to lanes that come one after the other; whole vectors of `x` are read, and of
-/// `y` written.
+/// Sets the picked lanes of `y` to the compressed lanes `x`; whole vectors of `x` are read, and of `y`
+/// written.
 pub(in crate::engine::cpu) fn put(x: View<'_>, picked: &Picked, y: ViewMut<'_>, channels: usize) {
     at_places::<false, false>(x, picked, y, channels);
 }

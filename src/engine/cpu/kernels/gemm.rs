@@ -13,7 +13,7 @@ pub(in crate::engine::cpu) struct Gemm<'a> {
     pub a: &'a [f32],
     pub a_row: usize,
     pub a_column: usize,
-    /// `a` as the product in bf16 takes it, if it was packed before.
+    /// `a` packed for the bf16 product, if it was packed before.
     pub packed: Option<&'a [u32]>,
     pub b: &'a [f32],
     pub b_row: usize,
@@ -23,12 +23,12 @@ pub(in crate::engine::cpu) struct Gemm<'a> {
     pub end: End<'a>,
 }
 
-/// What becomes of the sums.
+/// What is done with the sums.
 #[derive(Clone, Copy)]
 pub(in crate::engine::cpu) enum End<'a> {
-    /// They are added to what is there.
+    /// They are added to `c`.
     Add,
-    /// They replace what is there, with a shift for each row and `plus` added, and cut off at 0 if `relu`.
+    /// They replace `c`, after a `bias` for each row and `plus` are added, and a ReLU is applied if `relu`.
     Store {
         bias: Option<&'a [f32]>,
         plus: Option<Plus<'a>>,
@@ -70,7 +70,7 @@ impl Gemm<'_> {
             return;
         }
         let wide = n.next_multiple_of(LANES);
-        // These hold for every caller; the kernels below rest on them.
+        // These hold for every caller; the unsafe kernels below rely on them.
         assert!((m - 1) * self.c_row + wide <= self.c.len(), "c is too short");
         if let End::Store { plus: Some(plus), .. } = self.end {
             plus.check(m, wide);
@@ -143,7 +143,7 @@ impl Gemm<'_> {
         let at = vector * S::F32_LANES;
         let mut sums = [[simd.splat_f32s(0.0); N]; M];
         if let End::Store { bias: Some(bias), .. } = self.end {
-            // With an iterator over the sums, a compiler that unrolls it late keeps them in memory.
+            // No iterator over the sums: where the compiler unrolls it late, they end up in memory.
             let bias = &bias[row..row + M];
             let mut i = 0;
             while i < M {

@@ -8,8 +8,7 @@ use pulp::Arch;
 use super::LANES;
 use super::gemm::{End, Gemm, Plus};
 
-/// `x` rounded to the nearest bf16, ties to even, as the upper half of its bits. What is no number stays
-/// none.
+/// `x` rounded to the nearest bf16, ties to even, as the upper half of its bits. NaN stays NaN.
 #[inline(always)]
 fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -27,7 +26,7 @@ fn pair(first: f32, second: f32) -> u32 {
     (rounded(first) >> 16) | rounded(second)
 }
 
-/// Whether products run on instructions of the processor, for which weights are packed once.
+/// Whether the processor has bf16 instructions, for which weights are packed once.
 pub(in crate::engine::cpu) fn is_native(arch: Arch) -> bool {
     #[cfg(target_arch = "x86_64")]
     return matches!(arch, Arch::V4(_)) && std::arch::is_x86_feature_detected!("avx512bf16");
@@ -55,8 +54,8 @@ pub(in crate::engine::cpu) fn run(gemm: Gemm, arch: Arch) {
     by_rounding(gemm, arch);
 }
 
-/// A matrix of `m` rows as the first operand, in pairs along k: `[m, pairs]`, with a zero beyond an odd end.
-/// Element (i, j) lies at `i * row + j * column`.
+/// Packs a matrix of `m` rows as the first operand, in pairs along k: `[m, pairs]`, with a zero at the end if
+/// k is odd. Element (i, j) lies at `i * row + j * column`.
 pub(in crate::engine::cpu) fn pack(
     a: &[f32],
     (row, column): (usize, usize),
@@ -73,7 +72,7 @@ pub(in crate::engine::cpu) fn pack(
     packed
 }
 
-/// The same where the processor knows no bf16: rounded operands in a product of f32.
+/// The product on processors without bf16 instructions: operands are rounded, then multiplied in f32.
 fn by_rounding(gemm: Gemm, arch: Arch) {
     let [m, k, n] = gemm.size;
     let wide = n.next_multiple_of(LANES);
@@ -117,7 +116,7 @@ mod native {
         }
         packed.resize(m * pairs, 0);
         for (i, to) in packed.chunks_exact_mut(pairs.max(1)).enumerate().take(m) {
-            // SAFETY: the caller has seen that the processor has the instructions.
+            // SAFETY: the caller has checked that the processor has the instructions.
             unsafe { row_of_pairs(&gemm.a[i * gemm.a_row..][..k], to) };
         }
     }
@@ -143,7 +142,8 @@ mod native {
         }
     }
 
-    /// Packs the second operand of `gemm`: pairs of rows, whole vectors wide, zeros beyond an odd end.
+    /// Packs the second operand of `gemm`: pairs of rows, whole vectors wide, with a row of zeros at the end
+    /// if k is odd.
     pub fn pack_columns(gemm: &Gemm, packed: &mut Vec<u32>) {
         let [_, k, n] = gemm.size;
         let (pairs, wide) = (k.div_ceil(2), n.next_multiple_of(LANES));
@@ -151,7 +151,7 @@ mod native {
         for (p, to) in packed.chunks_exact_mut(wide).enumerate().take(pairs) {
             let row = |k: usize| &gemm.b[k * gemm.b_row..][..wide];
             let second = (2 * p + 1 < k).then(|| row(2 * p + 1));
-            // SAFETY: the caller has seen that the processor has the instructions.
+            // SAFETY: the caller has checked that the processor has the instructions.
             unsafe { rows_of_pairs(row(2 * p), second, to) };
         }
     }
@@ -159,7 +159,7 @@ mod native {
     /// Pairs of values of two rows, or of one and zeros.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn rows_of_pairs(first: &[f32], second: Option<&[f32]>, to: &mut [u32]) {
-        // Halves of 16 bits: 0 of the first row, 0 of the second, 1 of the first, ...
+        // Interleaves halves of 16 bits: 0 of the first row, 0 of the second, 1 of the first, ...
         let mut order = [0u16; 2 * LANES];
         for (place, order) in (0..).zip(&mut order) {
             *order = place / 2 + place % 2 * LANES as u16;
@@ -171,8 +171,8 @@ mod native {
                 unsafe { _mm512_loadu_ps(row.as_ptr()) }
             };
             let high = second.map_or(_mm512_setzero_ps(), row);
-            // SAFETY: `order` and `to` are a vector long, and need not be aligned; 32 halves are any 512
-            // bits.
+            // SAFETY: `order` and `to` are a vector long, and need not be aligned; any 512 bits are 32 valid
+            // halves.
             unsafe {
                 let order = _mm512_loadu_si512(order.as_ptr().cast());
                 let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, row(first)));
@@ -203,7 +203,7 @@ mod native {
                 2 | 4 => 2,
                 _ => 3,
             };
-            // SAFETY: the caller has seen that the processor has the instructions.
+            // SAFETY: the caller has checked that the processor has the instructions.
             unsafe {
                 match width {
                     1 => columns::<1>(&mut gemm, a, b, vector),
@@ -253,8 +253,7 @@ mod native {
         // SAFETY: `run` has checked that `m` rows of `a`, `pairs` rows of `b` and `m` rows of `c` and of
         // `plus` and its factors lie within their slices, those of `b`, `c` and `plus` whole vectors wide;
         // `row + M` and `vector + N` are at most their numbers. `c` is borrowed mutably, so it overlaps none
-        // of them. Vectors are read and written unaligned, and those of 32 integers of 16 bits are any 512
-        // bits.
+        // of them. Vectors are read and written unaligned, and any 512 bits are 32 valid integers of 16 bits.
         unsafe {
             let a = a.as_ptr().add(row * pairs);
             let mut b = b.as_ptr().add(at);

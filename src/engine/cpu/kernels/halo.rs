@@ -16,7 +16,7 @@ use crate::grid::Padding;
 pub(in crate::engine::cpu) struct Window {
     /// First row and number of rows that are computed. Rows may lie beyond the grid of a torus.
     pub computed: (isize, usize),
-    /// First row and number of rows that are there to be read.
+    /// First row and number of rows that can be read.
     pub read: (isize, usize),
     /// Whether either is the whole grid.
     pub whole: bool,
@@ -42,7 +42,7 @@ impl Window {
         usize::try_from(at).ok().filter(|&at| at < self.read.1)
     }
 
-    /// The same, where the whole grid is there to be read.
+    /// The same window where the whole grid can be read.
     pub fn on_grid(self) -> Self {
         Self {
             read: (0, self.height),
@@ -61,7 +61,7 @@ impl Window {
     }
 }
 
-/// Channels with the cells beyond the borders of their rows, and a row of zeros last.
+/// Padded channels: every row with the cells beyond its two borders, and a row of zeros last.
 #[derive(Default)]
 pub(in crate::engine::cpu) struct Padded {
     data: Vec<f32>,
@@ -108,7 +108,7 @@ impl Padded {
         }
     }
 
-    /// Sets picked lanes of the rows `rows` to the lanes of `x`, which come one after the other.
+    /// Sets picked lanes of the rows `rows` to the compressed lanes `x`.
     pub fn put(
         &mut self,
         x: View<'_>,
@@ -137,7 +137,7 @@ impl Padded {
         }
     }
 
-    /// What the rows of `window` read, of the channels from `channel` on.
+    /// What the rows of `window` read of the channels from `channel` on.
     pub fn neighbours(&self, window: &Window, channel: usize) -> Neighbours<'_> {
         Neighbours {
             data: &self.data[channel * self.plane..],
@@ -153,7 +153,7 @@ impl Padded {
     }
 }
 
-/// Padded channels, and where in each of them the three rows begin that a row sees.
+/// Padded channels, and where in each of them the three rows begin that a row reads.
 pub(in crate::engine::cpu) struct Neighbours<'a> {
     pub data: &'a [f32],
     pub plane: usize,

@@ -1,6 +1,6 @@
 //! Loops over the channels and lanes of a band, each compiled for every kind of processor.
 //!
-//! What is written here knows neither programs nor plans: views come in, views are written to.
+//! Kernels know neither programs nor plans: they read views and write views.
 
 pub(super) mod attention;
 pub(super) mod compact;

@@ -65,7 +65,7 @@ fn norm_block(of: Norm<'_>, y: &mut ViewMut<'_>, at: usize, n: usize) {
 pub(in crate::engine::cpu) fn norm_simd<'a, S: Simd>(_: S, of: Norm<'a>, y: ViewMut<'a>, lanes: usize) {
     let mut y = y;
     for at in (0..lanes).step_by(BLOCK) {
-        // The block of full size is compiled for itself.
+        // A full block gets its own instantiation, with a constant length.
         match lanes - at {
             n if n >= BLOCK => norm_block(of, &mut y, at, BLOCK),
             n => norm_block(of, &mut y, at, n),
@@ -73,13 +73,13 @@ pub(in crate::engine::cpu) fn norm_simd<'a, S: Simd>(_: S, of: Norm<'a>, y: View
     }
 }
 
-/// Vectors of lanes that the backward pass takes at once: few enough that their sums over channels stay in
-/// registers. The sums of a channel over lanes stay vectors until the end.
+/// Vectors of lanes that the backward pass processes at a time: few enough that their sums over channels stay
+/// in registers. Sums over lanes are kept as vectors until the end.
 const VECTORS: usize = 2;
 
 type Strip<S> = [<S as Simd>::f32s; VECTORS];
 
-/// The first lanes of `x`; what is missing is 0.
+/// The first lanes of `x`; missing lanes are 0.
 #[inline(always)]
 fn strip<S: Simd>(simd: S, x: &[f32]) -> Strip<S> {
     let mut strip = [simd.splat_f32s(0.0); VECTORS];
@@ -96,7 +96,7 @@ fn strip<S: Simd>(simd: S, x: &[f32]) -> Strip<S> {
     strip
 }
 
-/// `dx =` the gradient of [`norm`], or that added to `dx`; those of its weights are added to `dw`.
+/// Sets `dx` to the gradient of [`norm`], or adds it; the gradients of its weights are added to `dw`.
 #[pulp::with_simd(norm_back = arch())]
 #[inline(always)]
 pub(in crate::engine::cpu) fn norm_back_simd<'a, S: Simd>(
@@ -111,7 +111,7 @@ pub(in crate::engine::cpu) fn norm_back_simd<'a, S: Simd>(
     let width = VECTORS * S::F32_LANES;
     let mut sums = vec![[simd.splat_f32s(0.0); 2]; of.weight.len()];
     for at in (0..lanes).step_by(width) {
-        // The strip of full size is compiled for itself.
+        // A full strip gets its own instantiation, with a constant length.
         match lanes - at {
             n if n >= width => norm_back_strip(simd, of, dy, &mut dx, &mut sums, (at, width), add),
             n => norm_back_strip(simd, of, dy, &mut dx, &mut sums, (at, n), add),
@@ -152,7 +152,7 @@ fn norm_back_strip<S: Simd>(
             scale[v] = simd.mul_add_e_f32s(centred, centred, scale[v]);
         }
     }
-    // Of a lane that is missing the root must not be 0.
+    // On missing lanes the square root must not be 0.
     let eps = simd.splat_f32s(of.eps.max(f32::MIN_POSITIVE));
     for scale in &mut scale {
         let root = simd.sqrt_f32s(simd.mul_add_e_f32s(*scale, share, eps));
@@ -185,7 +185,8 @@ fn norm_back_strip<S: Simd>(
     }
 }
 
-/// `y = 1 / sqrt(mean of squares + eps)` over the channels of each lane, less their mean or not: one channel.
+/// `y = 1 / sqrt(mean of squares + eps)` over the channels of each lane, with or without their mean
+/// subtracted: one channel.
 #[pulp::with_simd(inverse_rms = arch())]
 #[inline(always)]
 pub(in crate::engine::cpu) fn inverse_rms_simd<'a, S: Simd>(
@@ -216,7 +217,7 @@ pub(in crate::engine::cpu) fn inverse_rms_simd<'a, S: Simd>(
     y.iter_mut().for_each(|y| *y = 1.0 / (*y * share + eps).sqrt());
 }
 
-/// `dx =` the gradient of [`inverse_rms`], whose result is `y`, or that added to `dx`.
+/// Sets `dx` to the gradient of [`inverse_rms`], whose result is `y`, or adds it.
 #[pulp::with_simd(inverse_rms_back = arch())]
 #[inline(always)]
 pub(in crate::engine::cpu) fn inverse_rms_back_simd<'a, S: Simd>(

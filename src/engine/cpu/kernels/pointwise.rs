@@ -72,7 +72,7 @@ pub(in crate::engine::cpu) fn product_simd<'a, S: Simd>(
     }
 }
 
-/// `y = x scale + shift` per channel, or that without the shift added to `y`.
+/// Per channel `y = x scale + shift`, or `y += x scale`.
 #[pulp::with_simd(affine = arch())]
 #[inline(always)]
 pub(in crate::engine::cpu) fn affine_simd<'a, S: Simd>(
@@ -96,7 +96,7 @@ pub(in crate::engine::cpu) fn affine_simd<'a, S: Simd>(
     }
 }
 
-/// Sets `dy` to 0 where `y` was cut off.
+/// The gradient of a ReLU: sets `dy` to 0 where its result `y` is 0.
 #[pulp::with_simd(cut_off = arch())]
 #[inline(always)]
 pub(in crate::engine::cpu) fn cut_off_simd<'a, S: Simd>(_: S, y: View<'a>, dy: ViewMut<'a>, size: Size) {
@@ -104,7 +104,7 @@ pub(in crate::engine::cpu) fn cut_off_simd<'a, S: Simd>(_: S, y: View<'a>, dy: V
     zip!(size, y, dy, |a, b| *b = if a > 0.0 { *b } else { 0.0 });
 }
 
-/// Lanes added up while a sum is vectorised.
+/// Partial sums of a dot product, so that it is vectorised.
 const PARTS: usize = 16;
 
 #[inline(always)]

@@ -13,7 +13,7 @@ pub(in crate::engine::cpu) struct Tap {
     pub factor: f32,
 }
 
-/// Channel c of `y` becomes, or gets added, the sum of `taps[c]` over neighbours.
+/// Sets channel c of `y` to the sum of `taps[c]` over neighbours, or adds it.
 #[pulp::with_simd(stencil = arch())]
 #[inline(always)]
 pub(in crate::engine::cpu) fn stencil_simd<'a, S: Simd>(
@@ -43,7 +43,7 @@ pub(in crate::engine::cpu) fn stencil_simd<'a, S: Simd>(
     }
 }
 
-/// The first `N` vectors of `y`, or what there is of them; how many lanes that is at most.
+/// Computes the first `N` vectors of `y`, or fewer at its end. Returns the lanes of `N` vectors.
 #[inline(always)]
 fn stencil_block<S: Simd, const N: usize>(
     simd: S,

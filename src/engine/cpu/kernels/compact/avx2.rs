@@ -1,5 +1,5 @@
-//! Lanes moved eight at a time by AVX2, which neither compresses nor expands: tables give the order of lanes
-//! for each mask.
+//! Lanes moved eight at a time by AVX2, which has no instructions to compress or expand: tables give the
+//! order of lanes for each mask.
 
 use std::arch::x86_64::{__m256, __m256i, _MM_HINT_T0, _mm_prefetch};
 
@@ -10,7 +10,7 @@ use super::{Size, TILE, View, ViewMut};
 /// Lanes of a vector.
 const EIGHT: usize = 8;
 
-/// The lanes that a mask picks, in order.
+/// For each mask, the lanes that it picks, in order: a byte each.
 static PICKED: [u64; 256] = {
     let mut table = [0; 256];
     let mut mask = 0;
@@ -28,7 +28,8 @@ static PICKED: [u64; 256] = {
     table
 };
 
-/// How many lanes a mask picks before each lane, and the highest bit of a byte for each that it picks.
+/// For each mask, a byte for each lane: how many lanes are picked before it, and the highest bit if it is
+/// picked itself.
 static PLACES: [u64; 256] = {
     let mut table = [0; 256];
     let mut mask = 0;
@@ -63,7 +64,7 @@ fn store(y: &mut [f32], at: usize, lanes: __m256) {
     y[at..at + EIGHT].copy_from_slice(&lanes);
 }
 
-/// Has the line at `at` fetched into the cache: planes are too short for the processor to foresee the next.
+/// Prefetches the cache line at `at`: planes are too short for the hardware prefetcher.
 #[inline(always)]
 fn prefetch(x: &[f32], at: usize) {
     // SAFETY: a prefetch touches no memory that a program could see, whatever the address.
@@ -100,7 +101,7 @@ impl NullaryFnOnce for Compress<'_> {
     }
 }
 
-/// Adds to the lanes of `y`, or sets them, and the others to 0 or not.
+/// Adds to the picked lanes of `y` (`ADD`) or sets them; sets the others to 0 (`CLEAR`) or leaves them.
 pub struct Expand<'a, const ADD: bool, const CLEAR: bool> {
     pub simd: V3,
     pub x: View<'a>,
@@ -155,7 +156,7 @@ impl NullaryFnOnce for Transpose<'_> {
             for l in (0..lanes).step_by(EIGHT) {
                 // Two halves of a line, the second if there is one.
                 for c in (c..channels.min(c + TILE)).step_by(EIGHT) {
-                    // The tile of full size is compiled for itself.
+                    // A full tile gets its own instantiation, with constant sizes.
                     match (channels - c, lanes - l) {
                         (m, n) if m >= EIGHT && n >= EIGHT => self.tile((c, l), (EIGHT, EIGHT)),
                         (m, n) => self.tile((c, l), (m.min(EIGHT), n.min(EIGHT))),

@@ -11,7 +11,7 @@ fn vector(x: &[f32], at: usize) -> __m512 {
     cast(*x[at..].first_chunk::<TILE>().unwrap_or(&[0.0; TILE]))
 }
 
-/// Has the line at `at` fetched into the cache: planes are too short for the processor to foresee the next.
+/// Prefetches the cache line at `at`: planes are too short for the hardware prefetcher.
 #[inline(always)]
 fn prefetch(x: &[f32], at: usize) {
     // SAFETY: a prefetch touches no memory that a program could see, whatever the address.
@@ -46,7 +46,7 @@ impl NullaryFnOnce for Compress<'_> {
     }
 }
 
-/// Adds to the lanes of `y`, or sets them, and the others to 0 or not.
+/// Adds to the picked lanes of `y` (`ADD`) or sets them; sets the others to 0 (`CLEAR`) or leaves them.
 pub struct Expand<'a, const ADD: bool, const CLEAR: bool> {
     pub simd: V4,
     pub x: View<'a>,
@@ -110,7 +110,8 @@ impl NullaryFnOnce for Transpose<'_> {
                     tile[i] = vector(self.x.data, (c + i) * self.x.stride + l);
                     i += 1;
                 }
-                // Four times the first half of the rows is shuffled with the second, as one does cards.
+                // Transposes by four perfect shuffles: each interleaves the first half of the rows with the
+                // second.
                 let mut round = 0;
                 while round < 4 {
                     let from = tile;
