@@ -246,7 +246,8 @@ impl ProgramBuilder {
         Ok(self.push(Op::LayerNorm { x, weight, bias, eps }, width))
     }
 
-    /// RMS norm over the channels of each cell, `x / sqrt(mean of x^2 + eps) * scale` (Zhang and Sennrich 2019).
+    /// RMS norm over the channels of each cell, `x / sqrt(mean of x^2 + eps) * scale` (Zhang and Sennrich
+    /// 2019).
     ///
     /// ```
     /// use lnca::prelude::*;

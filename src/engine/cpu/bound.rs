@@ -35,8 +35,8 @@ impl Bound {
     }
 }
 
-/// The plans of one program with its weights, bound when they are first needed: the steps of a trajectory and the
-/// backward pass share them.
+/// The plans of one program with its weights, bound when they are first needed: the steps of a trajectory and
+/// the backward pass share them.
 #[derive(Default)]
 pub(in crate::engine) struct Bindings(Mutex<Option<Arc<[Bound]>>>);
 
