@@ -250,10 +250,6 @@ impl Draw {
                     p.convolution(x, &kernel, Some(&bias), padding)?
                 }
                 6 if self.rng.random_bool(0.3) => p.inverse_rms(x, 0.1)?,
-                6 if self.rng.random_bool(0.3) => {
-                    let scale = self.weight(&[x.width()]);
-                    p.rms_norm(x, &scale, 0.1)?
-                }
                 // With eps 1: nearly equal channels would make it large, and later values saturate.
                 6 if self.rng.random_bool(0.3) => p.inverse_std(x, 1.0)?,
                 6 => {

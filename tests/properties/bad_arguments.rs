@@ -10,8 +10,8 @@ use lnca::random::Key;
 use lnca::train::{PoolTrainer, PoolTrainerConfig};
 use lnca::{
     Autoencoder, AutoencoderConfig, CellLayout, Error, Growing, GrowingConfig, LatentNca, Memory, Nafca,
-    NafcaConfig, OutputStart, Padding, PlainNca, ProgramBuilder, Result, Rollout, Step, TransitionFn, Vitca,
-    VitcaConfig, Weights, neighbourhood,
+    NafcaConfig, OutputStart, Padding, PlainNca, Result, Rollout, Step, TransitionFn, Vitca, VitcaConfig,
+    Weights, neighbourhood,
 };
 
 use crate::restoring::models;
@@ -153,27 +153,6 @@ fn sizes_that_contradict_each_other() -> Result<()> {
     );
     assert_eq!(named(PlainNca::new(transition)), "layout.input");
     Ok(())
-}
-
-#[test]
-fn weights_of_a_program_that_do_not_fit() {
-    let layout = CellLayout {
-        input: 0,
-        output: 3,
-        hidden: 0,
-    };
-    let mut p = ProgramBuilder::new(layout);
-    let (cells, three, four) = (p.cells(), zeros(&[3]), zeros(&[4]));
-    assert_eq!(named(p.layer_norm(cells, &four, &three, 0.1)), "weight");
-    assert_eq!(named(p.layer_norm(cells, &three, &four, 0.1)), "bias");
-    assert_eq!(named(p.rms_norm(cells, &four, 0.1)), "scale");
-    assert_eq!(named(p.affine(cells, Some(&four), None)), "scale");
-    assert_eq!(named(p.affine(cells, None, Some(&four))), "shift");
-    assert_eq!(named(p.linear(cells, &zeros(&[2, 4]), None)), "weight");
-    assert_eq!(
-        named(p.stencil(cells, &zeros(&[4, 2, 3, 3]), Padding::Zero)),
-        "kernels"
-    );
 }
 
 #[test]

@@ -279,9 +279,6 @@ impl StepContext<'_> {
                 let params = (*weight, *bias, *eps);
                 self.layer_norm_back(scratch, (n, *x), params, dy, band, weights);
             }
-            Op::RmsNorm { x, scale, eps } => {
-                self.rms_norm_back(scratch, (n, *x), (*scale, *eps), dy, band, weights);
-            }
             Op::InverseRms { x, centred, .. } => {
                 let input = plan.nodes[*x].width;
                 self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
@@ -433,33 +430,6 @@ impl StepContext<'_> {
                 to.zip(sums).for_each(|(w, s)| *w += s);
             }
         }
-    }
-
-    /// The gradients of the input `x` of RMS norm `n`, and of its scale.
-    fn rms_norm_back(
-        &self,
-        scratch: &mut Scratch,
-        (n, x): (usize, usize),
-        (scale, eps): (usize, f64),
-        dy: View<'_>,
-        band: &Band<'_>,
-        weights: &mut [f32],
-    ) {
-        let job = self.call.job;
-        let (lanes, halo) = self.lanes(n, band);
-        let start = self.start(x, halo, band);
-        let mut sums = vec![0f32; self.plan.nodes[n].width];
-        let (values, eps) = (self.call.param(scale), eps as f32);
-        if job.is_trained(scale) {
-            let x = self.view(scratch, x, start);
-            kernels::rms_norm_scale_back(x, dy, eps, &mut sums, lanes);
-            let to = weights[job.range(scale)].iter_mut();
-            to.zip(sums).for_each(|(weight, sum)| *weight += sum);
-        }
-        self.give(scratch, x, (start, lanes), band, |scratch, dx, add| {
-            let x = self.view(scratch, x, start);
-            kernels::rms_norm_back(x, values, dy, eps, dx, (lanes, add));
-        });
     }
 
     /// The gradients of the factors `a` and `b` of product `n`.

@@ -202,10 +202,6 @@ impl StepContext<'_> {
                 };
                 kernels::norm(norm, y, lanes);
             }
-            Op::RmsNorm { x, scale, eps } => {
-                let x = self.view(scratch, *x, start(*x));
-                kernels::rms_norm(x, call.param(*scale), *eps as f32, y, lanes);
-            }
             Op::InverseRms { x, eps, centred } => {
                 let size = (plan.nodes[*x].width, lanes);
                 let x = self.view(scratch, *x, start(*x));

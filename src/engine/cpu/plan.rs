@@ -512,7 +512,6 @@ impl PlanNode {
                 | Op::SumTaps { .. }
                 | Op::Depthwise { .. }
                 | Op::LayerNorm { .. }
-                | Op::RmsNorm { .. }
                 | Op::InverseRms { .. }
                 | Op::Map { .. }
                 | Op::Add { .. }

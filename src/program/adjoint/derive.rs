@@ -152,7 +152,6 @@ impl Derivation<'_> {
                 self.weight(kernel, CellSum::Taps { dy, x, padding });
             }
             Op::LayerNorm { x, weight, bias, eps } => self.layer_norm((x, eps), (weight, bias), dy),
-            Op::RmsNorm { x, scale, eps } => self.rms_norm((x, eps), scale, dy),
             Op::InverseRms { x, eps: _, centred } => {
                 self.give(x, AdjointOp::InverseRmsGradient { x, y: n, dy, centred });
             }
@@ -215,37 +214,6 @@ impl Derivation<'_> {
             let scaled = self.push(AdjointOp::Ordinary(Op::Affine { x: dy, scale, shift }), width);
             let dy = scaled;
             self.give(x, AdjointOp::NormalisedGradient { normal, inverse, dy });
-        }
-    }
-
-    /// With `inverse` one over the root: the product rule for `x inverse scale`.
-    fn rms_norm(&mut self, (x, eps): (usize, f64), scale: usize, dy: usize) {
-        if !self.params[scale] && !self.differentiable[x] {
-            return;
-        }
-        let (width, centred) = (self.program.nodes[x].width, false);
-        let inverse = self.push(AdjointOp::Ordinary(Op::InverseRms { x, eps, centred }), 1);
-        if self.params[scale] {
-            let normal = self.push(AdjointOp::Ordinary(Op::Mul { a: x, b: inverse }), width);
-            self.weight(scale, CellSum::Products { a: dy, b: normal });
-        }
-        if self.differentiable[x] {
-            let (scale, shift) = (Some(scale), None);
-            let scaled = self.push(AdjointOp::Ordinary(Op::Affine { x: dy, scale, shift }), width);
-            let of_inverse = match width {
-                1 => AdjointOp::Ordinary(Op::Mul { a: scaled, b: x }),
-                _ => AdjointOp::Dot { a: scaled, b: x },
-            };
-            let dy = self.push(of_inverse, 1);
-            self.give(
-                x,
-                AdjointOp::Ordinary(Op::Mul {
-                    a: scaled,
-                    b: inverse,
-                }),
-            );
-            let y = inverse;
-            self.give(x, AdjointOp::InverseRmsGradient { x, y, dy, centred });
         }
     }
 

@@ -213,7 +213,7 @@ fn random_programs_have_every_operation() {
             seen.extend(words.map(str::to_string));
         }
     }
-    let expected = "Cells Constant Slice Concat Linear Neighbourhood SumTaps Depthwise LayerNorm RmsNorm InverseRms Map Add Mul \
+    let expected = "Cells Constant Slice Concat Linear Neighbourhood SumTaps Depthwise LayerNorm InverseRms Map Add Mul \
         Affine Attention Dropout Seed Embed Slope Dot LinearTransposed MirroredTaps MirroredNeighbourhood \
         MirroredDepthwise Normalised NormalisedGradient InverseRmsGradient Shares ProductGradients WeightedSum \
         WeightedGather Outer Channels Products Taps Images";

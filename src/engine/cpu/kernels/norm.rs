@@ -1,9 +1,8 @@
-//! Layer norm, RMS norm and inverse RMS over the channels of each lane.
+//! Layer norm and inverse RMS over the channels of each lane.
 
 use pulp::Simd;
 
 use super::halo::put;
-use super::pointwise::dot;
 use super::{Size, View, ViewMut, arch};
 
 /// Lanes normalised at once, so that their sums stay in registers.
@@ -248,106 +247,6 @@ pub(in crate::engine::cpu) fn inverse_rms_back_simd<'a, S: Simd>(
                 true => rows.for_each(|(((dx, x), mean), slope)| *dx += (x - mean) * slope),
                 false => rows.for_each(|(((dx, x), mean), slope)| *dx = (x - mean) * slope),
             }
-        }
-    }
-}
-
-/// One over the root mean square of each lane of a block.
-#[inline(always)]
-fn inverse_block(x: View<'_>, channels: usize, at: usize, n: usize, eps: f32) -> [f32; BLOCK] {
-    let mut inverse = [0f32; BLOCK];
-    for c in 0..channels {
-        let x = &x.data[c * x.stride + at..][..n];
-        inverse[..n].iter_mut().zip(x).for_each(|(sum, x)| *sum += x * x);
-    }
-    let share = 1.0 / channels as f32;
-    inverse[..n]
-        .iter_mut()
-        .for_each(|sum| *sum = 1.0 / (*sum * share + eps).sqrt());
-    inverse
-}
-
-/// `y = x / sqrt(mean of squares + eps) * scale` over the channels of each lane.
-#[pulp::with_simd(rms_norm = arch())]
-#[inline(always)]
-pub(in crate::engine::cpu) fn rms_norm_simd<'a, S: Simd>(
-    _: S,
-    x: View<'a>,
-    scale: &'a [f32],
-    eps: f32,
-    y: ViewMut<'a>,
-    lanes: usize,
-) {
-    for at in (0..lanes).step_by(BLOCK) {
-        let n = BLOCK.min(lanes - at);
-        let inverse = inverse_block(x, scale.len(), at, n, eps);
-        for (c, scale) in scale.iter().enumerate() {
-            let x = &x.data[c * x.stride + at..][..n];
-            let rows = y.data[c * y.stride + at..][..n].iter_mut().zip(x).zip(&inverse);
-            rows.for_each(|((y, x), inverse)| *y = x * inverse * scale);
-        }
-    }
-}
-
-/// `dx =` the gradient of [`rms_norm`], or that added to `dx`: with `n = x inverse` and `h = dy scale`,
-/// `inverse (h - n mean(h n))`.
-#[pulp::with_simd(rms_norm_back = arch())]
-#[inline(always)]
-pub(in crate::engine::cpu) fn rms_norm_back_simd<'a, S: Simd>(
-    _: S,
-    x: View<'a>,
-    scale: &'a [f32],
-    dy: View<'a>,
-    eps: f32,
-    dx: ViewMut<'a>,
-    (lanes, add): (usize, bool),
-) {
-    let share = 1.0 / scale.len() as f32;
-    for at in (0..lanes).step_by(BLOCK) {
-        let n = BLOCK.min(lanes - at);
-        let inverse = inverse_block(x, scale.len(), at, n, eps);
-        let mut along = [0f32; BLOCK];
-        for (c, scale) in scale.iter().enumerate() {
-            let x = &x.data[c * x.stride + at..][..n];
-            let dy = &dy.data[c * dy.stride + at..][..n];
-            let rows = along[..n].iter_mut().zip(x).zip(dy);
-            rows.for_each(|((along, x), dy)| *along += dy * scale * x);
-        }
-        for (along, inverse) in along.iter_mut().zip(&inverse) {
-            *along *= share * inverse * inverse;
-        }
-        for (c, scale) in scale.iter().enumerate() {
-            let x = &x.data[c * x.stride + at..][..n];
-            let dy = &dy.data[c * dy.stride + at..][..n];
-            let dx = &mut dx.data[c * dx.stride + at..][..n];
-            for l in 0..n {
-                let slope = inverse[l] * (dy[l] * scale - x[l] * along[l]);
-                dx[l] = if add { dx[l] + slope } else { slope };
-            }
-        }
-    }
-}
-
-/// `to[c] +=` the gradient of the scale of [`rms_norm`]: the sum over lanes of `dy x inverse`.
-#[pulp::with_simd(rms_norm_scale_back = arch())]
-#[inline(always)]
-pub(in crate::engine::cpu) fn rms_norm_scale_back_simd<'a, S: Simd>(
-    _: S,
-    x: View<'a>,
-    dy: View<'a>,
-    eps: f32,
-    to: &'a mut [f32],
-    lanes: usize,
-) {
-    for at in (0..lanes).step_by(BLOCK) {
-        let n = BLOCK.min(lanes - at);
-        let inverse = inverse_block(x, to.len(), at, n, eps);
-        for (c, to) in to.iter_mut().enumerate() {
-            let mut weighted = [0f32; BLOCK];
-            let dy = &dy.data[c * dy.stride + at..][..n];
-            let rows = weighted[..n].iter_mut().zip(dy).zip(&inverse);
-            rows.for_each(|((weighted, dy), inverse)| *weighted = dy * inverse);
-            *to += dot(&weighted[..n], &x.data[c * x.stride + at..][..n]);
         }
     }
 }

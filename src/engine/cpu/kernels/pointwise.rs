@@ -108,7 +108,7 @@ pub(in crate::engine::cpu) fn cut_off_simd<'a, S: Simd>(_: S, y: View<'a>, dy: V
 const PARTS: usize = 16;
 
 #[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut parts = [0f32; PARTS];
     let (blocks_a, blocks_b) = (a.chunks_exact(PARTS), b.chunks_exact(PARTS));
     let rest: f32 = blocks_a
