@@ -509,6 +509,7 @@ impl PlanNode {
                 | Op::SumTaps { .. }
                 | Op::Depthwise { .. }
                 | Op::LayerNorm { .. }
+                | Op::RmsNorm { .. }
                 | Op::InverseRms { .. }
                 | Op::Map { .. }
                 | Op::Add { .. }
