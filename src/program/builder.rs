@@ -246,6 +246,31 @@ impl ProgramBuilder {
         Ok(self.push(Op::LayerNorm { x, weight, bias, eps }, width))
     }
 
+    /// RMS norm over the channels of each cell, `x / sqrt(mean of x^2 + eps) * scale`.
+    ///
+    /// ```
+    /// use lnca::prelude::*;
+    ///
+    /// let mut p = ProgramBuilder::new(CellLayout { input: 0, output: 2, hidden: 0 });
+    /// let scale = Tensor::new(&[5f32, 10.], &Device::Cpu)?;
+    /// let update = p.rms_norm(p.cells(), &scale, 0.0)?;
+    /// let program = p.finish(update)?;
+    ///
+    /// let cells = Tensor::new(&[[[[1f32, 7.]]]], &Device::Cpu)?; // mean square 25: normalised, 1/5 and 7/5
+    /// let next = Rollout::new(1).run(&program, &cells)?.flatten_all()?.to_vec1::<f32>()?; // cells + update
+    /// assert!((next[0] - (1. + 1.)).abs() < 1e-5 && (next[1] - (7. + 14.)).abs() < 1e-5);
+    /// # Ok::<(), lnca::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `scale` is not `[x.width()]`.
+    pub fn rms_norm(&mut self, x: Value, scale: &Tensor, eps: f64) -> Result<Value> {
+        self.check(&[x])?;
+        let scale = self.required("scale", scale, x.width)?;
+        let (x, width) = (x.node, x.width);
+        Ok(self.push(Op::RmsNorm { x, scale, eps }, width))
+    }
+
     /// `1 / sqrt(mean of x^2 + eps)` over the channels of each cell, a single channel: the factor of RMS
     /// norm, and of layer norm where the channels of `x` have mean 0.
     ///

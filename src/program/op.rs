@@ -41,6 +41,12 @@ pub(crate) enum Op {
         bias: usize,
         eps: f64,
     },
+    /// The scale is one number for each channel.
+    RmsNorm {
+        x: usize,
+        scale: usize,
+        eps: f64,
+    },
     /// One channel, `1 / sqrt(mean of squares + eps)`, with the squares of `x` or of `x` less its mean.
     InverseRms {
         x: usize,
@@ -106,6 +112,7 @@ impl Op {
             | Op::SumTaps { x, .. }
             | Op::Depthwise { x, .. }
             | Op::LayerNorm { x, .. }
+            | Op::RmsNorm { x, .. }
             | Op::InverseRms { x, .. }
             | Op::Map { x, .. }
             | Op::Affine { x, .. }
@@ -129,6 +136,7 @@ impl Op {
             Op::Linear { weight, bias, .. } => [weight].into_iter().chain(bias).collect(),
             Op::Depthwise { kernel, .. } => vec![kernel],
             Op::LayerNorm { weight, bias, .. } => vec![weight, bias],
+            Op::RmsNorm { scale, .. } => vec![scale],
             Op::Affine { scale, shift, .. } => scale.into_iter().chain(shift).collect(),
             Op::Cells
             | Op::Slice { .. }
@@ -157,6 +165,7 @@ impl Op {
             | Op::Concat(_)
             | Op::Linear { .. }
             | Op::LayerNorm { .. }
+            | Op::RmsNorm { .. }
             | Op::InverseRms { .. }
             | Op::Map { .. }
             | Op::Add { .. }
@@ -178,6 +187,7 @@ impl Op {
             | Op::Concat(_)
             | Op::Linear { .. }
             | Op::LayerNorm { .. }
+            | Op::RmsNorm { .. }
             | Op::InverseRms { .. }
             | Op::Map { .. }
             | Op::Add { .. }
@@ -196,6 +206,7 @@ impl Op {
             | Op::Concat(_)
             | Op::Linear { .. }
             | Op::LayerNorm { .. }
+            | Op::RmsNorm { .. }
             | Op::InverseRms { .. }
             | Op::Map { .. }
             | Op::Add { .. }

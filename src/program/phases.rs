@@ -158,6 +158,7 @@ fn is_given(op: &Op, given: &[bool]) -> bool {
         | Op::SumTaps { .. }
         | Op::Depthwise { .. }
         | Op::LayerNorm { .. }
+        | Op::RmsNorm { .. }
         | Op::InverseRms { .. }
         | Op::Map { .. }
         | Op::Add { .. }

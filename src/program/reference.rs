@@ -57,6 +57,11 @@ impl Program {
                 LayerNorm::from_weights(param(weight).clone(), param(bias).clone(), *eps)
                     .forward(&values[*x])?
             }
+            Op::RmsNorm { x, scale, eps } => {
+                let square = values[*x].sqr()?.mean_keepdim(D::Minus1)?;
+                let normal = values[*x].broadcast_div(&(square + *eps)?.sqrt()?)?;
+                scale_channels(&normal, param(scale))?
+            }
             Op::InverseRms { x, eps, centred } => {
                 let x = match centred {
                     true => values[*x].broadcast_sub(&values[*x].mean_keepdim(D::Minus1)?)?,

@@ -145,6 +145,8 @@ mod tests {
             })),
             Box::new(norm(1e-6)),
             Box::new(norm(1e-6 + 1e-21)),
+            Box::new(move |p, x| p.rms_norm(x, &weight(&[4]), 0.1)),
+            Box::new(move |p, x| p.rms_norm(x, &weight(&[4]), 0.2)),
             Box::new(|p, x| p.inverse_rms(x, 0.1)),
             Box::new(|p, x| p.inverse_std(x, 0.1)),
             Box::new(|p, x| p.inverse_std(x, 0.2)),

@@ -252,6 +252,10 @@ impl Draw {
                 6 if self.rng.random_bool(0.3) => p.inverse_rms(x, 0.1)?,
                 // With eps 1: nearly equal channels would make it large, and later values saturate.
                 6 if self.rng.random_bool(0.3) => p.inverse_std(x, 1.0)?,
+                6 if self.rng.random_bool(0.4) => {
+                    let scale = self.weight(&[x.width()]);
+                    p.rms_norm(x, &scale, 0.1)?
+                }
                 6 => {
                     let weights = [self.weight(&[x.width()]), self.weight(&[x.width()])];
                     p.layer_norm(x, &weights[0], &weights[1], 0.1)?

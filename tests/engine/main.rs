@@ -3,6 +3,7 @@
 
 mod adjoint;
 mod agreement;
+mod norms;
 #[path = "../common/programs.rs"]
 mod programs;
 mod random_programs;
@@ -16,7 +17,7 @@ fn all_kernels_agree() {
     for kernels in ["portable", "avx2"] {
         let run = std::process::Command::new(std::env::current_exe().unwrap())
             .env("LNCA_SIMD", kernels)
-            .arg("agreement::")
+            .args(["agreement::", "norms::"])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&run.stdout);

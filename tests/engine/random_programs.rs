@@ -146,10 +146,12 @@ fn weights_that_touch_constants_alone_learn_too() {
     let mut p = ProgramBuilder::new(layout);
     let table = p.constant(&noise(&[4, 4, 3], 1)).unwrap();
     let var = |seed| Var::from_tensor(&noise(&[3], seed)).unwrap().as_tensor().clone();
-    draw.vars = vec![var(1), var(2), var(3)];
+    draw.vars = vec![var(1), var(2), var(3), var(4)];
     let normal = p.layer_norm(table, &draw.vars[0], &draw.vars[1], 0.1).unwrap();
     let scaled = p.affine(normal, Some(&draw.vars[2]), None).unwrap();
-    let update = p.mul(scaled, p.cells()).unwrap();
+    let other = p.rms_norm(table, &draw.vars[3], 0.1).unwrap();
+    let sum = p.add(scaled, other).unwrap();
+    let update = p.mul(sum, p.cells()).unwrap();
     let program = p.finish(update).unwrap();
     agree(&program, &draw.vars, (2, 4, 4), &Rollout::new(3).fire_rate(0.5));
 }

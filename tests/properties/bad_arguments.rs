@@ -10,8 +10,8 @@ use lnca::random::Key;
 use lnca::train::{PoolTrainer, PoolTrainerConfig};
 use lnca::{
     Autoencoder, AutoencoderConfig, CellLayout, Error, Growing, GrowingConfig, LatentNca, Memory, Nafca,
-    NafcaConfig, OutputStart, Padding, PlainNca, Result, Rollout, Step, TransitionFn, Vitca, VitcaConfig,
-    Weights, neighbourhood,
+    NafcaConfig, OutputStart, Padding, PlainNca, ProgramBuilder, Result, Rollout, Step, TransitionFn, Vitca,
+    VitcaConfig, Weights, neighbourhood,
 };
 
 use crate::restoring::models;
@@ -62,6 +62,30 @@ fn cells_that_do_not_fit_a_transition() -> Result<()> {
         "(batch, height, width)"
     );
     assert_eq!(named(neighbourhood(&zeros(&[1, 0, 2, 3]), Padding::Zero)), "x");
+    Ok(())
+}
+
+#[test]
+fn weights_that_do_not_fit_an_operation() -> Result<()> {
+    let mut p = ProgramBuilder::new(LAYOUT);
+    let (x, fits) = (p.cells(), zeros(&[6]));
+    for shape in [&[5][..], &[7], &[6, 1], &[]] {
+        let wrong = zeros(shape);
+        assert_eq!(named(p.rms_norm(x, &wrong, 0.1)), "scale");
+        assert_eq!(named(p.layer_norm(x, &wrong, &fits, 0.1)), "weight");
+        assert_eq!(named(p.layer_norm(x, &fits, &wrong, 0.1)), "bias");
+        assert_eq!(named(p.affine(x, Some(&wrong), None)), "scale");
+        assert_eq!(named(p.affine(x, None, Some(&wrong))), "shift");
+        assert_eq!(named(p.constant(&wrong)), "table");
+        assert_eq!(named(p.stencil(x, &wrong, Padding::Zero)), "kernels");
+        assert_eq!(named(p.convolution(x, &wrong, None, Padding::Zero)), "kernel");
+    }
+    assert_eq!(named(p.linear(x, &zeros(&[2, 5]), None)), "weight");
+    assert_eq!(named(p.linear(x, &zeros(&[2, 6]), Some(&fits))), "bias");
+    // A value of another program, as far as can be told.
+    let mut other = ProgramBuilder::new(LAYOUT);
+    let narrow = other.slice(other.cells(), 0, 1)?;
+    assert_eq!(named(p.rms_norm(narrow, &zeros(&[1]), 0.1)), "value");
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use super::buffers::{Buffer, Trace};
 use super::forward::load;
 use super::given::BandGrad;
 use super::kernels::gemm::{End, Gemm};
-use super::kernels::{self, LANES, Norm, View, ViewMut, arch, compact, stencil};
+use super::kernels::{self, LANES, Norm, RmsNorm, View, ViewMut, arch, compact, stencil};
 use super::plan::{Domain, Work};
 use super::scratch::Scratch;
 use super::step::{Band, Before, StepContext};
@@ -279,6 +279,9 @@ impl StepContext<'_> {
                 let params = (*weight, *bias, *eps);
                 self.layer_norm_back(scratch, (n, *x), params, dy, band, weights);
             }
+            Op::RmsNorm { x, scale, eps } => {
+                self.rms_norm_back(scratch, (n, *x), (*scale, *eps), dy, band, weights);
+            }
             Op::InverseRms { x, centred, .. } => {
                 let input = plan.nodes[*x].width;
                 self.give(scratch, *x, (start(*x), lanes), band, |scratch, dx, add| {
@@ -405,7 +408,7 @@ impl StepContext<'_> {
         let (lanes, halo) = self.lanes(n, band);
         let start = self.start(x, halo, band);
         let (mut of_weight, mut of_bias) = (vec![0f32; width], vec![0f32; width]);
-        let mut norm_back = |scratch: &mut Scratch, dx: ViewMut<'_>, add: bool| {
+        self.give_anyway(scratch, x, (start, lanes), band, |scratch, dx, add| {
             let norm = Norm {
                 x: self.view(scratch, x, start),
                 weight: self.call.param(weight),
@@ -414,21 +417,40 @@ impl StepContext<'_> {
             };
             let dw = (&mut of_weight[..], &mut of_bias[..]);
             kernels::norm_back(norm, dy, dx, dw, (lanes, add));
-        };
-        if self.plan.nodes[x].differentiable {
-            self.give(scratch, x, (start, lanes), band, norm_back);
-        } else {
-            // The gradients of the weights are needed all the same.
-            let (mut unused, stride) = (scratch.take(width * dy.stride + LANES), dy.stride);
-            let data = &mut unused;
-            norm_back(scratch, ViewMut { data, stride }, false);
-            scratch.give_back(unused);
-        }
+        });
         for (param, sums) in [(weight, of_weight), (bias, of_bias)] {
             if job.is_trained(param) {
                 let to = weights[job.range(param)].iter_mut();
                 to.zip(sums).for_each(|(w, s)| *w += s);
             }
+        }
+    }
+
+    /// The gradients of the input `x` of RMS norm `n`, and of its scale.
+    fn rms_norm_back(
+        &self,
+        scratch: &mut Scratch,
+        (n, x): (usize, usize),
+        (scale, eps): (usize, f64),
+        dy: View<'_>,
+        band: &Band<'_>,
+        weights: &mut [f32],
+    ) {
+        let job = self.call.job;
+        let (lanes, halo) = self.lanes(n, band);
+        let start = self.start(x, halo, band);
+        let mut of_scale = vec![0f32; self.plan.nodes[n].width];
+        self.give_anyway(scratch, x, (start, lanes), band, |scratch, dx, add| {
+            let norm = RmsNorm {
+                x: self.view(scratch, x, start),
+                scale: self.call.param(scale),
+                eps: eps as f32,
+            };
+            kernels::rms_norm_back(norm, dy, dx, &mut of_scale, (lanes, add));
+        });
+        if job.is_trained(scale) {
+            let to = weights[job.range(scale)].iter_mut();
+            to.zip(of_scale).for_each(|(w, s)| *w += s);
         }
     }
 
@@ -493,6 +515,26 @@ impl StepContext<'_> {
         };
         f(scratch, to, add);
         scratch.grads[root] = Some(grad);
+    }
+
+    /// The same for an `f` that finds gradients of weights as well: where `x` is to have none, it is called
+    /// all the same, and what it writes is thrown away.
+    fn give_anyway(
+        &self,
+        scratch: &mut Scratch,
+        x: usize,
+        (start, lanes): (usize, usize),
+        band: &Band<'_>,
+        f: impl FnOnce(&mut Scratch, ViewMut<'_>, bool),
+    ) {
+        if self.plan.nodes[x].differentiable {
+            return self.give(scratch, x, (start, lanes), band, f);
+        }
+        let stride = lanes.next_multiple_of(LANES);
+        let mut unused = scratch.take(self.plan.nodes[x].width * stride + LANES);
+        let data = &mut unused;
+        f(scratch, ViewMut { data, stride }, false);
+        scratch.give_back(unused);
     }
 
     /// `weight += dy x^T`.

@@ -9,7 +9,7 @@ use super::buffers::Trace;
 use super::draws::dropout;
 use super::kernels::gemm::{End, Gemm, Plus};
 use super::kernels::halo::Window;
-use super::kernels::{self, LANES, Norm, View, ViewMut, arch, compact, stencil};
+use super::kernels::{self, LANES, Norm, RmsNorm, View, ViewMut, arch, compact, stencil};
 use super::plan::{Domain, Work};
 use super::scratch::Scratch;
 use super::step::{Band, Before, StepContext};
@@ -201,6 +201,14 @@ impl StepContext<'_> {
                     eps: *eps as f32,
                 };
                 kernels::norm(norm, y, lanes);
+            }
+            Op::RmsNorm { x, scale, eps } => {
+                let norm = RmsNorm {
+                    x: self.view(scratch, *x, start(*x)),
+                    scale: call.param(*scale),
+                    eps: *eps as f32,
+                };
+                kernels::rms_norm(norm, y, lanes);
             }
             Op::InverseRms { x, eps, centred } => {
                 let size = (plan.nodes[*x].width, lanes);

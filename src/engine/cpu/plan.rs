@@ -512,6 +512,7 @@ impl PlanNode {
                 | Op::SumTaps { .. }
                 | Op::Depthwise { .. }
                 | Op::LayerNorm { .. }
+                | Op::RmsNorm { .. }
                 | Op::InverseRms { .. }
                 | Op::Map { .. }
                 | Op::Add { .. }

@@ -65,6 +65,7 @@ fn taps<'a>(
         | Op::Concat(_)
         | Op::Linear { .. }
         | Op::LayerNorm { .. }
+        | Op::RmsNorm { .. }
         | Op::InverseRms { .. }
         | Op::Map { .. }
         | Op::Add { .. }

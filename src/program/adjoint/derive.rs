@@ -152,6 +152,7 @@ impl Derivation<'_> {
                 self.weight(kernel, CellSum::Taps { dy, x, padding });
             }
             Op::LayerNorm { x, weight, bias, eps } => self.layer_norm((x, eps), (weight, bias), dy),
+            Op::RmsNorm { x, scale, eps } => self.rms_norm((x, eps), scale, dy),
             Op::InverseRms { x, eps: _, centred } => {
                 self.give(x, AdjointOp::InverseRmsGradient { x, y: n, dy, centred });
             }
@@ -214,6 +215,28 @@ impl Derivation<'_> {
             let scaled = self.push(AdjointOp::Ordinary(Op::Affine { x: dy, scale, shift }), width);
             let dy = scaled;
             self.give(x, AdjointOp::NormalisedGradient { normal, inverse, dy });
+        }
+    }
+
+    /// Of `x inverse scale`, where `inverse` is a function of `x`.
+    fn rms_norm(&mut self, (x, eps): (usize, f64), scale: usize, dy: usize) {
+        let (width, centred) = (self.program.nodes[x].width, false);
+        let inverse = self.push(AdjointOp::Ordinary(Op::InverseRms { x, eps, centred }), 1);
+        if self.params[scale] {
+            let normal = self.push(AdjointOp::Ordinary(Op::Mul { a: x, b: inverse }), width);
+            self.weight(scale, CellSum::Products { a: dy, b: normal });
+        }
+        if self.differentiable[x] {
+            let (factor, shift) = (Some(scale), None);
+            let scaled = Op::Affine {
+                x: dy,
+                scale: factor,
+                shift,
+            };
+            let dy = self.push(AdjointOp::Ordinary(scaled), width);
+            self.give(x, AdjointOp::Ordinary(Op::Mul { a: dy, b: inverse }));
+            let (y, dy) = (inverse, self.push(AdjointOp::Dot { a: dy, b: x }, 1));
+            self.give(x, AdjointOp::InverseRmsGradient { x, y, dy, centred });
         }
     }
 

@@ -12,7 +12,9 @@ mod pointwise;
 pub(super) mod stencil;
 
 pub(super) use crate::ops::simd::{LANES, Size, View, ViewMut, arch, exp, map, map_back};
-pub(super) use norm::{Norm, inverse_rms, inverse_rms_back, norm, norm_back};
+pub(super) use norm::{
+    Norm, RmsNorm, inverse_rms, inverse_rms_back, norm, norm_back, rms_norm, rms_norm_back,
+};
 pub(super) use pointwise::{
     add_to, affine, copy, cut_off, dot_channels, dot_lanes, pass, product, sum, sum_lanes,
 };

@@ -1,8 +1,9 @@
-//! Layer norm and inverse RMS over the channels of each lane.
+//! Layer norm, RMS norm and inverse RMS over the channels of each lane.
 
 use pulp::Simd;
 
 use super::halo::put;
+use super::pointwise::total;
 use super::{Size, View, ViewMut, arch};
 
 /// Lanes normalised at once, so that their sums stay in registers.
@@ -180,6 +181,111 @@ fn norm_back_strip<S: Simd>(
             let common = simd.mul_add_e_f32s(normal, along[v], sum[v]);
             let slope = simd.sub_f32s(simd.mul_f32s(dy[v], weight), common);
             put(simd, to, simd.mul_f32s(scale[v], slope), add);
+        }
+    }
+}
+
+/// An RMS norm and its input.
+#[derive(Clone, Copy)]
+pub(in crate::engine::cpu) struct RmsNorm<'a> {
+    pub x: View<'a>,
+    pub scale: &'a [f32],
+    pub eps: f32,
+}
+
+/// 1 / root mean square of each lane of a block.
+#[inline(always)]
+fn inverses(of: RmsNorm<'_>, at: usize, n: usize) -> [f32; BLOCK] {
+    let (channels, mut inverse) = (of.scale.len(), [0f32; BLOCK]);
+    for c in 0..channels {
+        let x = &of.x.data[c * of.x.stride + at..][..n];
+        inverse[..n].iter_mut().zip(x).for_each(|(s, x)| *s += x * x);
+    }
+    inverse
+        .iter_mut()
+        .for_each(|s| *s = 1.0 / (*s / channels as f32 + of.eps).sqrt());
+    inverse
+}
+
+#[inline(always)]
+fn rms_norm_block(of: RmsNorm<'_>, y: &mut ViewMut<'_>, at: usize, n: usize) {
+    let inverse = inverses(of, at, n);
+    for (c, scale) in of.scale.iter().enumerate() {
+        let x = &of.x.data[c * of.x.stride + at..][..n];
+        let y = &mut y.data[c * y.stride + at..][..n];
+        for l in 0..n {
+            y[l] = x[l] * inverse[l] * scale;
+        }
+    }
+}
+
+/// RMS norm over the channels of each lane.
+#[pulp::with_simd(rms_norm = arch())]
+#[inline(always)]
+pub(in crate::engine::cpu) fn rms_norm_simd<'a, S: Simd>(
+    _: S,
+    of: RmsNorm<'a>,
+    y: ViewMut<'a>,
+    lanes: usize,
+) {
+    let mut y = y;
+    for at in (0..lanes).step_by(BLOCK) {
+        match lanes - at {
+            n if n >= BLOCK => rms_norm_block(of, &mut y, at, BLOCK),
+            n => rms_norm_block(of, &mut y, at, n),
+        }
+    }
+}
+
+#[inline(always)]
+fn rms_norm_back_block(
+    of: RmsNorm<'_>,
+    dy: View<'_>,
+    dx: &mut ViewMut<'_>,
+    dscale: &mut [f32],
+    (at, n, add): (usize, usize, bool),
+) {
+    let (inverse, mut along) = (inverses(of, at, n), [0f32; BLOCK]);
+    for (c, &scale) in of.scale.iter().enumerate() {
+        let x = &of.x.data[c * of.x.stride + at..][..n];
+        let dy = &dy.data[c * dy.stride + at..][..n];
+        let mut products = [0f32; BLOCK];
+        for l in 0..n {
+            products[l] = dy[l] * (x[l] * inverse[l]);
+            along[l] += products[l] * scale;
+        }
+        // Beyond the last lane the products are 0.
+        dscale[c] += total(&products);
+    }
+    let share = 1.0 / of.scale.len() as f32;
+    for (c, &scale) in of.scale.iter().enumerate() {
+        let x = &of.x.data[c * of.x.stride + at..][..n];
+        let dy = &dy.data[c * dy.stride + at..][..n];
+        let dx = &mut dx.data[c * dx.stride + at..][..n];
+        for l in 0..n {
+            let normal = x[l] * inverse[l];
+            let slope = inverse[l] * (dy[l] * scale - share * normal * along[l]);
+            dx[l] = if add { dx[l] + slope } else { slope };
+        }
+    }
+}
+
+/// `dx =` the gradient of [`rms_norm`], or that added to `dx`; that of its scale is added to `dscale`.
+#[pulp::with_simd(rms_norm_back = arch())]
+#[inline(always)]
+pub(in crate::engine::cpu) fn rms_norm_back_simd<'a, S: Simd>(
+    _: S,
+    of: RmsNorm<'a>,
+    dy: View<'a>,
+    dx: ViewMut<'a>,
+    dscale: &'a mut [f32],
+    (lanes, add): (usize, bool),
+) {
+    let mut dx = dx;
+    for at in (0..lanes).step_by(BLOCK) {
+        match lanes - at {
+            n if n >= BLOCK => rms_norm_back_block(of, dy, &mut dx, dscale, (at, BLOCK, add)),
+            n => rms_norm_back_block(of, dy, &mut dx, dscale, (at, n, add)),
         }
     }
 }

@@ -126,7 +126,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn total(a: &[f32]) -> f32 {
+pub(super) fn total(a: &[f32]) -> f32 {
     let mut parts = [0f32; PARTS];
     let blocks = a.chunks_exact(PARTS);
     let rest: f32 = blocks.remainder().iter().sum();
