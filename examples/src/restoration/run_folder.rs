@@ -56,7 +56,7 @@ impl RunFolder {
     /// Writes a file of JSON, whole or not at all.
     pub fn write(&self, name: &str, value: &Value) -> Result<()> {
         let text = serde_json::to_string_pretty(value)?;
-        Ok(write_atomic(&self.file(name), text.as_bytes())?)
+        Ok(write_atomic(self.file(name), text.as_bytes())?)
     }
 
     /// Removes the files whose names `which` selects.

@@ -28,8 +28,8 @@ pub fn write(args: &Args, results: &Results) -> Result<()> {
         "tables": tables,
     });
     let json = serde_json::to_string_pretty(&all)?;
-    write_atomic(&args.out.join("tables.json"), json.as_bytes())?;
-    write_atomic(&args.out.join("tables.md"), text.as_bytes())?;
+    write_atomic(args.out.join("tables.json"), json.as_bytes())?;
+    write_atomic(args.out.join("tables.md"), text.as_bytes())?;
     println!("{text}");
     let out = args.out.display();
     println!("In {out}: tables.md, tables.json, table3.png and so on");

@@ -13,8 +13,8 @@ use crate::paper;
 pub fn write(table: &Table) -> Result<String> {
     let text = markdown(table);
     let json = serde_json::to_string_pretty(&json(table))?;
-    write_atomic(&table.out.join("table.json"), json.as_bytes())?;
-    write_atomic(&table.out.join("table.md"), text.as_bytes())?;
+    write_atomic(table.out.join("table.json"), json.as_bytes())?;
+    write_atomic(table.out.join("table.md"), text.as_bytes())?;
     for data in table.data {
         sheets::write(table, data)?;
     }

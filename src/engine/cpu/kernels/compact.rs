@@ -39,7 +39,7 @@ pub(in crate::engine::cpu) fn transpose(x: View<'_>, to: &mut [f32], pitch: usiz
                 size,
             });
         }
-        _ => {}
+        Arch::Scalar | _ => {}
     }
     for c in (0..size.0).step_by(TILE) {
         for l in (0..size.1).step_by(TILE) {
@@ -129,7 +129,7 @@ pub(in crate::engine::cpu) fn compress(x: View<'_>, picked: &Picked, mut y: View
                     channels,
                 });
             }
-            _ => {}
+            Arch::Scalar | _ => {}
         }
     }
     for c in 0..channels {
@@ -186,7 +186,7 @@ fn at_places<const ADD: bool, const CLEAR: bool>(
                     channels,
                 });
             }
-            _ => {}
+            Arch::Scalar | _ => {}
         }
     }
     for c in 0..channels {
