@@ -81,6 +81,8 @@ pub mod rollout;
 pub mod train;
 pub mod transition;
 
+#[doc(hidden)]
+pub use engine::cuda;
 pub use engine::Precision;
 pub use error::{Error, Result};
 pub use grid::{AliveMask, CellLayout, Damage, OutputStart, Padding, Step};

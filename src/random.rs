@@ -96,7 +96,8 @@ impl Key {
         }
     }
 
-    fn halves(self) -> [u32; 2] {
+    /// The lower and the upper half, as the generator takes them.
+    pub(crate) fn halves(self) -> [u32; 2] {
         [self.0 as u32, (self.0 >> 32) as u32]
     }
 }

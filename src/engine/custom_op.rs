@@ -5,24 +5,39 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::cpu;
+use super::{cpu, cuda};
 use super::job::Job;
+use crate::error::Error;
 use crate::ops::rows::values;
 
 /// Maps (first cells, packed weights) to the cells after a rollout.
 pub(super) struct RolloutOp {
     job: Job,
     cpu: Arc<cpu::Bindings>,
+    cuda: Arc<cuda::Compiled>,
     /// What the forward pass stores for the backward pass.
-    saved: Mutex<Option<cpu::Saved>>,
+    saved: Mutex<Option<Saved>>,
+}
+
+/// What an engine stores for its backward pass.
+enum Saved {
+    Cpu(cpu::Saved),
+    Cuda(cuda::Saved),
 }
 
 impl RolloutOp {
-    pub fn new(job: Job, cpu: Arc<cpu::Bindings>) -> Self {
+    pub fn new(job: Job, cpu: Arc<cpu::Bindings>, cuda: Arc<cuda::Compiled>) -> Self {
         Self {
             job,
             cpu,
+            cuda,
             saved: Mutex::default(),
+        }
+    }
+
+    fn save(&self, saved: Saved) {
+        if self.job.differentiable {
+            *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         }
     }
 }
@@ -41,10 +56,16 @@ impl CustomOp2 for RolloutOp {
     ) -> Result<(CpuStorage, Shape)> {
         let (cells, weights) = (values(cells, cells_layout)?, values(weights, weights_layout)?);
         let shape = cells_layout.shape();
-        let (last, saved) = cpu::forward((&self.job, &self.cpu), cells, weights, shape.dims4()?);
-        if self.job.differentiable {
-            *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        if let Some(driver) = cuda::emulator() {
+            let mut last = vec![0f32; cells.len()];
+            let inputs = cuda::Inputs::on_host(cells, weights, shape.dims4()?);
+            let engine = (&self.job, &*self.cuda, &*driver);
+            let saved = cuda::forward(engine, inputs, last.as_mut_ptr() as u64).map_err(wrap)?;
+            self.save(Saved::Cuda(saved));
+            return Ok((CpuStorage::F32(last), shape.clone()));
         }
+        let (last, saved) = cpu::forward((&self.job, &self.cpu), cells, weights, shape.dims4()?);
+        self.save(Saved::Cpu(saved));
         Ok((CpuStorage::F32(last), shape.clone()))
     }
 
@@ -75,7 +96,7 @@ impl CustomOp3 for Backward<'_> {
 
     fn cpu_fwd(
         &self,
-        _: &CpuStorage,
+        cells: &CpuStorage,
         cells_layout: &Layout,
         weights: &CpuStorage,
         weights_layout: &Layout,
@@ -83,14 +104,35 @@ impl CustomOp3 for Backward<'_> {
         grad_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (weights, grad) = (values(weights, weights_layout)?, values(grad, grad_layout)?);
-        let saved = self.0.saved.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(saved) = &*saved else {
-            candle_core::bail!(
-                "the gradient of a rollout that was not run, or had nothing to be differentiated"
-            );
+        let op = self.0;
+        let dims = cells_layout.shape().dims4()?;
+        let grads = match &*op.saved.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Saved::Cpu(saved)) => cpu::backward(&op.job, saved, grad, weights, dims),
+            Some(Saved::Cuda(saved)) => {
+                let cells = values(cells, cells_layout)?;
+                let mut grads = vec![0f32; cells.len() + weights.len()];
+                let Some(driver) = cuda::emulator() else {
+                    candle_core::bail!("the emulator of the forward pass is gone");
+                };
+                let inputs = cuda::Inputs::on_host(cells, weights, dims);
+                let engine = (&op.job, &*op.cuda, &*driver);
+                let ends = (grad.as_ptr() as u64, grads.as_mut_ptr() as u64, weights.len());
+                cuda::backward(engine, inputs, saved, ends).map_err(wrap)?;
+                grads
+            }
+            None => candle_core::bail!("{NOT_RUN}"),
         };
-        let grads = cpu::backward(&self.0.job, saved, grad, weights, cells_layout.shape().dims4()?);
         let shape = Shape::from(grads.len());
         Ok((CpuStorage::F32(grads), shape))
+    }
+}
+
+const NOT_RUN: &str = "the gradient of a rollout that was not run, or had nothing to be differentiated";
+
+/// An error of the library as one of Candle.
+fn wrap(error: Error) -> candle_core::Error {
+    match error {
+        Error::Candle(error) => error,
+        other => candle_core::Error::wrap(other),
     }
 }

@@ -9,6 +9,8 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod cpu;
+#[doc(hidden)]
+pub mod cuda;
 mod custom_op;
 mod fallback;
 mod job;
@@ -32,6 +34,7 @@ pub(crate) struct Compiled {
     program: Arc<Program>,
     weights: PackedWeights,
     cpu: Arc<cpu::Bindings>,
+    cuda: Arc<cuda::Compiled>,
 }
 
 impl Compiled {
@@ -42,6 +45,7 @@ impl Compiled {
         }
         let weights = PackedWeights::new(&program, cells.device())?;
         Ok(Ok(Self {
+            cuda: Arc::new(cuda::Compiled::new(&program)),
             program: Arc::new(program),
             weights,
             cpu: Arc::default(),
@@ -59,6 +63,6 @@ impl Compiled {
         };
         Ok(cells
             .contiguous()?
-            .apply_op2(tensor, RolloutOp::new(job, self.cpu.clone()))?)
+            .apply_op2(tensor, RolloutOp::new(job, self.cpu.clone(), self.cuda.clone()))?)
     }
 }

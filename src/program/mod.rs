@@ -13,10 +13,6 @@ mod analysis;
 mod builder;
 mod lower;
 mod op;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for engines that cut a step into kernels")
-)]
 mod phases;
 mod reference;
 mod structure;
@@ -32,10 +28,13 @@ use crate::grid::{AliveMask, CellLayout};
 
 pub use crate::ops::Function;
 pub use adjoint::Pullback;
+pub(crate) use adjoint::{Adjoint, AdjointNode, AdjointOp, CellSum};
 pub use builder::{ProgramBuilder, Value};
 pub(crate) use lower::{Lowered, last_uses};
 pub(crate) use op::{Attention, Node, Op};
+pub(crate) use phases::{Phase, Read};
 pub use structure::Structure;
+pub(crate) use structure::fnv1a;
 
 /// A transition as a list of operations on cell vectors, with its weights.
 ///

@@ -59,7 +59,7 @@ impl fmt::Display for Structure {
 
 /// The 64-bit hash FNV-1a (Fowler, Noll and Vo), which unlike the standard library's is the same in every
 /// version.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     let (basis, prime) = (0xcbf2_9ce4_8422_2325, 0x0100_0000_01b3);
     let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(prime);
     bytes.iter().fold(basis, step)

@@ -81,7 +81,7 @@ impl Gemm<'_> {
             assert!(last < self.a.len(), "a is too short");
         }
         match precision {
-            Precision::F32 => arch.dispatch(self),
+            Precision::F32 | Precision::Tf32 => arch.dispatch(self),
             Precision::Bf16 => gemm_bf16::run(self, arch),
         }
     }

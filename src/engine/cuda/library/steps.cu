@@ -1,0 +1,52 @@
+// What a step is beside its phases: the rule by which cells live, and the gradient that enters a step.
+
+// The cells of a block whose life is decided together.
+constexpr int BURIED = 64;
+
+DEVICE bool is_alive(const Args& args, const float* cells, int cell) {
+    for (int n = 0; n < 9; n++) {
+        int near = neighbour(args, cell, n, ALIVE_ON_TORUS);
+        if (near >= 0 && cells[(size_t)near * CHANNELS + ALIVE_CHANNEL] > ALIVE_THRESHOLD) return true;
+    }
+    return false;
+}
+
+// A cell lives if it is alive before the step and after it; all channels of others become 0.
+KERNEL bury(const Args args) {
+    int* lives = reinterpret_cast<int*>(shared_memory());
+    int first = block() * BURIED, count = min(BURIED, args.cells - first);
+    if (thread() < count) {
+        int cell = first + thread();
+        bool alive = is_alive(args, args.state, cell) && is_alive(args, args.after, cell);
+        lives[thread()] = alive;
+        if (args.alive) args.alive[cell] = alive;
+    }
+    block_sync();
+    for (int i = thread(); i < count * CHANNELS; i += THREADS) {
+        size_t at = (size_t)first * CHANNELS + i;
+        args.next[at] = lives[i / CHANNELS] ? args.after[at] : 0.0f;
+    }
+}
+
+// The gradient of the update, the first value in `scratch`, and of the cells through all but the update: that of the cells
+// after the step, where a cell lives.
+KERNEL enter(const Args args) {
+    int* facts = reinterpret_cast<int*>(shared_memory());
+    int first = block() * BURIED, count = min(BURIED, args.cells - first);
+    if (thread() < count) {
+        int cell = first + thread();
+        bool lives = !args.alive || args.alive[cell];
+        facts[thread()] = lives + 2 * (lives && fires(args, cell));
+    }
+    block_sync();
+    constexpr int UPDATED = CHANNELS - INPUTS;
+    for (int i = thread(); i < count * CHANNELS; i += THREADS) {
+        int cell = first + i / CHANNELS, channel = i % CHANNELS, fact = facts[i / CHANNELS];
+        size_t at = (size_t)first * CHANNELS + i;
+        float gradient = args.gradient[at];
+        args.gradient_before[at] = fact & 1 ? gradient : 0.0f;
+        if (channel >= INPUTS) {
+            args.scratch[(size_t)cell * UPDATED + channel - INPUTS] = fact & 2 ? gradient : 0.0f;
+        }
+    }
+}

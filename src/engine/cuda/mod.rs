@@ -1,0 +1,44 @@
+//! The engine for NVIDIA GPUs: a program becomes CUDA C, forwards and backwards.
+//!
+//! Kernels are generated here without a GPU or a compiler (`plan.rs` decides, `kernels.rs` writes; what all
+//! programs share is in `library/`). A [`Driver`] compiles and runs them: a GPU with the feature `cuda`, or, in
+//! the tests, a CPU.
+
+#[cfg(feature = "cuda")]
+mod device;
+mod driver;
+mod expression;
+mod kernels;
+mod layout;
+mod operations;
+mod plan;
+mod rollout;
+mod slots;
+mod sums;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::engine::Precision;
+use crate::program::Program;
+
+pub use driver::{Buffer, Driver, Kernels, PTX, Source};
+pub use layout::Args;
+pub(super) use rollout::{Compiled, Inputs, Saved, backward, forward};
+
+/// The kernels of a program as CUDA C: forwards, and backwards with all weights trained.
+pub fn sources(program: &Program, precision: Precision) -> [Source; 2] {
+    rollout::sources(program, precision)
+}
+
+static EMULATOR: RwLock<Option<Arc<dyn Driver>>> = RwLock::new(None);
+
+/// Runs rollouts of cells on the CPU with these kernels, by `driver`, whose addresses are those of memory of
+/// this process.
+pub fn emulate(driver: Arc<dyn Driver>) {
+    *EMULATOR.write().unwrap_or_else(PoisonError::into_inner) = Some(driver);
+}
+
+/// What [`emulate`] was called with last.
+pub(super) fn emulator() -> Option<Arc<dyn Driver>> {
+    EMULATOR.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
