@@ -24,6 +24,7 @@ struct float2 {
 };
 
 #define DEVICE inline
+#define CALL static
 #define KERNEL static void
 
 namespace emulated {
@@ -269,6 +270,11 @@ DEVICE void block_sync() {
     auto& b = *emulated::block_now;
     b.fibers[b.current].state = emulated::WAITS_FOR_BLOCK;
     emulated::to_scheduler();
+}
+
+DEVICE void warp_sync() {
+    unsigned nothing[8] = {};
+    emulated::exchange(nothing);
 }
 
 DEVICE float shuffle_xor(float value, int mask) {

@@ -6,3 +6,5 @@ mod emulator;
 mod programs;
 
 mod agreement;
+mod nvrtc;
+mod transitions;

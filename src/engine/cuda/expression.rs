@@ -1,16 +1,16 @@
 //! Values of programs as expressions in C.
+//!
+//! Kernels name what they read: `w3` is parameter 3, `v5` are the values of node 5 in scratch, `s5` those of the
+//! block's rows in shared memory, `seed` is the gradient of the update.
 
-use super::layout::{Offset, Packing};
 use super::plan::{Home, Plan, Slot};
-use crate::grid::{CellLayout, Padding};
+use crate::grid::Padding;
 use crate::program::{AdjointNode, AdjointOp, Function, Op};
 
 /// Writes expressions for the kernel of a phase, in which `row` is a row, and `rows` are all of the block.
 #[derive(Clone, Copy)]
 pub(super) struct Writer<'a> {
     pub plan: &'a Plan,
-    pub packing: &'a Packing,
-    pub layout: CellLayout,
     /// The slot of each node that has one at this place.
     pub slots: &'a [Option<Slot>],
     /// The product whose sum is at hand as `sum`.
@@ -40,17 +40,6 @@ impl Writer<'_> {
         &self.plan.nodes[n]
     }
 
-    /// The address of the first element of a parameter.
-    pub fn param(&self, param: usize) -> String {
-        match self.packing.of(param) {
-            Offset::Weight(at) => format!("(args.weights + {at})"),
-            Offset::Constant(channels) => {
-                let weights = self.packing.weights;
-                format!("(args.weights + {weights} + (size_t){channels} * (args.height * args.width))")
-            }
-        }
-    }
-
     /// Channel `c` of node `n`, at row `row`.
     pub fn own(&self, n: usize, row: &str, c: &str) -> String {
         if self.product == Some(n) {
@@ -73,21 +62,19 @@ impl Writer<'_> {
         match (self.plan.homes[n], &self.node(n).op) {
             (Home::Moved, _) => self.moved(n, c, &|part, c| self.at(part, cell, c)),
             (Home::Given, AdjointOp::Ordinary(Op::Constant(table))) => {
-                let table = self.param(*table);
-                format!("{table}[(size_t)({cell} % (args.height * args.width)) * {width} + {c}]")
+                format!("w{table}[(size_t)({cell} % (args.height * args.width)) * {width} + {c}]")
             }
-            (Home::Given, AdjointOp::Seed) => format!("args.scratch[(size_t){cell} * {width} + {c}]"),
+            (Home::Given, AdjointOp::Seed) => format!("seed[(size_t){cell} * {width} + {c}]"),
             (Home::Given, _) => format!("args.state[(size_t){cell} * {width} + {c}]"),
-            (Home::Stored { scratch: Some(at) }, _) => format!("{}[(size_t){cell} * {width} + {c}]", scratch(at)),
-            // What is published nowhere: no kernel with it compiles.
-            (Home::Stored { scratch: None } | Home::Inline | Home::Absent, _) => format!("unpublished_{n}"),
+            // A value that is not in scratch has no such name, and no kernel with it compiles.
+            (Home::Stored { .. } | Home::Inline | Home::Absent, _) => format!("v{n}[(size_t){cell} * {width} + {c}]"),
         }
     }
 
     fn of_product(&self, n: usize, c: &str) -> String {
         match self.node(n).op {
             AdjointOp::Ordinary(Op::Linear { bias: Some(bias), .. }) => {
-                format!("(sum + {}[{c}])", self.param(bias))
+                format!("(sum + w{bias}[{c}])")
             }
             _ => "sum".into(),
         }
@@ -151,10 +138,9 @@ impl Writer<'_> {
             }
             AdjointOp::MirroredDepthwise { dy, kernel, padding } => {
                 let filters = self.node(*dy).width / width;
-                let kernel = self.param(*kernel);
                 let terms = (0..filters).map(|f| {
                     let channel = format!("({c} * {filters} + {f})");
-                    format!("{kernel}[{channel} * 9 + n] * {}", self.at(*dy, "near", &channel))
+                    format!("w{kernel}[{channel} * 9 + n] * {}", self.at(*dy, "near", &channel))
                 });
                 sum(true, *padding, row, &terms.collect::<Vec<_>>().join(" + "))
             }
@@ -192,8 +178,8 @@ impl Writer<'_> {
             }
             Op::Mul { a, b } => format!("({} * {})", own(*a), own(*b)),
             Op::Affine { x, scale, shift } => {
-                let scale = scale.map_or(String::new(), |scale| format!(" * {}[{c}]", self.param(scale)));
-                let shift = shift.map_or(String::new(), |shift| format!(" + {}[{c}]", self.param(shift)));
+                let scale = scale.map_or(String::new(), |scale| format!(" * w{scale}[{c}]"));
+                let shift = shift.map_or(String::new(), |shift| format!(" + w{shift}[{c}]"));
                 format!("({}{scale}{shift})", own(*x))
             }
             Op::Dropout { x, rate, site } => {
@@ -215,7 +201,7 @@ impl Writer<'_> {
             Op::Depthwise { x, kernel, padding } => {
                 let filters = width / self.node(*x).width;
                 let value = self.at(*x, "near", &format!("({c} / {filters})"));
-                let term = format!("{}[{c} * 9 + n] * {value}", self.param(*kernel));
+                let term = format!("w{kernel}[{c} * 9 + n] * {value}");
                 sum(false, *padding, row, &term)
             }
             Op::Cells
@@ -228,14 +214,6 @@ impl Writer<'_> {
             | Op::InverseRms { .. }
             | Op::Attention(_) => "not_channelwise".into(),
         }
-    }
-}
-
-/// A value in scratch that has `channels` channels before it.
-pub(super) fn scratch(channels: usize) -> String {
-    match channels {
-        0 => "args.scratch".into(),
-        _ => format!("(args.scratch + (size_t)args.cells * {channels})"),
     }
 }
 

@@ -1,21 +1,30 @@
 //! The kernel of each phase, as CUDA C.
 
+use std::collections::BTreeSet;
+
 use super::driver::Source;
-use super::expression::{Writer, float, scratch, table};
-use super::layout::Packing;
+use super::expression::{Writer, float, table};
+use super::layout::{Offset, Packing};
 use super::plan::{Emission, Home, PhaseKernel, Plan, Slot, Target};
 use crate::engine::Precision;
 use crate::grid::{AliveMask, CellLayout, Padding};
 use crate::program::{AdjointNode, AdjointOp, Attention, Op, Program};
 
-const LIBRARY: [&str; 6] = [
+/// What the kernels of either direction share.
+const LIBRARY: [&str; 4] = [
     include_str!("library/cells.cu"),
     include_str!("library/functions.cu"),
     include_str!("library/products.cu"),
     include_str!("library/neighbours.cu"),
-    include_str!("library/steps.cu"),
-    include_str!("library/sums.cu"),
 ];
+
+/// What comes with the kernels of one.
+const LIFE: &str = include_str!("library/life.cu");
+const GRADIENTS: &str = include_str!("library/gradients.cu");
+
+/// Warps of a block, and the floats in which all of them put sums of products.
+const WARPS: usize = 8;
+const STAGES: usize = WARPS * 32 * 20;
 
 /// Which way a step goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +77,11 @@ impl<'a> Generator<'a> {
     }
 
     pub fn module(&self, precision: Precision) -> Module {
-        let mut text = self.constants(precision) + &LIBRARY.join("\n");
+        let of_direction = match self.direction {
+            Direction::Forward => LIFE,
+            Direction::Backward => GRADIENTS,
+        };
+        let mut text = [&self.constants(precision), &LIBRARY.join("\n"), of_direction].join("\n");
         let mut launches = vec![];
         for (p, phase) in self.plan.phases.iter().enumerate() {
             if phase.emissions.is_empty() {
@@ -122,24 +135,50 @@ impl<'a> Generator<'a> {
         let uses = |padding: Padding| body.contains(table(padding));
         let (zero, torus) = (uses(Padding::Zero), uses(Padding::Circular));
         let only_firing = phase.only_firing;
+        let has_product = phase.emissions.iter().any(|emission| emission.product.is_some());
+        let stages = if has_product { STAGES } else { 0 };
+        let names = self.names(&body);
         let text = format!(
-            "\nKERNEL {name}(const Args args) {{\n    \
-             const Rows rows = select<{zero}, {torus}>(args, {only_firing});\n{body}}}\n"
+            "\nKERNEL {name}(const Args args) {{\n{names}    \
+             const Rows rows = select<{zero}, {torus}, {stages}>(args, {only_firing});\n{body}}}\n"
         );
         let tables = usize::from(zero) + usize::from(torus);
         let launch = Launch {
             name,
             words_per_row: 1 + 9 * tables + phase.floats,
-            words: 8,
+            words: WARPS + stages,
         };
         (text, launch)
+    }
+
+    /// Declares the weights and the values in scratch that a kernel reads or writes.
+    fn names(&self, body: &str) -> String {
+        let words: BTreeSet<&str> = body.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+        let mut text = String::new();
+        for param in (0..self.packing.len()).filter(|param| words.contains(&*format!("w{param}"))) {
+            let at = match self.packing.of(param) {
+                Offset::Weight(at) => at.to_string(),
+                Offset::Constant(channels) => {
+                    let weights = self.packing.weights;
+                    format!("{weights} + (size_t){channels} * (args.height * args.width)")
+                }
+            };
+            text += &format!("    const float* w{param} = args.weights + {at};\n");
+        }
+        if words.contains("seed") {
+            text += "    const float* seed = args.scratch;\n";
+        }
+        for (n, home) in self.plan.homes.iter().enumerate() {
+            if let (Home::Stored { scratch: Some(at) }, true) = (home, words.contains(&*format!("v{n}"))) {
+                text += &format!("    float* v{n} = args.scratch + (size_t)args.cells * {at};\n");
+            }
+        }
+        text
     }
 
     fn emission(&self, emission: &Emission, slots: &[Option<Slot>]) -> String {
         let writer = Writer {
             plan: self.plan,
-            packing: self.packing,
-            layout: self.layout,
             slots,
             product: emission.product,
         };
@@ -152,8 +191,8 @@ impl<'a> Generator<'a> {
                     text += &format!("    float* s{n} = rows.values + {} * args.tile;\n", slot.first);
                     store += &format!("s{n}[row * {} + c] = value; ", slot.pitch);
                 }
-                if let Home::Stored { scratch: Some(at) } = self.plan.homes[n] {
-                    store += &format!("{}[(size_t)rows.cell[row] * {width} + c] = value; ", scratch(at));
+                if let Home::Stored { scratch: Some(_) } = self.plan.homes[n] {
+                    store += &format!("v{n}[(size_t)rows.cell[row] * {width} + c] = value; ");
                 }
                 if let Some(reduction) = self.reduction(n, op, &writer) {
                     let store = format!("auto store = [&](int row, int c, float value) {{ {store}}};");
@@ -178,10 +217,10 @@ impl<'a> Generator<'a> {
         let (x, right) = match self.plan.nodes[product].op {
             AdjointOp::Ordinary(Op::Linear { x, weight, .. }) => {
                 let inputs = self.plan.nodes[x].width;
-                (x, format!("Matrix{{{}, {inputs}}}", writer.param(weight)))
+                (x, format!("Matrix{{w{weight}, {inputs}, 1}}"))
             }
             AdjointOp::LinearTransposed { dy, weight } => {
-                (dy, format!("Transposed{{{}, {width}}}", writer.param(weight)))
+                (dy, format!("Matrix{{w{weight}, 1, {width}}}"))
             }
             _ => (product, "no_product".into()),
         };
@@ -200,9 +239,15 @@ impl<'a> Generator<'a> {
         {
             (whole, first) = (*x, first + start);
         }
-        match writer.slots[whole] {
-            // Pairs of floats are read at once.
-            Some(slot) if first % 2 == 0 => format!("Slot{{s{whole} + {first}, {}}}", slot.pitch),
+        if let Some(slot) = writer.slots[whole] {
+            return format!("Table{{s{whole} + {first}, {}, nullptr}}", slot.pitch);
+        }
+        let AdjointNode { op, width } = &self.plan.nodes[whole];
+        let of_cells = |values: &str| format!("Table{{{values} + {first}, {width}, rows.cell}}");
+        match (self.plan.homes[whole], op) {
+            (Home::Stored { scratch: Some(_) }, _) => of_cells(&format!("v{whole}")),
+            (Home::Given, AdjointOp::Seed) => of_cells("seed"),
+            (Home::Given, AdjointOp::Ordinary(Op::Cells)) => of_cells("args.state"),
             _ => format!("computed([&](int row, int k) {{ return {}; }})", writer.own(x, "row", "k")),
         }
     }
@@ -256,11 +301,11 @@ impl<'a> Generator<'a> {
         let mut text = String::new();
         for emission in &phase.emissions {
             let Target::Node(n) = emission.target else { continue };
-            if let Home::Stored { scratch: Some(at) } = self.plan.homes[n] {
-                let (width, scratch) = (self.plan.nodes[n].width, scratch(at));
+            if let Home::Stored { scratch: Some(_) } = self.plan.homes[n] {
+                let width = self.plan.nodes[n].width;
                 text += &format!(
                     "    each_idle<{width}>(args, rows, [&](int cell, int c) {{ \
-                     {scratch}[(size_t)cell * {width} + c] = 0.0f; }});\n"
+                     v{n}[(size_t)cell * {width} + c] = 0.0f; }});\n"
                 );
             }
         }
@@ -336,12 +381,11 @@ impl<'a> Generator<'a> {
         let own = |x: usize| writer.own(x, "row", "c");
         Some(match op {
             Op::LayerNorm { x, weight, bias, eps } => {
-                let (scale, shift) = (writer.param(*weight), writer.param(*bias));
-                let value = format!("({} - mean) * inverse * {scale}[c] + {shift}[c]", own(*x));
+                let value = format!("({} - mean) * inverse * w{weight}[c] + w{bias}[c]", own(*x));
                 team(&(inverse_rms(width(*x), &own(*x), *eps, true) + &channels(width(*x), &value)))
             }
             Op::RmsNorm { x, scale, eps } => {
-                let value = format!("{} * inverse * {}[c]", own(*x), writer.param(*scale));
+                let value = format!("{} * inverse * w{scale}[c]", own(*x));
                 team(&(inverse_rms(width(*x), &own(*x), *eps, false) + &channels(width(*x), &value)))
             }
             Op::InverseRms { x, eps, centred } => {
@@ -395,7 +439,7 @@ fn inverse_rms(width: usize, value: &str, eps: f64, centred: bool) -> String {
 
 /// Stores a value for each channel of a row.
 fn channels(width: usize, value: &str) -> String {
-    format!(" for (int c = lane; is_real && c < {width}; c += TEAM) store(row, c, {value});")
+    format!(" _Pragma(\"unroll 2\") for (int c = lane; is_real && c < {width}; c += TEAM) store(row, c, {value});")
 }
 
 fn by_row(value: &str) -> String {

@@ -125,8 +125,6 @@ pub(super) struct Packing {
     offsets: Vec<Offset>,
     /// Elements of all weights that are no constants.
     pub weights: usize,
-    /// Channels of all constants.
-    pub constants: usize,
 }
 
 /// Where a parameter begins.
@@ -154,11 +152,12 @@ impl Packing {
             });
             *end += count;
         }
-        Self {
-            offsets,
-            weights,
-            constants,
-        }
+        Self { offsets, weights }
+    }
+
+    /// The number of parameters.
+    pub fn len(&self) -> usize {
+        self.offsets.len()
     }
 
     pub fn of(&self, param: usize) -> Offset {

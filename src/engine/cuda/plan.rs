@@ -75,9 +75,9 @@ pub(super) struct Plan {
     pub scratch: usize,
 }
 
-/// Floats of shared memory for a row, so that 16 rows fit in 96 KiB with their tables: less than any device
-/// has on which these kernels run.
-pub(super) const FLOATS: usize = 1480;
+/// Floats of shared memory for a row, so that 16 rows fit in 99 KiB with all that comes with them: what every
+/// device has on which these kernels run.
+pub(super) const FLOATS: usize = 1240;
 
 impl Plan {
     /// A step: the result is the cells after it.
@@ -94,13 +94,9 @@ impl Plan {
     pub fn backward(adjoint: &Adjoint, updated: usize) -> Self {
         Layout::new(adjoint.nodes.clone(), adjoint.phases(), adjoint.cells, updated).plan()
     }
-
-    /// The values in scratch or slots, or given, that a value consists of.
-    pub fn roots(&self, node: usize) -> Vec<usize> {
-        roots(&self.nodes, &self.homes, node)
-    }
 }
 
+/// The values in scratch or slots, or given, that a value consists of.
 fn roots(nodes: &[AdjointNode], homes: &[Home], node: usize) -> Vec<usize> {
     match homes[node] {
         Home::Moved => {

@@ -36,12 +36,12 @@ pub(super) fn allocate(values: &[Value]) -> (Vec<Option<Slot>>, usize) {
     (slots, floats)
 }
 
-/// Floats between two rows of a value. Lanes that read 16 terms of eight rows at once find them in different
+/// Floats between two rows of a value: lanes that read four terms of eight rows at once find them in different
 /// banks.
 fn pitch(width: usize) -> usize {
     match width {
-        0..16 => width | 1,
-        _ => width.next_multiple_of(16) + 8,
+        0..8 => width | 1,
+        _ => (width + 4).next_multiple_of(8) - 4,
     }
 }
 

@@ -60,8 +60,8 @@ DEVICE unsigned random_word(const Args& args, unsigned element, unsigned image, 
     return number == 0 ? a : number == 1 ? b : number == 2 ? c : d;
 }
 
-// Uniform on [0, 1).
-DEVICE float draw(const Args& args, unsigned element, unsigned image, unsigned stream) {
+// Uniform on [0, 1). A call: it is long, and used for each number of a product.
+CALL float draw(const Args& args, unsigned element, unsigned image, unsigned stream) {
     return (random_word(args, element, image, stream) >> 8) * (1.0f / 16777216.0f);
 }
 
@@ -104,20 +104,20 @@ struct Rows {
     int* cell;
     int* zero;
     int* torus;
-    // Where values of rows begin.
+    // Where warps put sums, and where values of rows begin.
+    float* stage;
     float* values;
 };
 
-constexpr int row_words(bool zero, bool torus) { return 1 + 9 * zero + 9 * torus; }
-
 // Every thread of the block calls it. Rows are in the order of their cells.
-template <bool ZERO, bool TORUS>
+template <bool ZERO, bool TORUS, int STAGES>
 DEVICE Rows select(const Args& args, bool only_firing) {
     int* words = reinterpret_cast<int*>(shared_memory());
     int* of_warp = words;
     int tile = args.tile;
     Rows rows;
-    rows.cell = words + WARPS;
+    rows.stage = reinterpret_cast<float*>(words + WARPS);
+    rows.cell = words + WARPS + STAGES;
     rows.zero = rows.cell + tile;
     rows.torus = rows.zero + (ZERO ? 9 * tile : 0);
     rows.values = reinterpret_cast<float*>(rows.torus + (TORUS ? 9 * tile : 0));
@@ -147,6 +147,7 @@ DEVICE Rows select(const Args& args, bool only_firing) {
 // store(cell, channel) for each channel of each cell that takes no part.
 template <int WIDTH, class Store>
 DEVICE void each_idle(const Args& args, const Rows& rows, Store store) {
+#pragma unroll 1
     for (int i = thread(); i < rows.idle * WIDTH; i += THREADS) {
         store(rows.cell[args.tile - 1 - i / WIDTH], i % WIDTH);
     }
@@ -155,6 +156,7 @@ DEVICE void each_idle(const Args& args, const Rows& rows, Store store) {
 // store(row, channel) for each channel of each row.
 template <int WIDTH, class Store>
 DEVICE void each(const Rows& rows, Store store) {
+#pragma unroll 1
     for (int i = thread(); i < rows.count * WIDTH; i += THREADS) store(i / WIDTH, i % WIDTH);
 }
 
@@ -164,6 +166,7 @@ constexpr int TEAM = 8;
 template <class Task>
 DEVICE void each_team(int tasks, Task task) {
     int team = thread() / TEAM, lane = thread() % TEAM;
+#pragma unroll 1
     for (int first = 0; first < tasks; first += THREADS / TEAM) {
         int number = first + team;
         task(number < tasks ? number : 0, lane, number < tasks);
@@ -180,6 +183,7 @@ DEVICE float team_sum(float value) {
 template <int WIDTH, class Of>
 DEVICE float channel_sum(int lane, Of f) {
     float sum = 0.0f;
+#pragma unroll 2
     for (int c = lane; c < WIDTH; c += TEAM) sum += f(c);
     return team_sum(sum);
 }
@@ -188,6 +192,7 @@ DEVICE float channel_sum(int lane, Of f) {
 template <class Of>
 DEVICE float near_sum(const int* near, Of f) {
     float sum = 0.0f;
+#pragma unroll 3
     for (int n = 0; n < 9; n++) {
         if (near[n] >= 0) sum += f(near[n], n);
     }
@@ -198,6 +203,7 @@ DEVICE float near_sum(const int* near, Of f) {
 template <class Of>
 DEVICE float mirrored_sum(const int* near, Of f) {
     float sum = 0.0f;
+#pragma unroll 3
     for (int n = 0; n < 9; n++) {
         if (near[8 - n] >= 0) sum += f(near[8 - n], n);
     }

@@ -1,14 +1,15 @@
-// Functions of one number and their slopes. A comparison with NaN is false, so they keep it.
+// Functions of one number and their slopes. A comparison with NaN is false, so they keep it. Long ones are
+// called: they are used in many loops.
 
 DEVICE float relu(float x) { return x < 0.0f ? 0.0f : x; }
 DEVICE float relu_slope(float x) { return x > 0.0f ? 1.0f : 0.0f; }
-DEVICE float elu(float x) { return x > 0.0f ? x : expm1f(x); }
+CALL float elu(float x) { return x > 0.0f ? x : expm1f(x); }
 DEVICE float elu_slope(float x) { return x < 0.0f ? expf(x) : 1.0f; }
-DEVICE float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
-DEVICE float gelu_slope(float x) {
+CALL float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+CALL float gelu_slope(float x) {
     return 0.5f * (1.0f + erff(x * 0.70710678f)) + x * 0.39894228f * expf(-0.5f * x * x);
 }
-DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+CALL float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 DEVICE float sigmoid_slope(float x) {
     float s = sigmoid(x);
     return s * (1.0f - s);
@@ -18,9 +19,9 @@ DEVICE float silu_slope(float x) {
     float s = sigmoid(x);
     return s * (1.0f + x * (1.0f - s));
 }
-DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
+CALL float hyperbolic_tangent(float x) { return tanhf(x); }
 DEVICE float hyperbolic_tangent_slope(float x) {
-    float y = tanhf(x);
+    float y = hyperbolic_tangent(x);
     return 1.0f - y * y;
 }
 DEVICE float clamped(float x, float min, float max) { return x < min ? min : x > max ? max : x; }

@@ -1,18 +1,31 @@
 // Attention of each cell over the nine around it, and its gradient. A head has DEPTH channels; queries are
 // read by row, keys and values by cell. Beyond a zero-padded border a key is 0, and still has a share.
 
-// The shares of one row and head: the softmax of q k / sqrt(DEPTH).
-template <int DEPTH, class Query, class Key>
-DEVICE void shares_of(float (&shares)[9], const int* near, int lane, Query query, Key key) {
-    float most = 0.0f, sum = 0.0f;
+// values[n] = value, without an address: registers have none.
+DEVICE void put(float (&values)[9], int n, float value) {
+    for (int i = 0; i < 9; i++) values[i] = i == n ? value : values[i];
+}
+
+// The products of one row and head: store(n, sum over c of f(c) g(cell of neighbour n, c)).
+template <int DEPTH, class Own, class Near, class Store>
+DEVICE void each_product(const int* near, int lane, Own f, Near g, Store store) {
+#pragma unroll 1
     for (int n = 0; n < 9; n++) {
         float product = 0.0f;
         if (near[n] >= 0) {
-            for (int c = lane; c < DEPTH; c += TEAM) product += query(c) * key(near[n], c);
+            for (int c = lane; c < DEPTH; c += TEAM) product += f(c) * g(near[n], c);
         }
-        shares[n] = team_sum(product) * (1.0f / sqrtf((float)DEPTH));
-        most = n == 0 || shares[n] > most ? shares[n] : most;
+        store(n, team_sum(product));
     }
+}
+
+// The shares of one row and head: the softmax of q k / sqrt(DEPTH).
+template <int DEPTH, class Query, class Key>
+DEVICE void shares_of(float (&shares)[9], const int* near, int lane, Query query, Key key) {
+    each_product<DEPTH>(near, lane, query, key,
+        [&](int n, float product) { put(shares, n, product * (1.0f / sqrtf((float)DEPTH))); });
+    float most = shares[0], sum = 0.0f;
+    for (int n = 1; n < 9; n++) most = shares[n] > most ? shares[n] : most;
     for (int n = 0; n < 9; n++) {
         shares[n] = expf(shares[n] - most);
         sum += shares[n];
@@ -29,6 +42,7 @@ DEVICE void attention(const Rows& rows, const int* near, Query query, Key key, V
         float shares[9];
         shares_of<DEPTH>(shares, around, lane, [&](int c) { return query(row, first + c); },
             [&](int cell, int c) { return key(cell, first + c); });
+#pragma unroll 2
         for (int c = lane; is_real && c < DEPTH; c += TEAM) {
             float sum = 0.0f;
             for (int n = 0; n < 9; n++) {
@@ -63,16 +77,11 @@ DEVICE void attention_gradients(
         int row = task / HEADS, head = task % HEADS;
         const int* around = near + 9 * row;
         float of_shares[9], mean = 0.0f;
-        for (int n = 0; n < 9; n++) {
-            float product = 0.0f;
-            if (around[n] >= 0) {
-                for (int c = lane; c < DEPTH; c += TEAM) {
-                    product += gradient(row, head * DEPTH + c) * value(around[n], head * DEPTH + c);
-                }
-            }
-            of_shares[n] = team_sum(product);
-            mean += share(row, 9 * head + n) * of_shares[n];
-        }
+        each_product<DEPTH>(around, lane, [&](int c) { return gradient(row, head * DEPTH + c); },
+            [&](int cell, int c) { return value(cell, head * DEPTH + c); }, [&](int n, float product) {
+                put(of_shares, n, product);
+                mean += share(row, 9 * head + n) * product;
+            });
         for (int n = 0; n < 9; n++) {
             float of_product = share(row, 9 * head + n) * (of_shares[n] - mean) * (1.0f / sqrtf((float)DEPTH));
             if (is_real && lane == n % TEAM) store(row, 9 * head + n, of_product);

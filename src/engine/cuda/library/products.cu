@@ -6,13 +6,13 @@ enum Precision { F32, TF32, BF16 };
 // added to another by ordinary, rounded additions.
 constexpr int CHAIN = 128;
 
-// Two values that follow each other along the sum.
+// Two values along the sum, four terms apart.
 struct Pair {
     float a, b;
 };
 
 // The operands of one step of 16 terms, as the lanes of a warp hold them: with g = lane / 4 and j = lane % 4,
-// rows g and g + 8 of the left one, column g of the right one, terms 2j, 2j + 1, 2j + 8, 2j + 9.
+// rows g and g + 8 of the left one, column g of the right one, terms j, j + 4, j + 8, j + 12.
 template <int PAIRS>
 struct Operand {
     unsigned high[2 * PAIRS];
@@ -62,23 +62,85 @@ DEVICE void multiply(float (&sum)[4], const Operand<4>& left, const Operand<2>& 
     }
 }
 
-// A value of rows in shared memory.
-struct Slot {
+// A matrix of which output n and term k is values[n by_output + k by_term].
+struct Matrix {
     const float* values;
-    int pitch;
-    DEVICE float operator()(int row, int k) const { return values[row * pitch + k]; }
-    DEVICE Pair pair(int row, int k) const {
-        float2 both = *reinterpret_cast<const float2*>(values + row * pitch + k);
-        return {both.x, both.y};
-    }
+    int by_output, by_term;
 };
 
-// Any function of a row and a channel.
+// Where a warp puts 32 x 16 sums, so that its lanes take them by rows.
+constexpr int STAGE_PITCH = 20, STAGE = 32 * STAGE_PITCH;
+
+// Sums over `terms` terms for 32 rows and 16 outputs, which are put on the stage. LEFT gives the pair of terms
+// k and k + 4 of a row, 0 beyond the last. Rows and outputs beyond the last are computed from others, and are
+// not to be used.
+template <class Left>
+DEVICE void sums_of(
+    const Left& left, const Matrix& right, int terms, int outputs, int row, int column, int count, float* stage) {
+    int lane = thread() % 32, g = lane / 4, j = lane % 4;
+    bool is_whole = row + 16 < count;
+    const float* of_column[2];
+    for (int n = 0; n < 2; n++) of_column[n] = right.values + min(column + 8 * n + g, outputs - 1) * right.by_output;
+    float sum[2][2][4] = {};
+#pragma unroll 1
+    for (int chain = 0; chain < terms; chain += CHAIN) {
+        float part[2][2][4] = {};
+#pragma unroll 1
+        for (int k = chain + j; k < min(chain + CHAIN, terms + j); k += 16) {
+            Operand<2> of_columns[2];
+            for (int n = 0; n < 2; n++) {
+                float values[4];
+                for (int i = 0; i < 4; i++) {
+                    values[i] = k + 4 * i < terms ? of_column[n][(k + 4 * i) * right.by_term] : 0.0f;
+                }
+                of_columns[n] = operand<2>({{values[0], values[1]}, {values[2], values[3]}});
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                if (half == 1 && !is_whole) break;
+                int upper = min(row + 16 * half + g, count - 1), lower = min(row + 16 * half + g + 8, count - 1);
+                Operand<4> of_rows = operand<4>(
+                    {left(upper, k), left(lower, k), left(upper, k + 8), left(lower, k + 8)});
+                for (int n = 0; n < 2; n++) multiply(part[half][n], of_rows, of_columns[n]);
+            }
+        }
+        for (int i = 0; i < 16; i++) (&sum[0][0][0])[i] += (&part[0][0][0])[i];
+    }
+    // The lanes may still be reading what was here before.
+    warp_sync();
+    for (int i = 0; i < 16; i++) {
+        int to = i / 8 * 16 + g + i % 4 / 2 * 8, n = i / 4 % 2 * 8 + 2 * j + i % 2;
+        stage[to * STAGE_PITCH + n] = (&sum[0][0][0])[i];
+    }
+    warp_sync();
+}
+
+// Rows that lie `pitch` apart, in the order of `cell` if it is there.
+struct Table {
+    const float* values;
+    int pitch;
+    const int* cell;
+};
+
+// The same for all tables of a kernel.
+CALL void sums_of_table(
+    Table table, Matrix right, int terms, int outputs, int row, int column, int count, float* stage) {
+    auto left = [&](int row, int k) {
+        const float* of_row = table.values + (size_t)(table.cell ? table.cell[row] : row) * table.pitch;
+        return Pair{k < terms ? of_row[k] : 0.0f, k + 4 < terms ? of_row[k + 4] : 0.0f};
+    };
+    sums_of(left, right, terms, outputs, row, column, count, stage);
+}
+
+template <int K>
+DEVICE void sums(Table left, const Matrix& right, int outputs, int row, int column, int count, float* stage) {
+    sums_of_table(left, right, K, outputs, row, column, count, stage);
+}
+
+// Any function of a row and a term.
 template <class Of>
 struct Computed {
     Of of;
-    DEVICE float operator()(int row, int k) const { return of(row, k); }
-    DEVICE Pair pair(int row, int k) const { return {of(row, k), of(row, k + 1)}; }
 };
 
 template <class Of>
@@ -86,70 +148,30 @@ DEVICE Computed<Of> computed(Of of) {
     return {of};
 }
 
-// A matrix [outputs, inputs], by output and term; and the same transposed.
-struct Matrix {
-    const float* values;
-    int inputs;
-    DEVICE float operator()(int output, int k) const { return values[(size_t)output * inputs + k]; }
-};
-
-struct Transposed {
-    const float* values;
-    int inputs;
-    DEVICE float operator()(int output, int k) const { return values[(size_t)k * inputs + output]; }
-};
-
-template <int K, class Left>
-DEVICE Pair pair_of_row(const Left& left, int row, int k) {
-    if (K % 16 == 0) return left.pair(row, k);
-    return {k < K ? left(row, k) : 0.0f, k + 1 < K ? left(row, k + 1) : 0.0f};
+template <int K, class Of>
+DEVICE void sums(
+    const Computed<Of>& left, const Matrix& right, int outputs, int row, int column, int count, float* stage) {
+    auto pair = [&](int row, int k) {
+        return Pair{k < K ? left.of(row, k) : 0.0f, k + 4 < K ? left.of(row, k + 4) : 0.0f};
+    };
+    sums_of(pair, right, K, outputs, row, column, count, stage);
 }
 
-template <int K, int N, class Right>
-DEVICE Pair pair_of_column(const Right& right, int n, int k) {
-    if (N % 16 != 0 && n >= N) return {0.0f, 0.0f};
-    if (K % 16 == 0) return {right(n, k), right(n, k + 1)};
-    return {k < K ? right(n, k) : 0.0f, k + 1 < K ? right(n, k + 1) : 0.0f};
-}
-
-// store(row, n, sum over k of left(row, k) right(n, k)) for each of N columns. A warp takes 32 rows and 16
-// columns at a time.
-template <int K, int N, class Left, class Right, class Store>
-DEVICE void product(const Rows& rows, const Left& left, const Right& right, Store store) {
+// store(row, n, sum over K terms of left and right) for each of N outputs. A warp takes 32 rows and 16 outputs
+// at a time.
+template <int K, int N, class Left, class Store>
+DEVICE void product(const Rows& rows, const Left& left, const Matrix& right, Store store) {
     constexpr int COLUMNS = (N + 15) / 16;
-    int jobs = (rows.count + 31) / 32 * COLUMNS, g = thread() % 32 / 4, j = thread() % 4;
+    int jobs = (rows.count + 31) / 32 * COLUMNS;
+    float* stage = rows.stage + thread() / 32 * STAGE;
+#pragma unroll 1
     for (int job = thread() / 32; job < jobs; job += WARPS) {
         int row = job / COLUMNS * 32, column = job % COLUMNS * 16;
-        // Rows beyond the last are computed from some other row, and not stored.
-        int last = rows.count - 1, halves = row + 16 < rows.count ? 2 : 1;
-        float sum[2][2][4] = {};
-#pragma unroll 1
-        for (int chain = 0; chain < K; chain += CHAIN) {
-            float part[2][2][4] = {};
-#pragma unroll 1
-            for (int k = chain + 2 * j; k < min(chain + CHAIN, (K + 15) / 16 * 16); k += 16) {
-                Operand<2> of_columns[2];
-#pragma unroll
-                for (int n = 0; n < 2; n++) {
-                    int at = column + 8 * n + g;
-                    of_columns[n] = operand<2>(
-                        {pair_of_column<K, N>(right, at, k), pair_of_column<K, N>(right, at, k + 8)});
-                }
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    if (half >= halves) break;
-                    int upper = min(row + 16 * half + g, last), lower = min(row + 16 * half + g + 8, last);
-                    Operand<4> of_rows = operand<4>({pair_of_row<K>(left, upper, k), pair_of_row<K>(left, lower, k),
-                        pair_of_row<K>(left, upper, k + 8), pair_of_row<K>(left, lower, k + 8)});
-                    for (int n = 0; n < 2; n++) multiply(part[half][n], of_rows, of_columns[n]);
-                }
-            }
-            for (int i = 0; i < 16; i++) (&sum[0][0][0])[i] += (&part[0][0][0])[i];
-        }
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            int half = i / 8, to = row + 16 * half + g + i % 4 / 2 * 8, n = column + i / 4 % 2 * 8 + 2 * j + i % 2;
-            if (half < halves && to < rows.count && n < N) store(to, n, (&sum[0][0][0])[i]);
+        sums<K>(left, right, N, row, column, rows.count, stage);
+#pragma unroll 2
+        for (int i = thread() % 32; i < 512 && row + i / 16 < rows.count; i += 32) {
+            int n = column + i % 16;
+            if (n < N) store(row + i / 16, n, stage[i / 16 * STAGE_PITCH + i % 16]);
         }
     }
 }

@@ -2,11 +2,13 @@
 // stand for these.
 
 #define DEVICE __device__ __forceinline__
+#define CALL static __device__ __noinline__
 #define KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
 
 DEVICE int thread() { return threadIdx.x; }
 DEVICE int block() { return blockIdx.x; }
 DEVICE void block_sync() { __syncthreads(); }
+DEVICE void warp_sync() { __syncwarp(); }
 DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 DEVICE unsigned ballot(bool flag) { return __ballot_sync(0xffffffffu, flag); }
 DEVICE int ones(unsigned word) { return __popc(word); }

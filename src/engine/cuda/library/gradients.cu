@@ -1,3 +1,31 @@
+// Gradients beside the phases: what enters a step, and sums over cells.
+
+// The cells of a block that are looked at together.
+constexpr int ENTERING = 64;
+
+// The gradient of the update, the first value in `scratch`, and of the cells through all but the update: that of the cells
+// after the step, where a cell lives.
+KERNEL enter(const Args args) {
+    int* facts = reinterpret_cast<int*>(shared_memory());
+    int first = block() * ENTERING, count = min(ENTERING, args.cells - first);
+    if (thread() < count) {
+        int cell = first + thread();
+        bool lives = !args.alive || args.alive[cell];
+        facts[thread()] = lives + 2 * (lives && fires(args, cell));
+    }
+    block_sync();
+    constexpr int UPDATED = CHANNELS - INPUTS;
+    for (int i = thread(); i < count * CHANNELS; i += THREADS) {
+        int cell = first + i / CHANNELS, channel = i % CHANNELS, fact = facts[i / CHANNELS];
+        size_t at = (size_t)first * CHANNELS + i;
+        float gradient = args.gradient[at];
+        args.gradient_before[at] = fact & 1 ? gradient : 0.0f;
+        if (channel >= INPUTS) {
+            args.scratch[(size_t)cell * UPDATED + channel - INPUTS] = fact & 2 ? gradient : 0.0f;
+        }
+    }
+}
+
 // Sums over cells: the gradients of weights. Each is cut into chunks of cells by sizes alone, and partial sums
 // are added in a fixed order, so that the bits are the same in every run. Partial sums go on from step to step.
 
@@ -68,16 +96,16 @@ KERNEL sum_outer(const Args args) {
             }
             block_sync();
 #pragma unroll 1
-            for (int k = 2 * j; k < DEPTH; k += 16) {
+            for (int k = j; k < DEPTH; k += 16) {
                 Pair of_left[4];
                 for (int i = 0; i < 4; i++) {
                     const float* at = left + (k + i / 2 * 8) * PITCH + of_rows + g + i % 2 * 8;
-                    of_left[i] = {at[0], at[PITCH]};
+                    of_left[i] = {at[0], at[4 * PITCH]};
                 }
                 Operand<4> a = operand<4>(of_left);
                 for (int n = 0; n < 4; n++) {
                     const float* at = right + k * PITCH + of_columns + 8 * n + g;
-                    Operand<2> b = operand<2>({{at[0], at[PITCH]}, {at[8 * PITCH], at[9 * PITCH]}});
+                    Operand<2> b = operand<2>({{at[0], at[4 * PITCH]}, {at[8 * PITCH], at[12 * PITCH]}});
                     multiply(part[n], a, b);
                 }
             }
