@@ -1,54 +1,43 @@
-//! Engine and plain operations agree: states and gradients of programs on grids of odd sizes.
-
-use std::sync::{Arc, OnceLock};
+//! Kernels and plain operations agree: states and gradients, on grids of odd sizes.
 
 use candle_core::{DType, Tensor, Var};
 use lnca::random::Key;
-use lnca::{Memory, Rollout, TransitionFn};
+use lnca::{AliveMask, Memory, Padding, Rollout, TransitionFn};
 
-use crate::emulator::{Emulator, compiler};
-use crate::programs::{Case, library, noise};
-
-/// Makes rollouts run on emulated kernels; false, and says why, if that is not possible.
-pub fn emulate() -> bool {
-    static READY: OnceLock<bool> = OnceLock::new();
-    *READY.get_or_init(|| match compiler() {
-        Ok(()) => {
-            lnca::cuda::emulate(Arc::new(Emulator::default()));
-            true
-        }
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            false
-        }
-    })
-}
+use crate::emulate;
+use crate::programs::{Case, Draw, library, noise};
+use crate::transitions::shipped;
 
 /// The largest difference, as a part of the largest value.
-fn difference(found: &Tensor, expected: &Tensor) -> f64 {
-    let of = |x: &Tensor| x.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+pub fn difference(found: &Tensor, expected: &Tensor) -> f64 {
+    let of = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let (found, expected) = (of(found), of(expected));
-    let largest = expected.iter().fold(1e-3f64, |most, x| most.max(x.abs()));
-    let pairs = found.iter().zip(&expected);
-    pairs.map(|(x, y)| if x.is_finite() { (x - y).abs() } else { f64::INFINITY }).fold(0.0, f64::max) / largest
+    let largest = expected.iter().fold(1e-3f64, |most, x| most.max(f64::from(x.abs())));
+    let of_pair = |(x, y): (&f32, &f32)| match x.is_finite() {
+        true => f64::from((x - y).abs()),
+        false => f64::INFINITY,
+    };
+    found.iter().zip(&expected).map(of_pair).fold(0.0, f64::max) / largest
+}
+
+/// The last cells of a rollout, and the gradients of all variables and of the first cells.
+pub fn run(case: &Case, size: (usize, usize, usize), rollout: &Rollout) -> (Tensor, Vec<Tensor>) {
+    let (b, h, w) = size;
+    let channels = case.program.layout().channels();
+    let cells = Var::from_tensor(&noise(&[b, h, w, channels], 5)).unwrap();
+    let weight = noise(&[b, h, w, channels], 6);
+    let last = rollout.run(&case.program, cells.as_tensor()).unwrap();
+    let grads = (&last * &weight).unwrap().sum_all().unwrap().backward().unwrap();
+    let of = |x: &Tensor| grads.get(x).cloned().unwrap_or_else(|| x.zeros_like().unwrap());
+    let grads = case.vars.iter().chain([cells.as_tensor()]).map(of).collect();
+    (last, grads)
 }
 
 /// Compares a rollout and its gradients with plain operations.
-pub fn compare(case: &Case, (b, h, w): (usize, usize, usize), rollout: &Rollout) {
-    let what = format!("{} on {b}x{h}x{w}", case.what);
-    let transition = case.program.clone();
-    let channels = transition.layout().channels();
-    let cells = Var::from_tensor(&noise(&[b, h, w, channels], 5)).unwrap();
-    let weight = noise(&[b, h, w, channels], 6);
-    let run = |rollout: &Rollout| {
-        let last = rollout.run(&transition, cells.as_tensor()).unwrap();
-        let grads = (&last * &weight).unwrap().sum_all().unwrap().backward().unwrap();
-        let of = |x: &Tensor| grads.get(x).cloned().unwrap_or_else(|| x.zeros_like().unwrap());
-        let grads: Vec<Tensor> = case.vars.iter().chain([cells.as_tensor()]).map(of).collect();
-        (last, grads)
-    };
-    let (found, found_grads) = run(rollout);
-    let (expected, expected_grads) = run(&rollout.clone().plain());
+fn compare(case: &Case, size: (usize, usize, usize), rollout: &Rollout) {
+    let what = format!("{} on {size:?}", case.what);
+    let (found, found_grads) = run(case, size, rollout);
+    let (expected, expected_grads) = run(case, size, &rollout.clone().plain());
     let error = difference(&found, &expected);
     assert!(error < 1e-5, "{what}: states differ by {error:e}");
     for (i, (found, expected)) in found_grads.iter().zip(&expected_grads).enumerate() {
@@ -57,11 +46,10 @@ pub fn compare(case: &Case, (b, h, w): (usize, usize, usize), rollout: &Rollout)
     }
 }
 
-const SIZES: [(usize, usize, usize); 4] = [(1, 1, 1), (2, 1, 17), (1, 33, 31), (3, 4, 3)];
-
-fn rollout(seed: u64) -> Rollout {
-    let rollout = Rollout::new(2).key(Key::new(seed)).training(true).first_image(3);
-    match seed % 3 {
+/// Two steps, by number in one of three ways.
+fn rollout(number: u64) -> Rollout {
+    let rollout = Rollout::new(2).key(Key::new(number)).training(true).first_image(3);
+    match number % 3 {
         0 => rollout,
         1 => rollout.fire_rate(0.5),
         _ => rollout.fire_rate(0.7).memory(Memory::Every(2)),
@@ -73,10 +61,21 @@ fn transitions_of_the_library() {
     if !emulate() {
         return;
     }
-    for (b, h, w) in SIZES {
+    for (b, h, w) in [(1, 1, 1), (2, 1, 17), (1, 33, 31), (3, 4, 3)] {
         for (i, case) in library((h, w), DType::F32).iter().enumerate() {
             compare(case, (b, h, w), &rollout(i as u64));
         }
+    }
+}
+
+#[test]
+fn transitions_at_the_sizes_of_models() {
+    if !emulate() {
+        return;
+    }
+    for (i, case) in shipped().iter().enumerate() {
+        // The engine keeps to its constants' grid.
+        compare(case, (2, 4, 4), &rollout(i as u64 + 1));
     }
 }
 
@@ -90,5 +89,81 @@ fn random_programs() {
         let (b, h, w) = size(seed);
         let case = Case::random(seed, (h, w), DType::F32);
         compare(&case, (b, h, w), &rollout(seed));
+    }
+}
+
+#[test]
+fn cells_that_die() {
+    if !emulate() {
+        return;
+    }
+    for (seed, padding) in [(1, Padding::Zero), (2, Padding::Circular)] {
+        let mut case = Case::random(seed, (7, 5), DType::F32);
+        let channel = case.program.layout().channels() - 1;
+        // Of cells from -1 to 1: about half of the neighbourhoods have one above it.
+        let rule = AliveMask { channel, threshold: 0.85, padding };
+        case.program = case.program.with_alive_mask(Some(rule)).unwrap();
+        let rollout = Rollout::new(3).fire_rate(0.6).key(Key::new(seed));
+        let (last, _) = run(&case, (2, 7, 5), &rollout);
+        let dead = last.sqr().unwrap().sum_keepdim(3).unwrap().eq(0.0).unwrap();
+        let dead = dead.to_dtype(DType::F32).unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(dead > 0.05 && dead < 0.95, "{dead} of the cells are dead");
+        compare(&case, (2, 7, 5), &rollout);
+        compare(&case, (2, 7, 5), &rollout.clone().memory(Memory::Every(2)));
+    }
+}
+
+#[test]
+fn given_masks_and_rates_of_each_cell() {
+    if !emulate() {
+        return;
+    }
+    let case = Case::random(4, (6, 3), DType::F32);
+    let masks = |step: u64| noise(&[2, 6, 3, 1], step).ge(0.2).unwrap().to_dtype(DType::F32).unwrap();
+    let given = Rollout::new(5).masks((0..5).map(masks).collect());
+    let rates = noise(&[6, 3], 9).abs().unwrap();
+    let each = Rollout::new(5).fire_rates(&rates).unwrap().key(Key::new(1));
+    for rollout in [given, each] {
+        for memory in [Memory::Every(1), Memory::Every(2), Memory::Budget(0)] {
+            compare(&case, (2, 6, 3), &rollout.clone().memory(memory));
+        }
+    }
+}
+
+/// A trajectory runs step by step, and each step draws by its number.
+#[test]
+fn trajectories() {
+    if !emulate() {
+        return;
+    }
+    let case = Case::random(7, (4, 4), DType::F32);
+    let cells = noise(&[1, 4, 4, case.program.layout().channels()], 1);
+    let rollout = Rollout::new(4).fire_rate(0.5).key(Key::new(3));
+    let found = rollout.trajectory(&case.program, &cells).unwrap();
+    let expected = rollout.clone().plain().trajectory(&case.program, &cells).unwrap();
+    assert_eq!(found.len(), expected.len());
+    for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let error = difference(found, expected);
+        assert!(error < 1e-5, "step {step} differs by {error:e}");
+    }
+}
+
+/// Alive masks of random programs, and all that they draw.
+#[test]
+fn random_programs_whose_cells_die() {
+    if !emulate() {
+        return;
+    }
+    for seed in 100..104 {
+        let mut draw = Draw::new(seed, DType::F32);
+        let layout = lnca::CellLayout { input: 1, output: 2, hidden: 2 };
+        let program = draw.program(layout, (5, 4), 6).unwrap();
+        let rule = AliveMask { channel: 4, threshold: 0.5, padding: Padding::Circular };
+        let case = Case {
+            what: format!("seed {seed}, dying"),
+            program: program.with_alive_mask(Some(rule)).unwrap(),
+            vars: draw.vars,
+        };
+        compare(&case, (2, 5, 4), &rollout(seed));
     }
 }

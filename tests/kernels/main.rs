@@ -6,5 +6,23 @@ mod emulator;
 mod programs;
 
 mod agreement;
+mod exactness;
 mod nvrtc;
 mod transitions;
+
+use std::sync::{Arc, OnceLock};
+
+/// Makes rollouts run on emulated kernels; false, and says why, if that is not possible.
+fn emulate() -> bool {
+    static READY: OnceLock<bool> = OnceLock::new();
+    *READY.get_or_init(|| match emulator::compiler() {
+        Ok(()) => {
+            lnca::cuda::emulate(Arc::new(emulator::Emulator::default()));
+            true
+        }
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            false
+        }
+    })
+}
