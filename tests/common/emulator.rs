@@ -95,7 +95,13 @@ impl Driver for Emulator {
     }
 
     fn load(&self, source: &Source) -> Result<Arc<dyn Kernels>> {
-        let module = self.modules.lock().unwrap().entry(source.name.clone()).or_default().clone();
+        let module = self
+            .modules
+            .lock()
+            .unwrap()
+            .entry(source.name.clone())
+            .or_default()
+            .clone();
         if module.get().is_none() {
             let loaded = Arc::new(Module {
                 library: build(source)?,
@@ -113,14 +119,20 @@ impl Kernels for Module {
         static LAUNCHES: AtomicU64 = AtomicU64::new(0x9E37_79B9_7F4A_7C15);
         let seed = LAUNCHES.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         unsafe {
-            let run = self.library.get::<Run>(format!("run_{kernel}\0").as_bytes()).map_err(failure)?;
+            let run = self
+                .library
+                .get::<Run>(format!("run_{kernel}\0").as_bytes())
+                .map_err(failure)?;
             run(std::ptr::from_ref(args).cast(), blocks as i32, shared, seed);
         }
         for (&start, &floats) in self.allocations.lock().unwrap().iter() {
             let guards = [start, start + 4 * (floats - GUARD) as u64];
             for guard in guards {
                 let guard = unsafe { std::slice::from_raw_parts(guard as *const f32, GUARD) };
-                assert!(guard.iter().all(|float| float.is_nan()), "{kernel} writes outside its memory");
+                assert!(
+                    guard.iter().all(|float| float.is_nan()),
+                    "{kernel} writes outside its memory"
+                );
             }
         }
         Ok(())
@@ -163,7 +175,9 @@ fn compile(source: &Source, folder: &Path, name: &str, library: &Path) -> Result
 
 /// A function for each kernel that runs all its blocks.
 fn entries(text: &str) -> String {
-    let kernels = text.lines().filter_map(|line| line.strip_prefix("KERNEL ")?.split('(').next());
+    let kernels = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("KERNEL ")?.split('(').next());
     let entry = |kernel: &str| {
         format!(
             "extern \"C\" __attribute__((visibility(\"default\")))\n\

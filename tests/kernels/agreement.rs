@@ -12,7 +12,9 @@ use crate::transitions::shipped;
 pub fn difference(found: &Tensor, expected: &Tensor) -> f64 {
     let of = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let (found, expected) = (of(found), of(expected));
-    let largest = expected.iter().fold(1e-3f64, |most, x| most.max(f64::from(x.abs())));
+    let largest = expected
+        .iter()
+        .fold(1e-3f64, |most, x| most.max(f64::from(x.abs())));
     let of_pair = |(x, y): (&f32, &f32)| match x.is_finite() {
         true => f64::from((x - y).abs()),
         false => f64::INFINITY,
@@ -42,13 +44,20 @@ fn compare(case: &Case, size: (usize, usize, usize), rollout: &Rollout) {
     assert!(error < 1e-5, "{what}: states differ by {error:e}");
     for (i, (found, expected)) in found_grads.iter().zip(&expected_grads).enumerate() {
         let error = difference(found, expected);
-        assert!(error < 1e-4, "{what}: gradient {i} of {:?} differs by {error:e}", expected.dims());
+        assert!(
+            error < 1e-4,
+            "{what}: gradient {i} of {:?} differs by {error:e}",
+            expected.dims()
+        );
     }
 }
 
 /// Two steps, by number in one of three ways.
 fn rollout(number: u64) -> Rollout {
-    let rollout = Rollout::new(2).key(Key::new(number)).training(true).first_image(3);
+    let rollout = Rollout::new(2)
+        .key(Key::new(number))
+        .training(true)
+        .first_image(3);
     match number % 3 {
         0 => rollout,
         1 => rollout.fire_rate(0.5),
@@ -101,12 +110,22 @@ fn cells_that_die() {
         let mut case = Case::random(seed, (7, 5), DType::F32);
         let channel = case.program.layout().channels() - 1;
         // Of cells from -1 to 1: about half of the neighbourhoods have one above it.
-        let rule = AliveMask { channel, threshold: 0.85, padding };
+        let rule = AliveMask {
+            channel,
+            threshold: 0.85,
+            padding,
+        };
         case.program = case.program.with_alive_mask(Some(rule)).unwrap();
         let rollout = Rollout::new(3).fire_rate(0.6).key(Key::new(seed));
         let (last, _) = run(&case, (2, 7, 5), &rollout);
         let dead = last.sqr().unwrap().sum_keepdim(3).unwrap().eq(0.0).unwrap();
-        let dead = dead.to_dtype(DType::F32).unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        let dead = dead
+            .to_dtype(DType::F32)
+            .unwrap()
+            .mean_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
         assert!(dead > 0.05 && dead < 0.95, "{dead} of the cells are dead");
         compare(&case, (2, 7, 5), &rollout);
         compare(&case, (2, 7, 5), &rollout.clone().memory(Memory::Every(2)));
@@ -119,7 +138,13 @@ fn given_masks_and_rates_of_each_cell() {
         return;
     }
     let case = Case::random(4, (6, 3), DType::F32);
-    let masks = |step: u64| noise(&[2, 6, 3, 1], step).ge(0.2).unwrap().to_dtype(DType::F32).unwrap();
+    let masks = |step: u64| {
+        noise(&[2, 6, 3, 1], step)
+            .ge(0.2)
+            .unwrap()
+            .to_dtype(DType::F32)
+            .unwrap()
+    };
     let given = Rollout::new(5).masks((0..5).map(masks).collect());
     let rates = noise(&[6, 3], 9).abs().unwrap();
     let each = Rollout::new(5).fire_rates(&rates).unwrap().key(Key::new(1));
@@ -156,9 +181,17 @@ fn random_programs_whose_cells_die() {
     }
     for seed in 100..104 {
         let mut draw = Draw::new(seed, DType::F32);
-        let layout = lnca::CellLayout { input: 1, output: 2, hidden: 2 };
+        let layout = lnca::CellLayout {
+            input: 1,
+            output: 2,
+            hidden: 2,
+        };
         let program = draw.program(layout, (5, 4), 6).unwrap();
-        let rule = AliveMask { channel: 4, threshold: 0.5, padding: Padding::Circular };
+        let rule = AliveMask {
+            channel: 4,
+            threshold: 0.5,
+            padding: Padding::Circular,
+        };
         let case = Case {
             what: format!("seed {seed}, dying"),
             program: program.with_alive_mask(Some(rule)).unwrap(),

@@ -25,14 +25,18 @@ type Handle = *mut c_void;
 impl Nvrtc {
     fn find() -> Option<Self> {
         let Ok(folder) = std::env::var("LNCA_NVRTC") else {
-            eprintln!("skipped: LNCA_NVRTC names no folder with libnvrtc.so.13 (pip download nvidia-cuda-nvrtc)");
+            eprintln!(
+                "skipped: LNCA_NVRTC names no folder with libnvrtc.so.13 (pip download nvidia-cuda-nvrtc)"
+            );
             return None;
         };
         let folder = PathBuf::from(folder);
         // The compiler opens this one by its name alone.
         let builtins = unsafe { Library::new(folder.join("libnvrtc-builtins.so.13.0")) };
         builtins.map(std::mem::forget).expect("libnvrtc-builtins.so.13.0");
-        Some(Self(unsafe { Library::new(folder.join("libnvrtc.so.13")) }.expect("libnvrtc.so.13")))
+        Some(Self(
+            unsafe { Library::new(folder.join("libnvrtc.so.13")) }.expect("libnvrtc.so.13"),
+        ))
     }
 
     /// The machine code of a source for a chip, and what the assembler says of it.
@@ -60,13 +64,19 @@ impl Nvrtc {
             let size = |of: &str| -> Size { std::mem::transmute(symbol(of)) };
             let get = |of: &str| -> Get { std::mem::transmute(symbol(of)) };
             let mut handle: Handle = std::ptr::null_mut();
-            assert_eq!(create(&mut handle, text.as_ptr(), name.as_ptr(), 0, null(), null()), 0);
+            assert_eq!(
+                create(&mut handle, text.as_ptr(), name.as_ptr(), 0, null(), null()),
+                0
+            );
             let status = compile(handle, options.len() as c_int, options.as_ptr());
             let mut bytes = 0;
             size("nvrtcGetProgramLogSize\0")(handle, &mut bytes);
             let mut log = vec![0u8; bytes.max(1)];
             get("nvrtcGetProgramLog\0")(handle, log.as_mut_ptr().cast());
-            let log = CStr::from_bytes_until_nul(&log).unwrap().to_string_lossy().into_owned();
+            let log = CStr::from_bytes_until_nul(&log)
+                .unwrap()
+                .to_string_lossy()
+                .into_owned();
             assert_eq!(status, 0, "{}: {log}", source.name);
             size("nvrtcGetCUBINSize\0")(handle, &mut bytes);
             let mut code = vec![0u8; bytes];
@@ -103,7 +113,10 @@ fn resources(code: &[u8], log: &str) -> BTreeMap<String, Resources> {
     }
     found.remove("");
     for (name, size) in sections(code) {
-        if let Some(of) = name.strip_prefix(".text.").and_then(|kernel| found.get_mut(kernel)) {
+        if let Some(of) = name
+            .strip_prefix(".text.")
+            .and_then(|kernel| found.get_mut(kernel))
+        {
             of.code = size;
         }
     }
@@ -113,7 +126,10 @@ fn resources(code: &[u8], log: &str) -> BTreeMap<String, Resources> {
 /// The sections of a 64-bit ELF file and their sizes.
 fn sections(elf: &[u8]) -> Vec<(String, usize)> {
     let number = |at: usize, bytes: usize| {
-        elf[at..at + bytes].iter().rev().fold(0usize, |number, &byte| number << 8 | usize::from(byte))
+        elf[at..at + bytes]
+            .iter()
+            .rev()
+            .fold(0usize, |number, &byte| number << 8 | usize::from(byte))
     };
     let (table, entry, count, names) = (number(0x28, 8), number(0x3a, 2), number(0x3c, 2), number(0x3e, 2));
     let names = number(table + names * entry + 0x18, 8);
@@ -137,10 +153,21 @@ fn check(nvrtc: &Nvrtc, what: &str, program: &Program, precision: Precision, chi
         let seconds = start.elapsed().as_secs_f64();
         let kernels = resources(&code, &log);
         assert!(!kernels.is_empty(), "{what}: nothing is said of kernels in {log}");
-        eprintln!("{what} {precision:?} {chip}: {} kernels in {seconds:.1} s", kernels.len());
+        eprintln!(
+            "{what} {precision:?} {chip}: {} kernels in {seconds:.1} s",
+            kernels.len()
+        );
         for (kernel, of) in kernels {
-            assert!(of.code > 0 && of.code <= 96 << 10, "{what} {kernel}: {} bytes of code", of.code);
-            let Resources { registers, spilled, code } = of;
+            assert!(
+                of.code > 0 && of.code <= 96 << 10,
+                "{what} {kernel}: {} bytes of code",
+                of.code
+            );
+            let Resources {
+                registers,
+                spilled,
+                code,
+            } = of;
             lines.push(format!(
                 "{what} {precision:?} {chip} {kernel}: {registers} registers, {spilled} bytes spilled, {code} bytes of code"
             ));
@@ -172,5 +199,9 @@ fn kernels_compile_within_bounds() {
     }
     let kept = std::fs::read_to_string(&path).unwrap();
     let differing = || text.lines().zip(kept.lines()).find(|(found, kept)| found != kept);
-    assert!(text == kept, "kernels take other resources: {:?}; LNCA_UPDATE=1 writes them anew", differing());
+    assert!(
+        text == kept,
+        "kernels take other resources: {:?}; LNCA_UPDATE=1 writes them anew",
+        differing()
+    );
 }

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use lnca::{
-    Growing, GrowingConfig, Nafca, NafcaConfig, Result, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig,
-    Vnca, VncaConfig, Weights,
+    Growing, GrowingConfig, Nafca, NafcaConfig, Result, Texture, TextureConfig, TransitionFn, Vitca,
+    VitcaConfig, Vnca, VncaConfig, Weights,
 };
 
 use crate::programs::{Case, noise};
@@ -13,15 +13,36 @@ pub fn shipped() -> Vec<Case> {
     let new = || Weights::new(1, DType::F32, &Device::Cpu);
     let all = || -> Result<Vec<Case>> {
         let weights = [new(), new(), new(), new(), new(), new(), new()];
-        let [growing, texture, nafca, vitca, pixels, doubling, broadcast] = weights.each_ref().map(|of| of.builder());
+        let [growing, texture, nafca, vitca, pixels, doubling, broadcast] =
+            weights.each_ref().map(|of| of.builder());
         Ok(vec![
-            case("growing", &weights[0], &Growing::new(GrowingConfig::default(), growing)?)?,
-            case("texture", &weights[1], &Texture::new(TextureConfig::default(), texture)?)?,
+            case(
+                "growing",
+                &weights[0],
+                &Growing::new(GrowingConfig::default(), growing)?,
+            )?,
+            case(
+                "texture",
+                &weights[1],
+                &Texture::new(TextureConfig::default(), texture)?,
+            )?,
             case("nafca", &weights[2], &Nafca::new(NafcaConfig::default(), nafca)?)?,
-            case("latent vitca", &weights[3], &Vitca::new(VitcaConfig::latent(), vitca)?)?,
+            case(
+                "latent vitca",
+                &weights[3],
+                &Vitca::new(VitcaConfig::latent(), vitca)?,
+            )?,
             case("vitca", &weights[4], &Vitca::new(VitcaConfig::default(), pixels)?)?,
-            case("vnca doubling", &weights[5], &Vnca::new(VncaConfig::doubling(256), doubling)?)?,
-            case("vnca", &weights[6], &Vnca::new(VncaConfig::broadcast(128), broadcast)?)?,
+            case(
+                "vnca doubling",
+                &weights[5],
+                &Vnca::new(VncaConfig::doubling(256), doubling)?,
+            )?,
+            case(
+                "vnca",
+                &weights[6],
+                &Vnca::new(VncaConfig::broadcast(128), broadcast)?,
+            )?,
         ])
     };
     all().unwrap()
@@ -34,7 +55,11 @@ fn case<T: TransitionFn>(what: &str, weights: &Weights, transition: &T) -> Resul
         let shift = (noise(var.dims(), i as u64) * (0.2 / (fan_in as f64).sqrt()))?;
         var.set(&(var.as_tensor() + shift)?)?;
     }
-    let cells = Tensor::zeros((1, 4, 4, transition.layout().channels()), DType::F32, &Device::Cpu)?;
+    let cells = Tensor::zeros(
+        (1, 4, 4, transition.layout().channels()),
+        DType::F32,
+        &Device::Cpu,
+    )?;
     let vars = weights.vars().into_iter();
     Ok(Case {
         what: what.to_string(),

@@ -72,12 +72,10 @@ impl Writer<'_> {
     }
 
     fn of_product(&self, n: usize, c: &str) -> String {
-        match self.node(n).op {
-            AdjointOp::Ordinary(Op::Linear { bias: Some(bias), .. }) => {
-                format!("(sum + w{bias}[{c}])")
-            }
-            _ => "sum".into(),
+        if let AdjointOp::Ordinary(Op::Linear { bias: Some(bias), .. }) = self.node(n).op {
+            return format!("(sum + w{bias}[{c}])");
         }
+        "sum".into()
     }
 
     /// A channel of a value that consists of others, by the one that it is a channel of.
@@ -86,32 +84,24 @@ impl Writer<'_> {
             0 => c.to_string(),
             start => format!("({c} - {start})"),
         };
-        match &self.node(n).op {
-            AdjointOp::Ordinary(Op::Slice { x, start: 0 }) => part(*x, c),
-            AdjointOp::Ordinary(Op::Slice { x, start }) => part(*x, &format!("({c} + {start})")),
-            AdjointOp::Ordinary(Op::Concat(parts)) => {
-                let (mut start, mut text) = (0, String::from("("));
-                for (i, &x) in parts.iter().enumerate() {
-                    let end = start + self.node(x).width;
-                    if i + 1 < parts.len() {
-                        text += &format!("{c} < {end} ? {} : ", part(x, &shifted(start)));
-                    } else {
-                        text += &format!("{})", part(x, &shifted(start)));
-                    }
-                    start = end;
-                }
-                text
-            }
-            AdjointOp::Embed(parts) => {
-                let mut text = String::from("(");
-                for &(start, x) in parts {
-                    let end = start + self.node(x).width;
-                    text += &format!("{c} >= {start} && {c} < {end} ? {} : ", part(x, &shifted(start)));
-                }
-                text + "0.0f)"
-            }
-            _ => format!("no_move_{n}"),
+        let op = &self.node(n).op;
+        if let AdjointOp::Ordinary(Op::Slice { x, start }) = op {
+            return match start {
+                0 => part(*x, c),
+                start => part(*x, &format!("({c} + {start})")),
+            };
         }
+        let mut text = String::from("(");
+        let (parts, covers_all) = parts(op, |x| self.node(x).width);
+        for (i, &(start, x)) in parts.iter().enumerate() {
+            let value = part(x, &shifted(start));
+            if covers_all && i + 1 == parts.len() {
+                return text + &value + ")";
+            }
+            let end = start + self.node(x).width;
+            text += &format!("{c} >= {start} && {c} < {end} ? {value} : ");
+        }
+        text + "0.0f)"
     }
 
     /// Channel `c` of a value that is computed channel by channel, or consists of others.
@@ -215,6 +205,23 @@ impl Writer<'_> {
             | Op::Attention(_) => "not_channelwise".into(),
         }
     }
+}
+
+/// The values that a value consists of, each with its first channel there, and whether they are all of it.
+fn parts(op: &AdjointOp, width: impl Fn(usize) -> usize) -> (Vec<(usize, usize)>, bool) {
+    if let AdjointOp::Embed(parts) = op {
+        return (parts.clone(), false);
+    }
+    let AdjointOp::Ordinary(Op::Concat(concatenated)) = op else {
+        return (vec![], false);
+    };
+    let mut start = 0;
+    let part = |&x: &usize| {
+        let first = start;
+        start += width(x);
+        (first, x)
+    };
+    (concatenated.iter().map(part).collect(), true)
 }
 
 /// The sum over the neighbours `near` of row `row`, by number `n`.

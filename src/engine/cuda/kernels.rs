@@ -169,7 +169,7 @@ impl<'a> Generator<'a> {
             text += "    const float* seed = args.scratch;\n";
         }
         for (n, home) in self.plan.homes.iter().enumerate() {
-            if let (Home::Stored { scratch: Some(at) }, true) = (home, words.contains(&*format!("v{n}"))) {
+            if let (Some(at), true) = (home.scratch(), words.contains(&*format!("v{n}"))) {
                 text += &format!("    float* v{n} = args.scratch + (size_t)args.cells * {at};\n");
             }
         }
@@ -191,10 +191,10 @@ impl<'a> Generator<'a> {
                     text += &format!("    float* s{n} = rows.values + {} * args.tile;\n", slot.first);
                     store += &format!("s{n}[row * {} + c] = value; ", slot.pitch);
                 }
-                if let Home::Stored { scratch: Some(_) } = self.plan.homes[n] {
+                if self.plan.homes[n].scratch().is_some() {
                     store += &format!("v{n}[(size_t)rows.cell[row] * {width} + c] = value; ");
                 }
-                if let Some(reduction) = self.reduction(n, op, &writer) {
+                if let Some(reduction) = self.reduction(op, &writer) {
                     let store = format!("auto store = [&](int row, int c, float value) {{ {store}}};");
                     return text + &format!("    {{\n        {store}\n        {reduction}\n    }}\n");
                 }
@@ -214,15 +214,13 @@ impl<'a> Generator<'a> {
         let Some(product) = writer.product else {
             return format!("    each<{width}>(rows, [&](int row, int c) {{ {body}}});\n");
         };
-        let (x, right) = match self.plan.nodes[product].op {
-            AdjointOp::Ordinary(Op::Linear { x, weight, .. }) => {
-                let inputs = self.plan.nodes[x].width;
-                (x, format!("Matrix{{w{weight}, {inputs}, 1}}"))
-            }
-            AdjointOp::LinearTransposed { dy, weight } => {
-                (dy, format!("Matrix{{w{weight}, 1, {width}}}"))
-            }
-            _ => (product, "no_product".into()),
+        let op = &self.plan.nodes[product].op;
+        let (x, right) = if let AdjointOp::LinearTransposed { dy, weight } = *op {
+            (dy, format!("Matrix{{w{weight}, 1, {width}}}"))
+        } else if let AdjointOp::Ordinary(Op::Linear { x, weight, .. }) = *op {
+            (x, format!("Matrix{{w{weight}, {}, 1}}", self.plan.nodes[x].width))
+        } else {
+            (product, "no_product".into())
         };
         let (terms, left) = (self.plan.nodes[x].width, self.left(writer, x));
         format!(
@@ -301,7 +299,7 @@ impl<'a> Generator<'a> {
         let mut text = String::new();
         for emission in &phase.emissions {
             let Target::Node(n) = emission.target else { continue };
-            if let Home::Stored { scratch: Some(_) } = self.plan.homes[n] {
+            if self.plan.homes[n].scratch().is_some() {
                 let width = self.plan.nodes[n].width;
                 text += &format!(
                     "    each_idle<{width}>(args, rows, [&](int cell, int c) {{ \
@@ -313,7 +311,7 @@ impl<'a> Generator<'a> {
     }
 
     /// The code of an operation that takes many channels of a row together, and calls `store`.
-    fn reduction(&self, n: usize, op: &AdjointOp, writer: &Writer<'_>) -> Option<String> {
+    fn reduction(&self, op: &AdjointOp, writer: &Writer<'_>) -> Option<String> {
         let width = |x: usize| self.plan.nodes[x].width;
         let own = |x: usize| writer.own(x, "row", "c");
         let one = |x: usize| writer.own(x, "row", "0");
@@ -369,10 +367,7 @@ impl<'a> Generator<'a> {
             | AdjointOp::MirroredDepthwise { .. }
             | AdjointOp::WeightedSum { .. }
             | AdjointOp::WeightedGather { .. }
-            | AdjointOp::Weight { .. } => {
-                debug_assert!(n < self.plan.nodes.len());
-                return None;
-            }
+            | AdjointOp::Weight { .. } => return None,
         })
     }
 

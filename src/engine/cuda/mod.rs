@@ -4,6 +4,7 @@
 //! programs share is in `library/`). A [`Driver`] compiles and runs them: a GPU with the feature `cuda`, or, in
 //! the tests, a CPU.
 
+mod cost;
 #[cfg(feature = "cuda")]
 mod device;
 mod driver;
@@ -21,6 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::engine::Precision;
 use crate::program::Program;
 
+pub use cost::{Cost, costs};
 pub use driver::{Buffer, Driver, Kernels, PTX, Source};
 pub use layout::Args;
 pub(super) use rollout::{Compiled, Inputs, Saved, backward, forward};

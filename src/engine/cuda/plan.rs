@@ -29,6 +29,16 @@ pub(super) enum Home {
     },
 }
 
+impl Home {
+    /// The first channel of a value in scratch, if it is there.
+    pub fn scratch(self) -> Option<usize> {
+        match self {
+            Self::Stored { scratch } => scratch,
+            Self::Absent | Self::Given | Self::Moved | Self::Inline => None,
+        }
+    }
+}
+
 /// What an emission computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -61,6 +71,8 @@ pub(super) struct PhaseKernel {
     pub only_firing: bool,
     /// Floats of shared memory for each row of a tile.
     pub floats: usize,
+    /// The values of earlier phases that it reads.
+    pub reads: Vec<usize>,
 }
 
 /// One direction of a step.
@@ -335,8 +347,23 @@ impl Layout {
                 emissions: targets.iter().zip(slots).map(emission).collect(),
                 only_firing,
                 floats,
+                reads: self.reads_of_earlier(p),
             };
         }
+    }
+
+    fn reads_of_earlier(&self, p: usize) -> Vec<usize> {
+        let mut found = BTreeSet::new();
+        for &n in &self.phases[p].computes {
+            if self.homes[n] == Home::Absent {
+                continue;
+            }
+            for Read { node, .. } in self.nodes[n].op.reads() {
+                let roots = roots(&self.nodes, &self.homes, node).into_iter();
+                found.extend(roots.filter(|&root| self.phase_of[root].is_some_and(|of| of < p)));
+            }
+        }
+        found.into_iter().collect()
     }
 
     /// What the allocation of slots needs to know of emission `at`.
@@ -385,7 +412,7 @@ impl Layout {
             return p == self.last && self.phases[p].publishes.is_empty();
         }
         let vanishing = self.vanishing();
-        let is_shared = |n: &usize| matches!(self.homes[*n], Home::Stored { scratch: Some(_) });
+        let is_shared = |n: &usize| self.homes[*n].scratch().is_some();
         let mut shared = self.phases[p].computes.iter().copied().filter(is_shared);
         let result = self.result.filter(|_| p == self.last);
         shared.all(|n| self.is_confined(n, p, &vanishing)) && result.is_none_or(|n| vanishing[n])

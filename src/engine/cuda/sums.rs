@@ -38,6 +38,21 @@ pub(super) struct Sum {
     columns: usize,
 }
 
+impl Sum {
+    /// Multiplications of a matrix product a cell; 0 for another sum.
+    pub fn multiplications(&self) -> usize {
+        match self.kind {
+            SumKind::Outer => self.rows * self.columns,
+            SumKind::Channelwise | SumKind::Products | SumKind::Taps | SumKind::Images => 0,
+        }
+    }
+
+    /// Floats that it reads a cell, each once.
+    pub fn floats(&self) -> usize {
+        self.a.width + self.b.map_or(0, |b| b.width)
+    }
+}
+
 /// The sums that a backward step adds to.
 pub(super) fn sums(plan: &Plan) -> Vec<Sum> {
     let mut sums = vec![];
