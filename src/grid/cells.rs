@@ -53,19 +53,28 @@ impl CellLayout {
             let expected = format!("[B, H, W, {}]", self.input);
             return Err(Error::shape("input", expected, input.dims()));
         }
-        let output = match start {
-            OutputStart::Half => {
-                let half = Tensor::full(0.5f32, (b, h, w, self.output), input.device())?;
-                half.to_dtype(input.dtype())?
+        // Without empty parts: on CUDA, filling a tensor of no elements is an error.
+        let constant = |value: f32, channels: usize| -> Result<Option<Tensor>> {
+            if channels == 0 {
+                return Ok(None);
             }
-            OutputStart::Input if self.output == self.input => input.clone(),
+            let part = Tensor::full(value, (b, h, w, channels), input.device())?;
+            Ok(Some(part.to_dtype(input.dtype())?))
+        };
+        let output = match start {
+            OutputStart::Half => constant(0.5, self.output)?,
+            OutputStart::Input if self.output == self.input => Some(input.clone()),
             OutputStart::Input => {
                 let expected = format!("{}, the input channels, to start as the input", self.input);
                 return Err(Error::config("layout.output", expected, self.output));
             }
         };
-        let hidden = Tensor::zeros((b, h, w, self.hidden), input.dtype(), input.device())?;
-        Ok(Tensor::cat(&[input, &output, &hidden], 3)?)
+        let hidden = constant(0.0, self.hidden)?;
+        let parts: Vec<Tensor> = [Some(input.clone()), output, hidden]
+            .into_iter()
+            .flatten()
+            .collect();
+        Ok(Tensor::cat(&parts, 3)?)
     }
 
     /// Empty grids with one living cell each, at `[height / 2, width / 2]`: `[B, H, W, C]`.

@@ -20,8 +20,12 @@ pub enum OverflowNorm {
 }
 
 /// OVER: how far `x` (`[B, H, W, C]`) is outside of `[low, high]`, `|x - clip(x, low, high)|` summed and
-/// divided.
+/// divided. 0 if there are no elements.
 pub fn overflow(x: &Tensor, low: f64, high: f64, norm: OverflowNorm) -> Result<Tensor> {
+    if x.elem_count() == 0 {
+        // Cells without hidden channels. Their mean is NaN, and on CUDA no operation takes them.
+        return Ok(Tensor::zeros((), x.dtype(), x.device())?);
+    }
     let excess = excess(x, low, high)?;
     Ok(match norm {
         OverflowNorm::Elements => excess.mean_all()?,
@@ -47,4 +51,26 @@ pub fn cell_overflow(layout: &CellLayout, cells: &Tensor, norm: OverflowNorm) ->
         overflow(&layout.output(cells)?, 0.0, 1.0, norm)?,
         overflow(&layout.hidden(cells)?, -1.0, 1.0, norm)?,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn no_channels_are_no_overflow() -> Result<()> {
+        let layout = CellLayout {
+            input: 0,
+            output: 3,
+            hidden: 0,
+        };
+        let cells = Tensor::full(1.5f32, (1, 2, 2, 3), &Device::Cpu)?;
+        for norm in [OverflowNorm::Elements, OverflowNorm::Channels, OverflowNorm::One] {
+            let (_, hidden) = cell_overflow(&layout, &cells, norm)?;
+            assert_eq!(hidden.to_dtype(DType::F32)?.to_scalar::<f32>()?, 0.0);
+        }
+        Ok(())
+    }
 }

@@ -50,7 +50,7 @@ impl ImageLoss {
         match *cells.dims() {
             [_, height, width, c] if (height, width) == (h, w) && c >= channels => Ok(cells
                 .narrow(D::Minus1, 0, channels)?
-                .broadcast_sub(&self.target)?
+                .broadcast_sub(&self.target.to_device(cells.device())?)?
                 .sqr()?),
             _ => {
                 let expected = format!("[B, {h}, {w}, {channels} or more]");

@@ -5,6 +5,7 @@ use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::ops::matmul;
 use crate::random::Key;
 
 /// `count` random unit vectors, the columns of `[channels, count]`.
@@ -58,7 +59,7 @@ pub fn sliced_transport(source: &Tensor, target: &Tensor, directions: &Tensor) -
     }
     let project = |x: &Tensor| -> Result<Tensor> {
         let (b, n, _) = x.dims3()?;
-        let flat = x.reshape((b * n, channels))?.matmul(directions)?;
+        let flat = matmul(&x.reshape((b * n, channels))?, directions)?;
         Ok(flat.reshape((b, n, p))?.transpose(1, 2)?.contiguous()?)
     };
     let target = project(&target.detach())?;

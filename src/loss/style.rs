@@ -91,7 +91,7 @@ impl StyleLoss for PatchTransport {
             let patches = patches_of(&sharp, Border::Circular)?;
             let size = (3 * PATCH * PATCH, self.directions);
             let directions = directions(size, key.fold_in(level as u64), image.dtype(), image.device())?;
-            let target = target.to_dtype(image.dtype())?;
+            let target = target.to_device(image.device())?.to_dtype(image.dtype())?;
             let distance = sliced_transport(&patches, &target, &directions)?;
             // The mean over images, patches and directions, times the values of a patch.
             let scale = size.0 as f64 / (b * h * w * self.directions) as f64;

@@ -161,6 +161,11 @@ impl VggStyle {
             target: vec![],
             print: fingerprint(target),
         };
+        // Pictures are read to the CPU, the network may be elsewhere.
+        let target = match style.network.convolutions.first() {
+            Some((kernel, _)) => target.to_device(kernel.device())?,
+            None => target.clone(),
+        };
         let target = style.statistics(&target.unsqueeze(0)?)?;
         style.target = target.into_iter().map(|set| set.detach()).collect();
         Ok(style)

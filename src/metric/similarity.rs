@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Tensor};
 
 use crate::error::{Error, Result};
+use crate::ops::matmul;
 
 /// Side of the Gaussian window of SSIM, and of the smallest image it accepts.
 pub const SSIM_WINDOW: usize = 11;
@@ -88,8 +89,7 @@ fn window_means(x: &Tensor) -> Result<Tensor> {
         let slide = Tensor::from_vec(slide, (side, places), x.device())?;
         shape[means.rank() - 1] = places;
         let flat = means.reshape((means.elem_count() / side, side))?;
-        means = flat
-            .matmul(&slide)?
+        means = matmul(&flat, &slide)?
             .reshape(shape)?
             .transpose(D::Minus1, D::Minus2)?
             .contiguous()?;

@@ -5,6 +5,7 @@ use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use crate::error::{Error, Result};
+use crate::ops::matmul;
 use crate::random::Key;
 
 /// Side of a filter in pixels.
@@ -101,7 +102,7 @@ impl FilterBank {
 pub fn gram(features: &Tensor) -> Result<Tensor> {
     let (_, n, _) = features.dims3()?;
     let features = features.contiguous()?;
-    Ok((features.transpose(1, 2)?.matmul(&features)? / n as f64)?)
+    Ok((matmul(&features.transpose(1, 2)?, &features)? / n as f64)?)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use super::weights::{glorot_uniform, uniform};
 use crate::error::{Error, Result};
-use crate::ops::{last_axis, rows};
+use crate::ops::{last_axis, matmul, rows};
 
 /// A linear layer over the last axis, `x * weight^T + bias`.
 #[derive(Clone, Debug)]
@@ -75,9 +75,8 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (output, input) = self.weight.dims2()?;
         let rest = last_axis(x, input)?;
-        let y = x
-            .reshape((x.elem_count() / input, input))?
-            .matmul(&self.weight.t()?)?;
+        let rows = x.reshape((x.elem_count() / input, input))?;
+        let y = matmul(&rows, &self.weight.t()?)?;
         let y = match &self.bias {
             Some(bias) if rows::supported(&y) => rows::add_row(&y, bias)?,
             Some(bias) => y.broadcast_add(bias)?,

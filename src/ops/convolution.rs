@@ -5,7 +5,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::ops::{gather, gather_sums};
+use crate::ops::{gather, gather_sums, matmul};
 
 /// How a kernel moves along one axis: from `len` values to `out` of them. The transposed convolution maps
 /// `out` values to `len`.
@@ -80,7 +80,7 @@ pub(crate) fn convolve(x: &Tensor, kernel: &Tensor, (rows, columns): (Window, Wi
     let patches = gather(&x.reshape((b, h * w, c))?, index)?;
     let patches = patches.reshape((b * rows.out * columns.out, taps * c))?;
     let kernel = kernel.permute((2, 3, 1, 0))?.reshape((taps * c, ()))?;
-    Ok(patches.matmul(&kernel)?.reshape((b, rows.out, columns.out, ()))?)
+    Ok(matmul(&patches, &kernel)?.reshape((b, rows.out, columns.out, ()))?)
 }
 
 /// `x` (`[B, rows.out, columns.out, in]`) by the transposed convolution of `kernel` (`[in, out, k, k]`):
@@ -95,7 +95,7 @@ pub(crate) fn convolve_transposed(
     let (b, h, w, c) = x.dims4()?;
     let (out, taps) = (kernel.dim(1)?, rows.kernel * columns.kernel);
     let kernel = kernel.permute((0, 2, 3, 1))?.reshape((c, taps * out))?;
-    let sent = x.reshape((b * h * w, c))?.matmul(&kernel)?;
+    let sent = matmul(&x.reshape((b * h * w, c))?, &kernel)?;
     let sent = sent.reshape((b, h * w * taps, out))?;
     let (from_rows, from_columns) = (rows.senders(), columns.senders());
     let reach = (

@@ -40,9 +40,10 @@ pub(crate) fn gather(x: &Tensor, index: Vec<Option<usize>>) -> error::Result<Ten
     let x = if needs_zero {
         x.pad_with_zeros(1, 0, 1)?
     } else {
-        x.contiguous()?
+        x.clone()
     };
-    Ok(x.index_select(&index, 1)?)
+    // Appending to a view may make a view, which `index_select` refuses.
+    Ok(x.contiguous()?.index_select(&index, 1)?)
 }
 
 /// Elements that a thread processes at a time.
@@ -154,7 +155,7 @@ impl CustomOp1 for SumRows {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::{DType, Device, Var};
 
     use super::*;
 
@@ -171,9 +172,30 @@ mod tests {
         let grads = (y * weight)?.sum_all()?.backward()?;
         let grad = grads.get(&x).map(Tensor::to_vec3::<f64>).transpose()?;
         assert_eq!(grad, Some(vec![vec![vec![1., 5.], vec![4., 8.], vec![5., 17.]]]));
-        let none = Tensor::zeros((2, 0, 3), candle_core::DType::F32, &Device::Cpu)?;
+        let none = Tensor::zeros((2, 0, 3), DType::F32, &Device::Cpu)?;
         assert_eq!(sum_rows(&none, Picks::new(&[None], 1))?.dims(), [2, 1, 3]);
         assert!(sum_rows(&none, Picks::new(&[Some(0)], 1)).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn rows_of_views_are_gathered_by_candle_operations_too() -> error::Result<()> {
+        let x = Tensor::arange(0f64, 24.0, &Device::Cpu)?.reshape((2, 3, 4))?;
+        let views = [
+            x.clone(),
+            x.transpose(1, 2)?,
+            x.permute((2, 1, 0))?,
+            x.narrow(2, 1, 2)?,
+        ];
+        let values = |x: &Tensor| x.to_dtype(DType::F64)?.to_vec3::<f64>();
+        for view in views {
+            for index in [vec![Some(2), None, Some(0)], vec![Some(1), Some(1)]] {
+                let fast = gather(&view, index.clone())?;
+                // A type that has no fast path, transposed in memory.
+                let halves = view.transpose(1, 2)?.to_dtype(DType::F16)?.transpose(1, 2)?;
+                assert_eq!(values(&gather(&halves, index)?)?, values(&fast)?);
+            }
+        }
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod depthwise;
 mod function;
 mod gather_sums;
 mod neighbours;
+mod product;
 pub(crate) mod rows;
 pub(crate) mod simd;
 
@@ -19,3 +20,4 @@ pub use function::Function;
 pub(crate) use gather_sums::{gather, gather_sums};
 pub use neighbours::neighbourhood;
 pub(crate) use neighbours::{neighbours, stencil, sum_taps};
+pub(crate) use product::matmul;

@@ -6,7 +6,9 @@ use super::{Op, Program};
 use crate::error::{Error, Result};
 use crate::grid::{Padding, Step};
 use crate::nn::{LayerNorm, Linear};
-use crate::ops::{add_channels, gather, neighbourhood, neighbours, scale_channels, stencil, sum_taps};
+use crate::ops::{
+    add_channels, gather, matmul, neighbourhood, neighbours, scale_channels, stencil, sum_taps,
+};
 
 impl Program {
     /// The update of every cell: `[B, H, W, C]` to `[B, H, W, output + hidden]`.
@@ -109,7 +111,7 @@ fn attention([q, k, v]: [&Tensor; 3], heads: usize, padding: Padding) -> Result<
         let rows = x.reshape((b, h * w * heads, d))?;
         Ok(gather(&rows, index.clone())?.reshape((b * h * w * heads, 9, d))?)
     };
-    let logits = near(k)?.matmul(&q)?.squeeze(2)?;
+    let logits = matmul(&near(k)?, &q)?.squeeze(2)?;
     let shares = candle_nn::ops::softmax(&logits, 1)?.unsqueeze(1)?;
-    Ok(shares.matmul(&near(v)?)?.reshape((b, h, w, e))?)
+    Ok(matmul(&shares, &near(v)?)?.reshape((b, h, w, e))?)
 }

@@ -9,6 +9,7 @@ use super::split_linear::SplitLinear;
 use crate::error::{Error, Result};
 use crate::grid::{CellLayout, Padding};
 use crate::nn::{LayerNorm, Linear, glorot_uniform};
+use crate::ops::matmul;
 use crate::program::{Program, ProgramBuilder, Value};
 
 /// How the perception block widens a cell before its gate.
@@ -163,7 +164,7 @@ impl Nafca {
         weight: &Tensor,
         bias: Option<&Tensor>,
     ) -> Result<Value> {
-        let shift = weight.matmul(&self.norm1.bias().unsqueeze(1)?)?.squeeze(1)?;
+        let shift = matmul(weight, &self.norm1.bias().unsqueeze(1)?)?.squeeze(1)?;
         let shift = match bias {
             Some(bias) => (shift + bias)?,
             None => shift,
@@ -211,9 +212,9 @@ impl Perceived<'_> {
         let mut shift = both((&b1 * &b2)?)?.sum_keepdim(1)?;
         let conv1 = &self.nafca.conv1;
         if let Some(bias) = conv1.bias() {
-            shift = (shift + of_wide.matmul(&bias.unsqueeze(1)?)?)?;
+            shift = (shift + matmul(&of_wide, &bias.unsqueeze(1)?)?)?;
         }
-        let of_normal = of_wide.matmul(conv1.weight())?;
+        let of_normal = matmul(&of_wide, conv1.weight())?;
         let linear = self
             .nafca
             .of_normal(p, &self.scaled, &of_normal, Some(&shift.squeeze(1)?))?;

@@ -11,7 +11,7 @@ use super::split_linear::SplitLinear;
 use crate::error::{Error, Result};
 use crate::grid::{CellLayout, Padding};
 use crate::nn::{LayerNorm, Linear, glorot_uniform};
-use crate::ops::Function;
+use crate::ops::{Function, matmul};
 use crate::program::{Program, ProgramBuilder, Value};
 
 /// Order of the channels of the positional table; models differ only by a permutation of weights.
@@ -219,11 +219,11 @@ impl Embedding {
     /// `weight`, `[output, E]`, times the embedding normalised by `norm`.
     fn map(&self, p: &mut ProgramBuilder, norm: &LayerNorm, weight: &Tensor) -> Result<Value> {
         let scaled = weight.broadcast_mul(norm.weight())?;
-        let shift = weight.matmul(&norm.bias().unsqueeze(1)?)?.squeeze(1)?;
-        let rest = self.rest.matmul(&scaled.t()?)?;
+        let shift = matmul(weight, &norm.bias().unsqueeze(1)?)?.squeeze(1)?;
+        let rest = matmul(&self.rest, &scaled.t()?)?;
         let rest = p.constant(&rest.reshape((self.grid.0, self.grid.1, ()))?)?;
         self.cells
-            .linear(p, &scaled.matmul(&self.weight)?, Some(&shift), Some(rest))
+            .linear(p, &matmul(&scaled, &self.weight)?, Some(&shift), Some(rest))
     }
 }
 

@@ -290,6 +290,7 @@ pub fn transport(check: &mut Check) -> Result<()> {
         let vectors = sets(source.as_tensor())?;
         // Sorted here as it is inside.
         let (b, n, c) = vectors.dims3()?;
+        #[expect(clippy::disallowed_methods, reason = "both operands are contiguous")]
         let flat = vectors.reshape((b * n, c))?.matmul(&directions)?;
         let projected = flat.reshape((b, n, ()))?.transpose(1, 2)?.contiguous()?;
         let (sorted, _) = projected.sort_last_dim(true)?;

@@ -401,6 +401,10 @@ pub fn train(check: &mut Check) -> Result<()> {
 
 /// The posterior that a linear layer makes of flat images.
 fn linear_posterior(images: &Tensor, weight: &Var, bias: &Var) -> Result<Posterior> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "both operands are contiguous or transposed"
+    )]
     let both = images.matmul(&weight.t()?)?.broadcast_add(bias.as_tensor())?;
     let latent = both.dim(1)? / 2;
     Ok(Posterior {

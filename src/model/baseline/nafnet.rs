@@ -8,7 +8,7 @@ use super::layers::{Conv, halves, pixel_shuffle, size};
 use super::network::Network;
 use crate::error::{Error, Result};
 use crate::nn::LayerNorm;
-use crate::ops::{scale_channels, scale_parts};
+use crate::ops::{matmul, scale_channels, scale_parts};
 
 /// Sizes of a [`NafNet`]; the defaults are those of the latent NCA paper: 116 million weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,7 +158,7 @@ impl Block {
         let (b, h, w, c) = gated.dims4()?;
         let cells = gated.reshape((b, h * w, c))?;
         let mean = Tensor::full(1.0 / (h * w) as f64, (b, 1, h * w), x.device())?.to_dtype(x.dtype())?;
-        let attention = self.sca.forward(&mean.matmul(&cells)?.reshape((b, 1, 1, c))?)?;
+        let attention = self.sca.forward(&matmul(&mean, &cells)?.reshape((b, 1, 1, c))?)?;
         let branch = self
             .conv3
             .forward(&scale_parts(&gated, &attention.reshape((b, c))?)?)?;

@@ -8,7 +8,7 @@ use super::layers::{Conv, halves, pixel_shuffle, pixel_unshuffle, size};
 use super::network::Network;
 use crate::error::{Error, Result};
 use crate::nn::LayerNorm;
-use crate::ops::{Function, activate};
+use crate::ops::{Function, activate, matmul};
 
 /// Sizes of a [`Restormer`]; the defaults are the published ones: 26 million weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -218,8 +218,8 @@ impl Block {
         // Dividing the products by the lengths equals normalising queries and keys, and touches fewer values.
         let lengths = length(&q)?.broadcast_mul(&length(&k)?.transpose(2, 3)?)?;
         let logits =
-            (q.matmul(&k.transpose(2, 3)?.contiguous()?)? / lengths)?.broadcast_mul(&self.temperature)?;
-        let mixed = candle_nn::ops::softmax(&logits, D::Minus1)?.matmul(&v)?;
+            (matmul(&q, &k.transpose(2, 3)?.contiguous()?)? / lengths)?.broadcast_mul(&self.temperature)?;
+        let mixed = matmul(&candle_nn::ops::softmax(&logits, D::Minus1)?, &v)?;
         let mixed = mixed.permute((0, 3, 1, 2))?.contiguous()?.reshape((b, h, w, c))?;
         self.project.forward(&mixed)
     }

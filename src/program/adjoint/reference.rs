@@ -9,7 +9,7 @@ use super::super::{Function, Program};
 use super::{Adjoint, AdjointNode, AdjointOp, CellSum};
 use crate::error::{Error, Result};
 use crate::grid::{Padding, Step};
-use crate::ops::{neighbourhood, sum_taps};
+use crate::ops::{matmul, neighbourhood, sum_taps};
 
 /// The result of [`Program::pullback`].
 #[derive(Clone, Debug)]
@@ -126,7 +126,7 @@ impl Given<'_> {
             AdjointOp::Slope { x, dy, function } => (slope(function, value(x))? * value(dy))?,
             AdjointOp::Dot { a, b } => (value(a) * value(b))?.sum_keepdim(D::Minus1)?,
             AdjointOp::LinearTransposed { dy, weight } => {
-                let dx = rows(value(dy))?.matmul(&param(weight).contiguous()?)?;
+                let dx = matmul(&rows(value(dy))?, param(weight))?;
                 let (b, h, w, _) = value(dy).dims4()?;
                 dx.reshape((b, h, w, node.width))?
             }
@@ -218,7 +218,7 @@ impl CellSum {
     fn value(&self, values: &[Tensor]) -> Result<Tensor> {
         let value = |node: usize| &values[node];
         Ok(match *self {
-            Self::Outer { dy, x } => rows(value(dy))?.t()?.contiguous()?.matmul(&rows(value(x))?)?,
+            Self::Outer { dy, x } => matmul(&rows(value(dy))?.t()?.contiguous()?, &rows(value(x))?)?,
             Self::Channels { x } => rows(value(x))?.sum(0)?,
             Self::Products { a, b } => rows(&(value(a) * value(b))?)?.sum(0)?,
             Self::Taps { dy, x, padding } => {
