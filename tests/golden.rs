@@ -1,10 +1,13 @@
 //! Runs every golden case and prints how close the library comes to it.
 //!
 //! Cases lie in `tests/golden`, and a larger set in the folder that the variable `LNCA_GOLDEN` names.
+//! `LNCA_TEST_DEVICE` names the device they run on.
 //! A case without a checker, a result without a check and anything that is not finite are failures.
 
 #[path = "golden_cases/mod.rs"]
 mod cases;
+#[path = "common/device.rs"]
+mod device;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -14,7 +17,7 @@ use cases::{Case, Check, Plan, Result, Worst};
 
 fn main() -> ExitCode {
     let options = Options::parse(std::env::args().skip(1));
-    let found = match find() {
+    let found = match device::check().map_err(Into::into).and_then(|()| find()) {
         Ok(found) => found,
         Err(error) => {
             println!("golden cases: {error}");

@@ -4,10 +4,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 
-use super::{cpu, cuda};
 use super::job::Job;
-use crate::error::Error;
+use super::{cpu, cuda};
 use crate::ops::rows::values;
 
 /// Maps (first cells, packed weights) to the cells after a rollout.
@@ -40,6 +41,11 @@ impl RolloutOp {
             *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         }
     }
+
+    /// The engine for GPUs on a device.
+    fn on<'a>(&'a self, driver: &'a dyn cuda::Driver) -> (&'a Job, &'a cuda::Compiled, &'a dyn cuda::Driver) {
+        (&self.job, &self.cuda, driver)
+    }
 }
 
 impl CustomOp2 for RolloutOp {
@@ -59,14 +65,33 @@ impl CustomOp2 for RolloutOp {
         if let Some(driver) = cuda::emulator() {
             let mut last = vec![0f32; cells.len()];
             let inputs = cuda::Inputs::on_host(cells, weights, shape.dims4()?);
-            let engine = (&self.job, &*self.cuda, &*driver);
-            let saved = cuda::forward(engine, inputs, last.as_mut_ptr() as u64).map_err(wrap)?;
+            let saved = cuda::forward(self.on(&*driver), inputs, last.as_mut_ptr() as u64)?;
             self.save(Saved::Cuda(saved));
             return Ok((CpuStorage::F32(last), shape.clone()));
         }
         let (last, saved) = cpu::forward((&self.job, &self.cpu), cells, weights, shape.dims4()?);
         self.save(Saved::Cpu(saved));
         Ok((CpuStorage::F32(last), shape.clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        cells: &CudaStorage,
+        cells_layout: &Layout,
+        weights: &CudaStorage,
+        weights_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let driver = cuda::Device::new(cells.device())?;
+        let cells = driver.values(cells, cells_layout)?;
+        let weights = driver.values(weights, weights_layout)?;
+        let shape = cells_layout.shape();
+        let inputs = cuda::Inputs::on_device(&cells, &weights, shape.dims4()?);
+        let (last, saved) = driver.written(shape.elem_count(), |last| {
+            cuda::forward(self.on(&driver), inputs, last)
+        })?;
+        self.save(Saved::Cuda(saved));
+        Ok((last, shape.clone()))
     }
 
     fn bwd(
@@ -115,9 +140,8 @@ impl CustomOp3 for Backward<'_> {
                     candle_core::bail!("the emulator of the forward pass is gone");
                 };
                 let inputs = cuda::Inputs::on_host(cells, weights, dims);
-                let engine = (&op.job, &*op.cuda, &*driver);
                 let ends = (grad.as_ptr() as u64, grads.as_mut_ptr() as u64, weights.len());
-                cuda::backward(engine, inputs, saved, ends).map_err(wrap)?;
+                cuda::backward(op.on(&*driver), inputs, saved, ends)?;
                 grads
             }
             None => candle_core::bail!("{NOT_RUN}"),
@@ -125,14 +149,33 @@ impl CustomOp3 for Backward<'_> {
         let shape = Shape::from(grads.len());
         Ok((CpuStorage::F32(grads), shape))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        cells: &CudaStorage,
+        cells_layout: &Layout,
+        weights: &CudaStorage,
+        weights_layout: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let op = self.0;
+        let saved = op.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Saved::Cuda(saved)) = &*saved else {
+            candle_core::bail!("{NOT_RUN}");
+        };
+        let driver = cuda::Device::new(cells.device())?;
+        let cells = driver.values(cells, cells_layout)?;
+        let weights = driver.values(weights, weights_layout)?;
+        let grad = driver.values(grad, grad_layout)?;
+        let inputs = cuda::Inputs::on_device(&cells, &weights, cells_layout.shape().dims4()?);
+        let count = cells.count + weights.count;
+        let (grads, ()) = driver.written(count, |grads| {
+            cuda::backward(op.on(&driver), inputs, saved, (grad.address, grads, weights.count))
+        })?;
+        Ok((grads, Shape::from(count)))
+    }
 }
 
 const NOT_RUN: &str = "the gradient of a rollout that was not run, or had nothing to be differentiated";
-
-/// An error of the library as one of Candle.
-fn wrap(error: Error) -> candle_core::Error {
-    match error {
-        Error::Candle(error) => error,
-        other => candle_core::Error::wrap(other),
-    }
-}

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, DeviceLocation, Tensor};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 use crate::program::Program;
 
@@ -14,8 +14,10 @@ pub(crate) enum Fallback {
     NoProgram,
     /// The memory policy stores every intermediate of the graph.
     Everything,
-    /// No engine works on this device.
-    Device(&'static str, DeviceLocation),
+    /// No engine works on the device of the cells: which it is, and what was expected.
+    Device(String, &'static str),
+    /// Something lies elsewhere than the cells.
+    Elsewhere(&'static str, DeviceLocation, DeviceLocation),
     /// Engines work on f32 alone.
     DType(&'static str, DType),
     /// A given update mask holds values other than 0 and 1.
@@ -29,11 +31,11 @@ impl Display for Fallback {
         match self {
             Self::NoProgram => write!(f, "a transition without a program: expected one with"),
             Self::Everything => write!(f, "`Memory::Everything`: expected a policy that recomputes"),
-            Self::Device(what, location) => {
-                write!(
-                    f,
-                    "{what} on {location:?}, where there is no engine: expected Cpu"
-                )
+            Self::Device(found, expected) => {
+                write!(f, "cells on {found}, where there is no engine: expected {expected}")
+            }
+            Self::Elsewhere(what, found, cells) => {
+                write!(f, "{what} on {found:?}: expected {cells:?}, as the cells")
             }
             Self::DType(what, dtype) => write!(f, "{what} of {dtype:?}: expected F32"),
             Self::Mask => write!(
@@ -63,8 +65,9 @@ impl Fallback {
 /// Why no engine can run `program` on `cells`; `None` if one can.
 pub(super) fn reason(program: &Program, cells: &Tensor) -> Option<Fallback> {
     let constants: Vec<usize> = program.constants().map(|(_, param)| param).collect();
-    let of = |what: &'static str, tensor: &Tensor, any_dtype: bool| match tensor.device().is_cpu() {
-        false => Some(Fallback::Device(what, tensor.device().location())),
+    let here = cells.device().location();
+    let of = |what: &'static str, tensor: &Tensor, any_dtype: bool| match tensor.device().location() == here {
+        false => Some(Fallback::Elsewhere(what, tensor.device().location(), here)),
         true if !any_dtype && tensor.dtype() != DType::F32 => Some(Fallback::DType(what, tensor.dtype())),
         true => None,
     };
@@ -81,5 +84,24 @@ pub(super) fn reason(program: &Program, cells: &Tensor) -> Option<Fallback> {
             ),
         }
     };
-    of("cells", cells, false).or_else(|| program.params.iter().enumerate().find_map(of_param))
+    no_engine(cells.device())
+        .or_else(|| of("cells", cells, false))
+        .or_else(|| program.params.iter().enumerate().find_map(of_param))
+}
+
+/// Why there is no engine for a device; `None` if there is one.
+fn no_engine(device: &Device) -> Option<Fallback> {
+    let found = format!("{:?}", device.location());
+    match device {
+        Device::Cpu => None,
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            let (major, minor) = super::cuda::too_old(cuda)?;
+            let found = format!("{found} of compute capability {major}.{minor}");
+            Some(Fallback::Device(found, "8.0 or later"))
+        }
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => Some(Fallback::Device(found, "Cpu, or Cuda with the feature `cuda`")),
+        Device::Metal(_) => Some(Fallback::Device(found, "Cpu, or Cuda with the feature `cuda`")),
+    }
 }

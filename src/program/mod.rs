@@ -2,8 +2,8 @@
 //!
 //! A [`Program`] runs as plain Candle operations
 //! ([`TransitionFn::update`](crate::transition::TransitionFn::update), on any device and number type) and,
-//! inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU, fused: the values of a whole step
-//! stay in the cache, forwards and backwards.
+//! inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU or, with the feature `cuda`, on an NVIDIA
+//! GPU, fused: the values of a whole step stay in the cache, forwards and backwards.
 
 // A `match` that forgets a new operation must not compile.
 #![deny(clippy::wildcard_enum_match_arm)]
@@ -20,6 +20,13 @@ mod structure;
 #[expect(dead_code, reason = "tests outside the crate read the variables too")]
 #[path = "../../tests/common/programs.rs"]
 mod test_programs;
+/// Where tests of this crate have their tensors, as `tests/common/device.rs` for those outside.
+#[cfg(test)]
+mod device {
+    pub fn device() -> candle_core::Device {
+        candle_core::Device::Cpu
+    }
+}
 
 use candle_core::Tensor;
 

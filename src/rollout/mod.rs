@@ -116,15 +116,15 @@ impl Rollout {
         self
     }
 
-    /// The precision of the engine's matrix products, forwards and backwards: f32 unless set. Plain Candle
+    /// The precision of an engine's matrix products, forwards and backwards: f32 unless set. Plain Candle
     /// operations ignore it.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Plain Candle operations in place of the engine, which runs f32 cells on a CPU where the
-    /// transition has a program: to compare the two.
+    /// Plain Candle operations in place of an engine, which runs f32 cells where the transition has a program,
+    /// on a CPU or, with the feature `cuda`, on an NVIDIA GPU: to compare the two.
     pub fn plain(mut self) -> Self {
         self.plain = true;
         self

@@ -1,10 +1,14 @@
 //! Helpers for all test files: tensors and weights from a seed, and tensors as numbers.
 
-use candle_core::{DType, Device, Shape, Tensor};
+pub mod device;
+
+use candle_core::{DType, Shape, Tensor};
 use lnca::random::Key;
 use lnca::{Result, Weights};
 use rand::Rng;
 use rand_distr::StandardNormal;
+
+use device::device;
 
 /// A tensor of standard normal draws.
 pub fn normal(seed: u64, shape: impl Into<Shape>, dtype: DType) -> Tensor {
@@ -13,7 +17,7 @@ pub fn normal(seed: u64, shape: impl Into<Shape>, dtype: DType) -> Tensor {
     let values: Vec<f64> = (0..shape.elem_count())
         .map(|_| rng.sample(StandardNormal))
         .collect();
-    let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+    let tensor = Tensor::from_vec(values, shape, &device()).unwrap();
     tensor.to_dtype(dtype).unwrap()
 }
 

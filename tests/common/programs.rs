@@ -1,6 +1,6 @@
 //! Programs to test with: random ones, and those of the library's transitions.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::random::{Key, Philox};
 use lnca::transition::{Lattice, Perception, polar_directions};
 use lnca::{
@@ -10,12 +10,14 @@ use lnca::{
 };
 use rand::Rng;
 
+use super::device::device;
+
 /// Uniform values in (-1, 1).
 pub fn noise(shape: &[usize], seed: u64) -> Tensor {
     let mut rng = Key::new(seed).rng();
     let count = shape.iter().product();
     let values: Vec<f32> = (0..count).map(|_| rng.random_range(-1.0..1.0)).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(values, shape, &device()).unwrap()
 }
 
 /// A program, and the variables that its weights are functions of.
@@ -60,7 +62,7 @@ impl Case {
         let cells = Tensor::zeros(
             (1, h, w, transition.layout().channels()),
             weights.builder().dtype(),
-            &Device::Cpu,
+            &device(),
         )?;
         let vars = weights.vars().into_iter();
         Ok(Self {
@@ -85,7 +87,7 @@ fn library_padded(grid: (usize, usize), dtype: DType, padding: Padding) -> Resul
         hidden: 3,
     };
     let mut cases = vec![];
-    let new = || Weights::new(1, dtype, &Device::Cpu);
+    let new = || Weights::new(1, dtype, &device());
     let weights = new();
     let config = GrowingConfig {
         layout,

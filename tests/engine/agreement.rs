@@ -1,6 +1,6 @@
 //! The transitions of the library on the engine and without it.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::random::Key;
 use lnca::transition::{Lattice, Perception, Quantisation, polar_directions};
 use lnca::{
@@ -8,6 +8,7 @@ use lnca::{
     Result, Rollout, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig, Weights,
 };
 
+use crate::device::device;
 use crate::programs::noise;
 
 fn values(x: &Tensor) -> Vec<f64> {
@@ -134,7 +135,7 @@ fn growing() {
             angle: 0.3,
             ..GrowingConfig::default()
         };
-        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let weights = Weights::new(1, DType::F32, &device());
         let growing = Growing::new(config, weights.builder()).unwrap();
         let vars = shaken(&weights, 0.05);
         for shape in SHAPES {
@@ -158,7 +159,7 @@ fn nafca() {
                 dropout: 0.1,
                 ..NafcaConfig::default()
             };
-            let weights = Weights::new(1, DType::F32, &Device::Cpu);
+            let weights = Weights::new(1, DType::F32, &device());
             let nafca = Nafca::new(config, weights.builder()).unwrap();
             let vars = shaken(&weights, 0.05);
             for (shape, fire_rate) in SHAPES.into_iter().zip([1.0, 0.5, 1.0, 0.5, 0.0]) {
@@ -180,7 +181,7 @@ fn vitca() {
             mlp_dim: 20,
             ..VitcaConfig::default()
         };
-        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let weights = Weights::new(1, DType::F32, &device());
         let vitca = Vitca::new(config, weights.builder()).unwrap();
         let vars = shaken(&weights, 0.05);
         for (shape, fire_rate) in SHAPES.into_iter().zip([1.0, 0.5, 1.0, 0.5, 0.5]) {
@@ -192,7 +193,7 @@ fn vitca() {
 
 #[test]
 fn every_step_of_a_trajectory_has_a_gradient() {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let growing = Growing::new(GrowingConfig::default(), weights.builder()).unwrap();
     let vars = shaken(&weights, 0.05);
     let cells = noise(&[2, 9, 9, 16], 5);
@@ -221,7 +222,7 @@ fn every_step_of_a_trajectory_has_a_gradient() {
 
 #[test]
 fn given_masks_are_followed() {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let nafca = Nafca::new(NafcaConfig::default(), weights.builder()).unwrap();
     let vars = shaken(&weights, 0.05);
     let masks = (0..3u64).map(|step| {
@@ -236,7 +237,7 @@ fn given_masks_are_followed() {
 
 #[test]
 fn memory_policies_change_no_bit() {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let growing = Growing::new(GrowingConfig::default(), weights.builder()).unwrap();
     let vars = shaken(&weights, 0.05);
     let cells = noise(&[2, 9, 9, 16], 5);
@@ -263,7 +264,7 @@ fn memory_policies_change_no_bit() {
 /// grids, of some on larger ones.
 #[test]
 fn values_stored_for_the_backward_pass_change_no_bit() {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let vb = weights.builder();
     let nafca = Nafca::new(NafcaConfig::default(), vb.pp("nafca")).unwrap();
     let vitca = Vitca::new(VitcaConfig::latent(), vb.pp("vitca")).unwrap();
@@ -301,7 +302,7 @@ fn cached_values_are_those_of_every_step() {
         // Bands would have a single row here, but must be larger than their halos.
         ((3, 130), 2, Padding::Circular),
     ] {
-        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let weights = Weights::new(1, DType::F32, &device());
         let config = VitcaConfig {
             padding,
             depth,
@@ -339,7 +340,7 @@ fn texture() {
         },
     ];
     for config in variants {
-        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let weights = Weights::new(1, DType::F32, &device());
         let texture = Texture::new(config, weights.builder()).unwrap();
         let vars = shaken(&weights, 0.05);
         for shape in SHAPES {
@@ -360,7 +361,7 @@ fn quantised_values() {
         quantisation: Quantisation::Everything,
         ..TextureConfig::released()
     };
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let texture = Texture::new(config, weights.builder()).unwrap();
     shaken(&weights, 0.1);
     let cells = Function::quantise(-2.0, 2.0)
@@ -384,7 +385,7 @@ fn quantised_values() {
 
 #[test]
 fn cells_of_different_fire_rates() {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let growing = Growing::new(GrowingConfig::default(), weights.builder()).unwrap();
     let vars = shaken(&weights, 0.05);
     let rates = noise(&[11, 6], 3).abs().unwrap().clamp(0.0, 1.0).unwrap();
@@ -409,14 +410,14 @@ fn few_living_cells_in_a_large_grid() {
             }),
             ..GrowingConfig::default()
         };
-        let weights = Weights::new(1, DType::F32, &Device::Cpu);
+        let weights = Weights::new(1, DType::F32, &device());
         let growing = Growing::new(config, weights.builder()).unwrap();
         let vars = shaken(&weights, 0.05);
         let one = Damage::Rectangle {
             rows: (top, top + 1),
             columns: (left, left + 1),
         };
-        let rest = one.mask((40, 12), DType::F32, &Device::Cpu).unwrap();
+        let rest = one.mask((40, 12), DType::F32, &device()).unwrap();
         let cells = (1.0 - rest)
             .unwrap()
             .broadcast_as((1, 40, 12, 16))
@@ -443,7 +444,7 @@ fn a_relu_at_zero_passes_no_gradient() {
     let x = p.linear(p.cells(), var.as_tensor(), None).unwrap();
     let update = p.map(x, Function::Relu).unwrap();
     let program = p.finish(update).unwrap();
-    let zeros = Tensor::zeros((1, 3, 4, 5), DType::F32, &Device::Cpu).unwrap();
+    let zeros = Tensor::zeros((1, 3, 4, 5), DType::F32, &device()).unwrap();
     let rollout = Rollout::new(2).fire_rate(0.7);
     agree_from(&program, &[var.as_tensor().clone()], &zeros, &rollout);
 }
@@ -513,7 +514,7 @@ fn in_bf16() {
             assert!(differs, "{padding:?} {shape:?}: nothing was rounded");
         }
     }
-    let new = || Weights::new(1, DType::F32, &Device::Cpu);
+    let new = || Weights::new(1, DType::F32, &device());
     for padding in [Padding::Zero, Padding::Circular] {
         let weights = new();
         let config = NafcaConfig {
@@ -535,7 +536,7 @@ fn in_bf16() {
 
 #[test]
 fn bf16_hides_no_nan() {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let nafca = Nafca::new(NafcaConfig::default(), weights.builder()).unwrap();
     let cells = noise(&[1, 4, 4, 64], 1);
     let bad = (&cells * f64::NAN).unwrap().narrow(1, 0, 1).unwrap();

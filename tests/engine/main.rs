@@ -3,6 +3,8 @@
 
 mod adjoint;
 mod agreement;
+#[path = "../common/device.rs"]
+mod device;
 mod norms;
 #[path = "../common/programs.rs"]
 mod programs;
@@ -11,7 +13,7 @@ mod random_programs;
 /// Runs this test program again with the kernels for less capable processors.
 #[test]
 fn all_kernels_agree() {
-    if std::env::var("LNCA_SIMD").is_ok() {
+    if std::env::var("LNCA_SIMD").is_ok() || !device::is_cpu() {
         return;
     }
     for kernels in ["portable", "avx2"] {

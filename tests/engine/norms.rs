@@ -1,10 +1,11 @@
 //! RMS norm, which no transition of the library uses.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::random::Key;
 use lnca::{CellLayout, Memory, Program, ProgramBuilder, Rollout};
 
 use crate::agreement::{agree, bits};
+use crate::device::device;
 use crate::programs::{Draw, noise};
 
 /// A layer, its RMS norm, and a layer of that.
@@ -52,7 +53,7 @@ fn an_rms_norm_hides_nothing() {
     let program = p.finish(update).unwrap();
     let (inf, nan) = (f32::INFINITY, f32::NAN);
     let cells = [[0.0, 0.0], [nan, 1.0], [inf, 1.0], [1e30, -1e30], [1e-30, 0.0]];
-    let cells = Tensor::new(&[[cells]], &Device::Cpu).unwrap();
+    let cells = Tensor::new(&[[cells]], &device()).unwrap();
     let rollout = Rollout::new(1).memory(Memory::Nothing);
     let fused = bits(&rollout.run(&program, &cells).unwrap());
     let plain = bits(&rollout.plain().run(&program, &cells).unwrap());

@@ -1,11 +1,12 @@
 //! Programs of random operations, weights, grids and masks.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::random::Key;
 use lnca::{CellLayout, Function, Memory, Padding, Program, ProgramBuilder, Result, Rollout, TransitionFn};
 use proptest::prelude::*;
 
 use crate::agreement::agree;
+use crate::device::device;
 use crate::programs::{Draw, noise};
 
 proptest! {
@@ -125,7 +126,7 @@ fn a_table_of_another_grid_is_an_error() {
         hidden: 0,
     };
     let mut p = ProgramBuilder::new(layout);
-    let table = Tensor::zeros((4, 4, 2), DType::F32, &Device::Cpu).unwrap();
+    let table = Tensor::zeros((4, 4, 2), DType::F32, &device()).unwrap();
     let table = p.constant(&table).unwrap();
     let update = p.add(p.cells(), table).unwrap();
     let program = p.finish(update).unwrap();

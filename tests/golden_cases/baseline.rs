@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use lnca::Weights;
 use lnca::model::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
 
@@ -10,6 +10,7 @@ use super::case::{Case, Result};
 use super::check::{Check, Grade};
 use super::growing::{channels_first, channels_last};
 use super::weights::weighted;
+use crate::device::device;
 
 /// All weights of the case that the network has.
 fn load(check: &Check, weights: &Weights) -> Result<()> {
@@ -71,7 +72,7 @@ pub fn nafnet(check: &mut Check) -> Result<()> {
         middle: case.count("config.middle_blk_num")?,
         decoder: counts(case, "config.dec_blk_nums")?,
     };
-    let weights = Weights::new(0, check.dtype, &Device::Cpu);
+    let weights = Weights::new(0, check.dtype, &device());
     let nafnet = NafNet::new(&config, weights.builder())?;
     load(check, &weights)?;
     parameters(&weights, case.count("config.parameters")?)?;
@@ -98,7 +99,7 @@ pub fn restormer(check: &mut Check) -> Result<()> {
             expansion: case.number("config.ffn_expansion_factor")?,
             norm_bias,
         };
-        let weights = Weights::new(0, check.dtype, &Device::Cpu);
+        let weights = Weights::new(0, check.dtype, &device());
         let restormer = Restormer::new(&config, weights.builder())?;
         load(check, &weights)?;
         parameters(&weights, case.count(&format!("config.parameters.{variant}"))?)?;

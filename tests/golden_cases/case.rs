@@ -5,8 +5,10 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::Value;
+
+use crate::device::device;
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -20,7 +22,7 @@ pub struct Case {
 impl Case {
     pub fn read(folder: &Path, name: &str) -> Result<Self> {
         let file = |extension: &str| folder.join(format!("{name}.{extension}"));
-        let tensors = candle_core::safetensors::load(file("safetensors"), &Device::Cpu)
+        let tensors = candle_core::safetensors::load(file("safetensors"), &device())
             .map_err(|error| format!("{}: {error}", file("safetensors").display()))?;
         let sidecar = fs::read_to_string(file("json"))
             .map_err(|error| format!("{}: {error}", file("json").display()))?;

@@ -1,12 +1,13 @@
 //! Cases of one transition: positional tables, single steps, rollouts with their gradients.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::transition::{Perception, PositionalOrder, positional_table};
 use lnca::{CellLayout, Memory, Nafca, NafcaConfig, Rollout, TransitionFn, Vitca, VitcaConfig, Weights};
 
 use super::case::{Case, Result};
 use super::check::{Check, Grade};
 use super::weights;
+use crate::device::device;
 
 pub fn positional_tables(check: &mut Check) -> Result<()> {
     for name in check.results("out.") {
@@ -16,7 +17,7 @@ pub fn positional_tables(check: &mut Check) -> Result<()> {
             Some((order, positions.parse().ok()?, channels.parse().ok()?))
         };
         let (order, positions, channels) = parse().ok_or("a name that is not order.PxC")?;
-        let table = positional_table(positions, channels, positional_order(order)?, &Device::Cpu)?;
+        let table = positional_table(positions, channels, positional_order(order)?, &device())?;
         check.output(&format!("out.{name}"), &table, Grade::Step)?;
     }
     Ok(())
@@ -87,7 +88,7 @@ pub fn vitca_case(check: &mut Check) -> Result<()> {
         let (_, h, w, _) = check.input("in.cells")?.dims4()?;
         let order = positional_order(check.case.text("config.positional_encoding")?)?;
         let channels = check.case.count("config.embed_dim")?;
-        let table = positional_table(h * w, channels, order, &Device::Cpu)?;
+        let table = positional_table(h * w, channels, order, &device())?;
         check.output("mid.pe", &table, Grade::Step)?;
     }
     transition_case(check, &transition, &weights)

@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::case::{Case, Result};
+use crate::device::device;
 
 /// How much rounding a result has accumulated.
 #[derive(Clone, Copy, PartialEq)]
@@ -197,7 +198,7 @@ impl<'a> Check<'a> {
     /// Compares a number with a tensor of one element.
     pub fn scalar(&mut self, name: &str, found: f64, limit: Limit) -> Result<()> {
         let expected = self.expected(name)?;
-        let found = Tensor::full(found, expected.shape(), &Device::Cpu)?;
+        let found = Tensor::full(found, expected.shape(), &device())?;
         self.compare(name, &found, &expected, limit)
     }
 

@@ -1,11 +1,12 @@
 //! Cases of the data: corruptions, resizing, the curriculum.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::data::{Curriculum, Rotation, masked_noise, motion_blur, motion_kernel};
 use lnca::io::lanczos_resize;
 
 use super::case::Result;
 use super::check::{Check, Grade, Limit};
+use crate::device::device;
 
 pub fn noise_corruption(check: &mut Check) -> Result<()> {
     let [clean, mask, noise] = ["in.x", "in.mask", "in.noise"].map(|name| check.input(name));
@@ -26,7 +27,7 @@ pub fn motion(check: &mut Check) -> Result<()> {
             Ok(Tensor::from_vec(
                 kernels.concat(),
                 (angles.len(), size, size),
-                &Device::Cpu,
+                &device(),
             )?)
         };
         let fixed = kernels(Rotation::FixedPoint)?;
@@ -75,7 +76,7 @@ pub fn lanczos(check: &mut Check) -> Result<()> {
         let (h, w, channels) = image.dims3()?;
         let pixels = image.flatten_all()?.to_vec1::<u8>()?;
         let pixels = lanczos_resize(&pixels, h, w, height, width)?;
-        let found = Tensor::from_vec(pixels, (height, width, channels), &Device::Cpu)?;
+        let found = Tensor::from_vec(pixels, (height, width, channels), &device())?;
         let expected = check.expected(&format!("out.{name}"))?;
         check.compare(&format!("out.{name}"), &found, &expected, Limit::EXACT)?;
     }
@@ -99,7 +100,7 @@ pub fn curriculum(check: &mut Check) -> Result<()> {
             "blur" => curriculum.difficulty(epoch, epochs).trunc(),
             _ => curriculum.difficulty(epoch, epochs),
         });
-        let found = Tensor::new(difficulty.collect::<Vec<_>>(), &Device::Cpu)?;
+        let found = Tensor::new(difficulty.collect::<Vec<_>>(), &device())?;
         check.output(&format!("out.{name}"), &found, Grade::Step)?;
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Cases of Growing NCA. These files are channels-first and name their tensors in their own way.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::loss::{ImageLoss, PatternLoss};
 use lnca::train::{PatternTrainer, PatternTrainerConfig};
 use lnca::{AliveMask, CellLayout, Damage, Growing, GrowingConfig, Rollout, TransitionFn, Weights};
@@ -9,6 +9,7 @@ use super::case::{Case, Result};
 use super::cells::memories;
 use super::check::{Check, Limit, numbers};
 use super::weights::weighted;
+use crate::device::device;
 
 /// The stated tolerances of these cases; a reference computed in float32 is no more exact.
 pub fn output_limit(dtype: DType) -> Limit {
@@ -92,7 +93,7 @@ pub fn rule(
     read: impl Fn(&str) -> Result<Tensor>,
 ) -> Result<(Growing, Weights)> {
     let (channels, hidden_dim) = read("w2")?.dims2()?;
-    let weights = Weights::new(0, dtype, &Device::Cpu);
+    let weights = Weights::new(0, dtype, &device());
     let config = GrowingConfig {
         alive,
         ..config(channels, hidden_dim, angle)
@@ -115,7 +116,7 @@ pub fn perceive(check: &mut Check) -> Result<()> {
     let angles = check.case.list("angles")?.to_vec();
     for (index, angle) in angles.iter().enumerate() {
         let angle = angle.as_f64().ok_or("an angle that is no number")?;
-        let weights = Weights::new(0, check.dtype, &Device::Cpu);
+        let weights = Weights::new(0, check.dtype, &device());
         let channels = x.dim(3)?;
         let rule = Growing::new(config(channels, 1, angle), weights.builder())?;
         let start = Var::from_tensor(&x)?;
@@ -160,7 +161,7 @@ pub fn step(check: &mut Check) -> Result<()> {
 /// step that only applies the alive mask.
 fn life(dtype: DType, cells: &Tensor) -> Result<Tensor> {
     let channels = cells.dim(3)?;
-    let weights = Weights::new(0, dtype, &Device::Cpu);
+    let weights = Weights::new(0, dtype, &device());
     let still = Growing::new(config(channels, 1, 0.0), weights.builder())?;
     let ones = cells.narrow(3, 0, 3)?.ones_like()?;
     let cells = Tensor::cat(&[&ones, &cells.narrow(3, 3, channels - 3)?], 3)?;
@@ -231,11 +232,11 @@ pub fn batch_prep(check: &mut Check) -> Result<()> {
             radius,
         })
         .collect();
-    let weights = Weights::new(0, check.dtype, &Device::Cpu);
+    let weights = Weights::new(0, check.dtype, &device());
     let rule = Growing::new(config(channels, 8, 0.0), weights.builder())?;
-    let seed = rule.layout().single_cell((1, h, w), check.dtype, &Device::Cpu)?;
+    let seed = rule.layout().single_cell((1, h, w), check.dtype, &device())?;
     let loss = ImageLoss::new(target)?;
-    let losses = Tensor::new(loss.each(&states)?, &Device::Cpu)?;
+    let losses = Tensor::new(loss.each(&states)?, &device())?;
     let settings = PatternTrainerConfig {
         damaged: check.case.count("damage_n")?,
         ..PatternTrainerConfig::regenerating()
@@ -249,7 +250,7 @@ pub fn batch_prep(check: &mut Check) -> Result<()> {
     }
     let masks = damage
         .iter()
-        .map(|damage| damage.mask((h, w), DType::F64, &Device::Cpu));
+        .map(|damage| damage.mask((h, w), DType::F64, &device()));
     let masks = masks.collect::<lnca::Result<Vec<_>>>()?;
     let circles = (1.0 - Tensor::stack(&masks, 0)?.squeeze(3)?)?;
     let expected = check.expected("circles")?;
@@ -261,7 +262,7 @@ pub fn batch_prep(check: &mut Check) -> Result<()> {
 /// A released model grown from one cell, and where the case says so, cut in half and grown again.
 pub fn trained(check: &mut Check) -> Result<()> {
     let case = check.case;
-    let models = candle_core::safetensors::load(weights_file(case)?, &Device::Cpu)?;
+    let models = candle_core::safetensors::load(weights_file(case)?, &device())?;
     let prefix = case.text("weights.prefix")?;
     let read = |name: &str| -> Result<Tensor> {
         let key = format!("{prefix}{name}");
@@ -275,7 +276,7 @@ pub fn trained(check: &mut Check) -> Result<()> {
     if masks.len() != before + after {
         return Err(format!("{} masks for {} steps", masks.len(), before + after).into());
     }
-    let seed = rule.layout().single_cell((1, h, w), check.dtype, &Device::Cpu)?;
+    let seed = rule.layout().single_cell((1, h, w), check.dtype, &device())?;
     let grow = |cells: &Tensor, masks: &[Tensor]| -> Result<Vec<Tensor>> {
         Ok(Rollout::new(masks.len())
             .masks(masks.to_vec())
@@ -298,7 +299,7 @@ pub fn trained(check: &mut Check) -> Result<()> {
     picture(check, "rgb8_grown", &grown)?;
     if after > 0 {
         let top = grown.narrow(0, 0, h / 2)?;
-        let bottom = Tensor::zeros((h - h / 2, w, channels), check.dtype, &Device::Cpu)?;
+        let bottom = Tensor::zeros((h - h / 2, w, channels), check.dtype, &device())?;
         let cut = Tensor::cat(&[top, bottom], 0)?.unsqueeze(0)?;
         let recovered = grow(&cut, &masks[before..])?[after - 1].squeeze(0)?;
         output(check, "state_recovered", &recovered)?;
@@ -327,7 +328,7 @@ pub fn unpack(packed: &Tensor, width: usize, dtype: DType) -> Result<Vec<Tensor>
         .flat_map(|row| (0..width).map(move |x| (row, x)))
         .map(|(row, x)| bit(row, x))
         .collect();
-    steps(&Tensor::from_vec(mask, (count, 1, h, width, 1), &Device::Cpu)?.to_dtype(dtype)?)
+    steps(&Tensor::from_vec(mask, (count, 1, h, width, 1), &device())?.to_dtype(dtype)?)
 }
 
 /// Cells `[H, W, C]` over white, in 8 bits; rounding may go either way.
@@ -341,7 +342,7 @@ fn picture(check: &mut Check, name: &str, cells: &Tensor) -> Result<()> {
             .collect()
     };
     let pixels: Vec<f64> = numbers(cells)?.chunks(channels).flat_map(white).collect();
-    let found = Tensor::from_vec(pixels, (cells.dim(0)?, cells.dim(1)?, 3), &Device::Cpu)?;
+    let found = Tensor::from_vec(pixels, (cells.dim(0)?, cells.dim(1)?, 3), &device())?;
     let expected = check.expected(name)?;
     check.compare(name, &found, &expected, Limit::absolute(1.0))
 }

@@ -1,11 +1,12 @@
 //! The case of the image metrics.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::metric::{psnr, relative, ssim};
 
 use super::case::Result;
 use super::check::{Check, Grade, Limit, numbers};
 use super::weights::value;
+use crate::device::device;
 
 pub fn ssim_psnr(check: &mut Check) -> Result<()> {
     window(check)?;
@@ -57,7 +58,7 @@ fn relative_metrics(check: &mut Check, limit: Limit) -> Result<()> {
 fn window(check: &mut Check) -> Result<()> {
     let expected = check.expected("out.window")?;
     let (h, w) = expected.dims2()?;
-    let pixels = Tensor::eye(h * w, DType::F64, &Device::Cpu)?.reshape((h * w, h, w, 1))?;
+    let pixels = Tensor::eye(h * w, DType::F64, &device())?.reshape((h * w, h, w, 1))?;
     let found = ssim(
         &pixels.to_dtype(check.dtype)?,
         &pixels.zeros_like()?.to_dtype(check.dtype)?,
@@ -65,7 +66,7 @@ fn window(check: &mut Check) -> Result<()> {
     let (c1, c2) = (constant(check, "k1")?, constant(check, "k2")?);
     let similarity = |w: f64| c1 / (w * w + c1) * c2 / (w - w * w + c2);
     let similarities: Vec<f64> = numbers(&expected)?.into_iter().map(similarity).collect();
-    let similarities = Tensor::new(similarities, &Device::Cpu)?;
+    let similarities = Tensor::new(similarities, &device())?;
     check.compare(
         "out.window",
         &found,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{D, DType, Tensor, Var};
 use lnca::loss::{OverflowNorm, compress, excess, gram_distance, overflow, sliced_transport, unit_columns};
 use lnca::metric::gram;
 use lnca::train::{Adam, AdamConfig};
@@ -16,6 +16,7 @@ use super::growing::{
     channels_first, channels_last, gradient, output, output_limit, steps, unpack, weights_file,
 };
 use super::weights::weighted;
+use crate::device::device;
 
 /// The names of the weights here and in the library.
 const WEIGHTS: [(&str, &str); 4] = [
@@ -32,7 +33,7 @@ fn rule(
     read: impl Fn(&str) -> Result<Tensor>,
 ) -> Result<(Texture, Weights)> {
     let (channels, hidden_dim) = read("w2")?.dims2()?;
-    let weights = Weights::new(0, dtype, &Device::Cpu);
+    let weights = Weights::new(0, dtype, &device());
     let config = TextureConfig {
         layout: layout(channels),
         hidden_dim,
@@ -70,7 +71,7 @@ pub fn perceive(check: &mut Check) -> Result<()> {
     let r = channels_last(&check.input("r")?)?;
     let turned = check.case.number("angle")?;
     let perceive = |x: &Tensor, lattice: Lattice, angle: f64, filter_scale: f64| -> Result<Tensor> {
-        let weights = Weights::new(0, check.dtype, &Device::Cpu);
+        let weights = Weights::new(0, check.dtype, &device());
         let config = TextureConfig {
             layout: layout(x.dim(3)?),
             lattice,
@@ -98,7 +99,7 @@ pub fn perceive(check: &mut Check) -> Result<()> {
 
 /// Compares a step with a field of directions with one with the perception rotated.
 fn turned_field(check: &mut Check, x: &Tensor, angle: f64) -> Result<()> {
-    let weights = Weights::new(1, check.dtype, &Device::Cpu);
+    let weights = Weights::new(1, check.dtype, &device());
     let config = TextureConfig {
         layout: layout(x.dim(3)?),
         ..TextureConfig::default()
@@ -106,11 +107,11 @@ fn turned_field(check: &mut Check, x: &Tensor, angle: f64) -> Result<()> {
     let rule = Texture::new(config.clone(), weights.builder())?;
     for (name, var) in weights.vars() {
         if name == "output.weight" {
-            var.set(&Tensor::rand(-0.1, 0.1, var.shape(), &Device::Cpu)?.to_dtype(check.dtype)?)?;
+            var.set(&Tensor::rand(-0.1, 0.1, var.shape(), &device())?.to_dtype(check.dtype)?)?;
         }
     }
     let (h, w) = (x.dim(1)?, x.dim(2)?);
-    let one = Tensor::new(&[angle.sin(), angle.cos()], &Device::Cpu)?;
+    let one = Tensor::new(&[angle.sin(), angle.cos()], &device())?;
     let field = one.reshape((1, 1, 2))?.broadcast_as((h, w, 2))?;
     let angled = Texture::new(TextureConfig { angle, ..config }, weights.builder())?;
     let directed = Rollout::new(1).run(&rule.directed(&field)?, x)?;
@@ -381,7 +382,7 @@ fn trained_masks(check: &Check, side: usize) -> Result<Vec<Tensor>> {
     let file = files
         .find(|file| file.exists())
         .ok_or("no file texture_trained_masks")?;
-    let packed = candle_core::safetensors::load(file, &Device::Cpu)?;
+    let packed = candle_core::safetensors::load(file, &device())?;
     unpack(packed.get("masks_packed").ok_or("no masks")?, side, check.dtype)
 }
 
@@ -394,11 +395,11 @@ pub fn masks(check: &mut Check) -> Result<()> {
     for mask in &masks {
         sum += value(&mask.mean_all()?)?;
     }
-    let mean = Tensor::new(sum / masks.len() as f64, &Device::Cpu)?;
+    let mean = Tensor::new(sum / masks.len() as f64, &device())?;
     check.compare(
         "mean",
         &mean,
-        &Tensor::new(0.5, &Device::Cpu)?,
+        &Tensor::new(0.5, &device())?,
         Limit::absolute(0.01),
     )
 }
@@ -408,7 +409,7 @@ pub fn trained(check: &mut Check) -> Result<()> {
     let case = check.case;
     let prefix = case.text("weights.prefix")?.to_string();
     let file = weights_file(case)?;
-    let models = candle_core::safetensors::load(&file, &Device::Cpu)?;
+    let models = candle_core::safetensors::load(&file, &device())?;
     let read = |name: &str| -> Result<Tensor> {
         let key = format!("{prefix}{name}");
         let weight = models.get(&key).ok_or_else(|| format!("no weight `{key}`"))?;
@@ -443,7 +444,7 @@ pub fn trained(check: &mut Check) -> Result<()> {
     if masks.len() < count || rule.layout().channels() != channels {
         return Err(format!("{} masks for {count} steps", masks.len()).into());
     }
-    let start = Tensor::zeros((1, h, w, channels), check.dtype, &Device::Cpu)?;
+    let start = Tensor::zeros((1, h, w, channels), check.dtype, &device())?;
     let states = Rollout::new(count)
         .masks(masks[..count].to_vec())
         .trajectory(&rule, &start)?;

@@ -16,6 +16,7 @@ use super::cells::{masks, nafca, vitca};
 use super::check::{Check, Grade, Limit};
 use super::weights::{self, value, weighted};
 use super::{autoencoder, growing};
+use crate::device::device;
 
 fn adam_config(case: &Case, prefix: &str) -> Result<AdamConfig> {
     let default = AdamConfig::default();
@@ -44,7 +45,7 @@ pub fn adam(check: &mut Check) -> Result<()> {
     for step in 0..check.case.count("config.steps")? {
         rates.push(adam.learning_rate());
         // A loss with the given gradients.
-        let mut loss = Tensor::zeros((), check.dtype, &candle_core::Device::Cpu)?;
+        let mut loss = Tensor::zeros((), check.dtype, &device())?;
         for (name, var) in &vars {
             let grad = check.input(&format!("in.grad.{name}"))?.get(step)?;
             loss = (loss + weighted(&[(var.as_tensor(), &grad)])?)?;
@@ -54,11 +55,7 @@ pub fn adam(check: &mut Check) -> Result<()> {
             values.push(var.as_detached_tensor().copy()?);
         }
     }
-    check.output(
-        "out.lr",
-        &Tensor::new(rates, &candle_core::Device::Cpu)?,
-        Grade::Step,
-    )?;
+    check.output("out.lr", &Tensor::new(rates, &device())?, Grade::Step)?;
     for ((name, _), values) in vars.iter().zip(&trace) {
         check.output(&format!("out.w.{name}"), &Tensor::stack(values, 0)?, Grade::Step)?;
     }

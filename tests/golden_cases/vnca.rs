@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{D, DType, Tensor, Var};
 use lnca::loss::{Posterior, elbo, elbo_of_mean, iwelbo, log_bernoulli, log_prior};
 use lnca::model::vae::{Broadcast, Deconvolution, Doubling, Encoder};
 use lnca::train::{Adam, AdamConfig, VaeTrainerConfig};
@@ -14,6 +14,7 @@ use super::cells::memories;
 use super::check::{Check, Limit, numbers};
 use super::growing::{channels_first, channels_last, gradient, output, output_limit, steps};
 use super::weights::{value, weighted};
+use crate::device::device;
 
 /// The library's name of a weight, without the prefix that it has in a whole model.
 fn library_name(name: &str) -> Option<String> {
@@ -114,7 +115,7 @@ fn rule(check: &Check) -> Result<(Vnca, Named)> {
         output_bias: check.has("out.b"),
         ..VncaConfig::doubling(channels)
     };
-    let weights = Weights::new(0, check.dtype, &Device::Cpu);
+    let weights = Weights::new(0, check.dtype, &device());
     let rule = Vnca::new(config, weights.builder())?;
     let named = Named::load(weights, &names, "none", |name| check.input(name))?;
     Ok((rule, named))
@@ -235,7 +236,7 @@ fn counted(check: &Check, stem: &str) -> Result<Vec<(String, usize)>> {
 
 pub fn encoder(check: &mut Check) -> Result<()> {
     let x = channels_last(&check.input("x")?)?;
-    let weights = Weights::new(0, check.dtype, &Device::Cpu);
+    let weights = Weights::new(0, check.dtype, &device());
     let (latent, base) = (check.case.count("Z")?, check.case.count("base")?);
     let encoder = Encoder::new(x.dim(1)?, latent, base, weights.builder())?;
     let names = weight_names(check);
@@ -271,7 +272,7 @@ fn bound(check: &mut Check, name: &str, found: &Tensor) -> Result<()> {
 pub fn baseline(check: &mut Check) -> Result<()> {
     let images = channels_last(&check.input("x")?)?;
     let (latent, width) = (check.case.count("Z")?, check.case.count("C0")?);
-    let weights = Weights::new(0, check.dtype, &Device::Cpu);
+    let weights = Weights::new(0, check.dtype, &device());
     let decoder = Deconvolution::new(images.dim(1)?, latent, width, weights.builder())?;
     let names = weight_names(check);
     let named = Named::load(weights, &names, "input", |name| check.input(name))?;
@@ -444,12 +445,12 @@ fn clip_factor(
 /// Checks a number of one update against a list in the case with one entry for each update.
 fn one_of_list(check: &mut Check, list: &str, update: usize, found: f64) -> Result<()> {
     let expected = check.case.list(list)?.get(update).and_then(|x| x.as_f64());
-    let expected = Tensor::new(expected.ok_or("fewer numbers than updates")?, &Device::Cpu)?;
+    let expected = Tensor::new(expected.ok_or("fewer numbers than updates")?, &device())?;
     let limit = match check.dtype {
         DType::F64 => Limit::relative(1e-9, 0.0),
         _ => Limit::relative(2e-5, 0.0),
     };
-    let found = Tensor::new(found, &Device::Cpu)?;
+    let found = Tensor::new(found, &device())?;
     check.compare(&format!("{list}[{update}]"), &found, &expected, limit)
 }
 
@@ -496,10 +497,10 @@ pub fn full(check: &mut Check) -> Result<()> {
         let head = format!("head_{name}");
         if check.has(&head) {
             let expected = check.stored(&head)?;
-            let found = Tensor::new(&elements[..expected.elem_count()], &Device::Cpu)?;
+            let found = Tensor::new(&elements[..expected.elem_count()], &device())?;
             check.compare(&head, &found, &expected, Limit::EXACT)?;
         }
-        let tensor = Tensor::from_vec(elements, shape, &Device::Cpu)?;
+        let tensor = Tensor::from_vec(elements, shape, &device())?;
         values.insert(name.to_string(), tensor.to_dtype(check.dtype)?);
     }
     let read = |name: &str| -> Result<Tensor> {
@@ -509,7 +510,7 @@ pub fn full(check: &mut Check) -> Result<()> {
     let names: Vec<String> = values.keys().cloned().collect();
     let images = channels_last(&check.input("x")?)?;
     let (latent, width) = (case.count("Z")?, read("e0.b")?.elem_count());
-    let encoder_weights = Weights::new(0, check.dtype, &Device::Cpu);
+    let encoder_weights = Weights::new(0, check.dtype, &device());
     let encoder = Encoder::new(images.dim(1)?, latent, width, encoder_weights.builder())?;
     // Both parts have a last layer of the same name.
     let (of_encoder, of_rule): (Vec<String>, Vec<String>) = names
@@ -522,7 +523,7 @@ pub fn full(check: &mut Check) -> Result<()> {
         output_bias: values.contains_key("out.b"),
         ..VncaConfig::doubling(latent)
     };
-    let rule_weights = Weights::new(0, check.dtype, &Device::Cpu);
+    let rule_weights = Weights::new(0, check.dtype, &device());
     let rule = Vnca::new(config, rule_weights.builder())?;
     loaded.extend(Named::load(rule_weights, &of_rule, "none", read)?.names);
     if loaded.len() != names.len() {

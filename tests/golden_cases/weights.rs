@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::Weights;
 
 use super::case::Result;
 use super::check::{Check, Limit};
+use crate::device::device;
 
 /// The library's name of a weight: `norm.gamma` is `norm.weight`, `bn.moving_mean` is
 /// `bn.running_mean`, and so on. Parts of an attention block are `blocks.0`.
@@ -59,7 +60,7 @@ pub fn model<M>(
     prefix: &str,
     build: impl FnOnce(&Weights) -> lnca::Result<M>,
 ) -> Result<(M, Weights)> {
-    let weights = Weights::new(0, check.dtype, &Device::Cpu);
+    let weights = Weights::new(0, check.dtype, &device());
     let model = build(&weights)?;
     weights.load(&read(check, prefix)?)?;
     Ok((model, weights))

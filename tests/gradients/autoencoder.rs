@@ -1,6 +1,6 @@
 //! The autoencoder, with respect to images, latents, skip-connections and every weight.
 
-use candle_core::{DType, Device, Var};
+use candle_core::{DType, Var};
 use lnca::loss::{RestorationLoss, total};
 use lnca::model::autoencoder::{Activation, AdjustedConv, Depth, Direction};
 use lnca::{
@@ -8,6 +8,7 @@ use lnca::{
 };
 
 use crate::assert_gradients;
+use crate::common::device::device;
 use crate::common::{normal, randomise};
 
 /// Everything but the running statistics, which are not learned by gradients.
@@ -18,7 +19,7 @@ fn learned(weights: &Weights) -> Vec<(String, Var)> {
 }
 
 fn assert_autoencoder(config: AutoencoderConfig, size: [usize; 2], training: bool) -> Result<()> {
-    let weights = Weights::new(3, DType::F64, &Device::Cpu);
+    let weights = Weights::new(3, DType::F64, &device());
     let autoencoder = Autoencoder::new(config, weights.builder())?;
     randomise(&weights, 50, 0.3)?;
     let shape = (2, size[0], size[1], 3);
@@ -68,7 +69,7 @@ fn layers_of_odd_sizes_and_any_stride() -> Result<()> {
         (Direction::Up, 3),
     ] {
         for (h, w) in [(1, 5), (4, 3)] {
-            let weights = Weights::new(4, DType::F64, &Device::Cpu);
+            let weights = Weights::new(4, DType::F64, &device());
             let resize = (direction, stride);
             let layer = AdjustedConv::new((2, 3), resize, Activation::Swish, true, weights.builder())?;
             randomise(&weights, 30, 0.3)?;
@@ -97,13 +98,13 @@ fn layers_of_odd_sizes_and_any_stride() -> Result<()> {
 /// autoencoder.
 #[test]
 fn a_frozen_autoencoder_passes_gradients_on_and_takes_none() -> Result<()> {
-    let encoder_weights = Weights::new(1, DType::F64, &Device::Cpu);
+    let encoder_weights = Weights::new(1, DType::F64, &device());
     let config = AutoencoderConfig {
         latent_channels: 2,
         ..AutoencoderConfig::default()
     };
     let autoencoder = Autoencoder::new(config, encoder_weights.builder())?;
-    let weights = Weights::new(2, DType::F64, &Device::Cpu);
+    let weights = Weights::new(2, DType::F64, &device());
     let config = NafcaConfig {
         layout: lnca::CellLayout {
             input: 2,

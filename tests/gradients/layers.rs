@@ -1,10 +1,11 @@
 //! Layers over rows, with more rows than one piece holds and channels that fill no vector.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::nn::{LayerNorm, Linear};
 use lnca::{Result, Weights};
 
 use crate::assert_gradients;
+use crate::common::device::device;
 use crate::common::{normal, randomise};
 
 const ROWS: usize = 520;
@@ -33,14 +34,14 @@ fn assert_layer(
 
 #[test]
 fn layer_norm() -> Result<()> {
-    let weights = Weights::new(1, DType::F64, &Device::Cpu);
+    let weights = Weights::new(1, DType::F64, &device());
     let layer = LayerNorm::new(CHANNELS, 1e-3, weights.builder())?;
     assert_layer("layer norm", |x| layer.forward(x), &weights, CHANNELS)
 }
 
 #[test]
 fn linear() -> Result<()> {
-    let weights = Weights::new(2, DType::F64, &Device::Cpu);
+    let weights = Weights::new(2, DType::F64, &device());
     let layer = Linear::glorot(CHANNELS, 3, weights.builder())?;
     assert_layer("linear", |x| layer.forward(x), &weights, 3)
 }

@@ -1,11 +1,12 @@
 //! Losses and metrics, with respect to each image or grid of cells that they compare.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::loss::{self, OverflowNorm, Term};
 use lnca::metric::{psnr, ssim};
 use lnca::{CellLayout, Result};
 
 use crate::assert_gradients;
+use crate::common::device::device;
 use crate::common::{normal, values};
 
 /// Checks a scalar of two images of one shape.
@@ -60,8 +61,7 @@ fn overflow_and_total_variation() -> Result<()> {
 
 #[test]
 fn metrics() -> Result<()> {
-    let sum =
-        |x: Tensor| -> Result<Tensor> { Ok((x * &Tensor::new(&[1f64, -0.3], &Device::Cpu)?)?.sum_all()?) };
+    let sum = |x: Tensor| -> Result<Tensor> { Ok((x * &Tensor::new(&[1f64, -0.3], &device())?)?.sum_all()?) };
     assert_pair("ssim", (2, 11, 12, 1), |a, b| sum(ssim(a, b)?))?;
     assert_pair("psnr", SHAPE, |a, b| sum(psnr(a, b)?))
 }
@@ -96,7 +96,7 @@ fn equal_images_have_finite_gradients() -> Result<()> {
 #[test]
 fn styles() -> Result<()> {
     let target = normal(5, (1, 7, 3), DType::F64);
-    let directions = loss::directions((3, 4), lnca::random::Key::new(1), DType::F64, &Device::Cpu)?;
+    let directions = loss::directions((3, 4), lnca::random::Key::new(1), DType::F64, &device())?;
     assert_pair("transport", (1, 2, 6, 3), |a, b| {
         let set = |x: &Tensor| x.flatten(1, 2);
         let sum = (loss::sliced_transport(&set(a)?, &target, &directions)? * 0.3)?;

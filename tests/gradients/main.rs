@@ -11,6 +11,7 @@ mod transitions;
 mod variational;
 
 use candle_core::{Tensor, Var};
+use common::device::device;
 use common::values;
 use lnca::Result;
 
@@ -68,7 +69,7 @@ fn central_differences(var: &Var, loss: &impl Fn() -> Result<Tensor>) -> Result<
 #[test]
 #[should_panic(expected = "gradient of `x` [3], element 1")]
 fn a_wrong_gradient_is_caught_and_named() {
-    let x = Var::new(&[1.0f64, 2.0, 3.0], &candle_core::Device::Cpu).unwrap();
+    let x = Var::new(&[1.0f64, 2.0, 3.0], &device()).unwrap();
     // The second element takes part in the loss through a detached copy, which autograd cannot see.
     let loss = || Ok((x.sqr()?.sum_all()? + (x.detach().get(1)? * 0.01)?)?);
     assert_gradients("x", &[("x".to_string(), x.clone())], loss).unwrap();

@@ -1,12 +1,13 @@
 //! Memory policies: what is stored of a rollout changes its cost and nothing else.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::random::Key;
 use lnca::{
     CellLayout, Memory, Nafca, NafcaConfig, Result, Rollout, TransitionFn, Vitca, VitcaConfig, Weights,
 };
 
 use crate::assert_gradients;
+use crate::common::device::device;
 use crate::common::{normal, randomise, values};
 
 const LAYOUT: CellLayout = CellLayout {
@@ -24,7 +25,7 @@ const CHECKPOINTS: [Memory; 4] = [
 ];
 
 fn nafca(dtype: DType) -> Result<(Nafca, Weights)> {
-    let weights = Weights::new(1, dtype, &Device::Cpu);
+    let weights = Weights::new(1, dtype, &device());
     let config = NafcaConfig {
         layout: LAYOUT,
         embed_dim: 6,
@@ -36,7 +37,7 @@ fn nafca(dtype: DType) -> Result<(Nafca, Weights)> {
 }
 
 fn vitca(dtype: DType) -> Result<(Vitca, Weights)> {
-    let weights = Weights::new(2, dtype, &Device::Cpu);
+    let weights = Weights::new(2, dtype, &device());
     let config = VitcaConfig {
         layout: LAYOUT,
         embed_dim: 6,
@@ -113,7 +114,7 @@ fn losses_on_all_states_of_a_trajectory() -> Result<()> {
     for memory in [Memory::Everything, Memory::Every(1), Memory::Every(3)] {
         let rollout = Rollout::new(4).fire_rate(0.7).key(Key::new(3)).memory(memory);
         assert_gradients(&format!("trajectory {memory:?}"), &inputs, || {
-            let mut sum = Tensor::zeros((), DType::F64, &Device::Cpu)?;
+            let mut sum = Tensor::zeros((), DType::F64, &device())?;
             for (step, state) in rollout.trajectory(&transition, &cells)?.iter().enumerate() {
                 let direction = normal(20 + step as u64, shape, DType::F64);
                 sum = (sum + (state * direction)?.sum_all()?)?;

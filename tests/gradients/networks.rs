@@ -1,10 +1,11 @@
 //! The restoration networks, small: weights of every kind of layer, and the image.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::model::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
 use lnca::{Result, Weights};
 
 use crate::assert_gradients;
+use crate::common::device::device;
 use crate::common::{normal, randomise};
 
 /// An image of 3x5 pixels, so that there is something to pad.
@@ -25,7 +26,7 @@ fn assert_network(what: &str, weights: &Weights, network: &dyn Network) -> Resul
 
 #[test]
 fn nafnet() -> Result<()> {
-    let weights = Weights::new(1, DType::F64, &Device::Cpu);
+    let weights = Weights::new(1, DType::F64, &device());
     let config = NafNetConfig {
         width: 2,
         encoder: vec![1],
@@ -38,7 +39,7 @@ fn nafnet() -> Result<()> {
 #[test]
 fn restormer() -> Result<()> {
     for norm_bias in [true, false] {
-        let weights = Weights::new(2, DType::F64, &Device::Cpu);
+        let weights = Weights::new(2, DType::F64, &device());
         let config = RestormerConfig {
             width: 2,
             blocks: [1, 0, 0, 1],

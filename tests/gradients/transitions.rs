@@ -1,6 +1,6 @@
 //! Rollouts of every transition, with respect to the first state and every weight.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::random::Key;
 use lnca::transition::{Lattice, Perception, PositionalOrder, bipolar_directions};
 use lnca::{
@@ -9,6 +9,7 @@ use lnca::{
 };
 
 use crate::assert_gradients;
+use crate::common::device::device;
 use crate::common::{normal, randomise};
 
 const LAYOUT: CellLayout = CellLayout {
@@ -18,7 +19,7 @@ const LAYOUT: CellLayout = CellLayout {
 };
 
 fn f64_weights(seed: u64) -> Weights {
-    Weights::new(seed, DType::F64, &Device::Cpu)
+    Weights::new(seed, DType::F64, &device())
 }
 
 /// Checks a scalar in which every element of the last state has its own weight.
@@ -226,7 +227,7 @@ fn textures_bounded_and_not() -> Result<()> {
         let weights = f64_weights(i as u64);
         let transition = Texture::new(config, weights.builder())?;
         assert_rollout(what, &transition, &weights, [2, 3, 4], masked(8))?;
-        let field = bipolar_directions(3, 4, &Tensor::zeros(1, DType::F64, &Device::Cpu)?)?;
+        let field = bipolar_directions(3, 4, &Tensor::zeros(1, DType::F64, &device())?)?;
         assert_rollout(
             what,
             &transition.directed(&field)?,

@@ -1,16 +1,17 @@
 //! Encoder, decoders and bounds of variational autoencoders.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::loss::{Posterior, elbo, elbo_of_mean, iwelbo, log_bernoulli, log_prior, softplus};
 use lnca::model::vae::{Broadcast, Deconvolution, Doubling, Encoder};
 use lnca::random::Key;
 use lnca::{Memory, Result, Rollout, Vnca, VncaConfig, Weights};
 
 use crate::assert_gradients;
+use crate::common::device::device;
 use crate::common::{normal, randomise, values};
 
 fn weights(seed: u64) -> Weights {
-    Weights::new(seed, DType::F64, &Device::Cpu)
+    Weights::new(seed, DType::F64, &device())
 }
 
 /// Zeros and ones.
@@ -135,7 +136,7 @@ fn bounds_of_every_kind() -> Result<()> {
 fn softplus_has_the_slope_of_a_sigmoid_everywhere() -> Result<()> {
     let at: [f64; 9] = [-200.0, -60.0, -1.0, -0.0, 0.0, 1e-9, 1.0, 60.0, 200.0];
     for dtype in [DType::F64, DType::F32] {
-        let x = Var::from_tensor(&Tensor::new(&at, &Device::Cpu)?.to_dtype(dtype)?)?;
+        let x = Var::from_tensor(&Tensor::new(&at, &device())?.to_dtype(dtype)?)?;
         let y = softplus(x.as_tensor())?;
         let grads = y.sum_all()?.backward()?;
         let slopes = values(grads.get(&x).expect("a gradient"));

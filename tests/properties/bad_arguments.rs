@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::loss::{dist, mae, masked_mse, mse, psnr_loss, total, total_variation};
 use lnca::metric::{psnr, ssim};
 use lnca::model::autoencoder::Depth;
@@ -14,11 +14,12 @@ use lnca::{
     VitcaConfig, Weights, neighbourhood,
 };
 
+use crate::common::device::device;
 use crate::restoring::models;
 use crate::rollouts::{LAYOUT, growing, nafca, vitca};
 
 fn zeros(shape: &[usize]) -> Tensor {
-    Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap()
+    Tensor::zeros(shape, DType::F32, &device()).unwrap()
 }
 
 /// The name that a shape or config error carries.
@@ -58,7 +59,7 @@ fn cells_that_do_not_fit_a_transition() -> Result<()> {
     );
     assert_eq!(named(LAYOUT.seed(&zeros(&[2, 2, 2]), OutputStart::Half)), "input");
     assert_eq!(
-        named(LAYOUT.single_cell((1, 0, 2), DType::F32, &Device::Cpu)),
+        named(LAYOUT.single_cell((1, 0, 2), DType::F32, &device())),
         "(batch, height, width)"
     );
     assert_eq!(named(neighbourhood(&zeros(&[1, 0, 2, 3]), Padding::Zero)), "x");
@@ -138,7 +139,7 @@ fn an_update_of_the_wrong_shape_and_a_failing_one() -> Result<()> {
 
 #[test]
 fn sizes_that_contradict_each_other() -> Result<()> {
-    let weights = Weights::new(0, DType::F32, &Device::Cpu);
+    let weights = Weights::new(0, DType::F32, &device());
     let vb = || weights.builder();
     for heads in [0, 3, 256] {
         let config = VitcaConfig {
@@ -181,7 +182,7 @@ fn sizes_that_contradict_each_other() -> Result<()> {
 
 #[test]
 fn layers_without_channels() -> Result<()> {
-    let weights = Weights::new(0, DType::F32, &Device::Cpu);
+    let weights = Weights::new(0, DType::F32, &device());
     let vb = || weights.builder();
     let none = CellLayout {
         input: 3,

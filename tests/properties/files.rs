@@ -3,18 +3,19 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::io::safetensors::{self as store, Tensors};
 use lnca::random::Key;
 use lnca::{Error, Model, ModelCard, Result};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use crate::common::device::device;
 use crate::common::{normal, values};
 use crate::restoring::models;
 
 fn load(path: &Path) -> Result<Model> {
-    Model::load(path, &Device::Cpu)
+    Model::load(path, &device())
 }
 
 /// A saved small model: its folder, its path, its contents.
@@ -114,7 +115,7 @@ fn safetensors_of_others() {
 /// Changes the tensors and card of a saved model, and returns the error message of loading it.
 fn message_after(change: impl FnOnce(&mut Tensors, &mut ModelCard)) -> String {
     let (_folder, path, _) = saved();
-    let (mut tensors, mut card): (_, ModelCard) = store::read(&path, &Device::Cpu).unwrap();
+    let (mut tensors, mut card): (_, ModelCard) = store::read(&path, &device()).unwrap();
     change(&mut tensors, &mut card);
     store::write(&path, &tensors, &card).unwrap();
     let error = load(&path).err().expect("an error");
@@ -176,7 +177,7 @@ fn a_card_that_asks_for_the_impossible_is_refused() {
 #[test]
 fn a_failed_write_leaves_what_is_there() {
     let (folder, path, bytes) = saved();
-    let tensors = Tensors::from([("w".to_string(), Tensor::new(&[1f32], &Device::Cpu).unwrap())]);
+    let tensors = Tensors::from([("w".to_string(), Tensor::new(&[1f32], &device()).unwrap())]);
     // A description that cannot be written as JSON.
     let unwritable = std::collections::HashMap::from([((1, 2), 3)]);
     assert!(store::write(&path, &tensors, &unwritable).is_err());

@@ -1,10 +1,11 @@
 //! The restoration networks: their sizes, and images of any size.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::model::baseline::{NafNet, NafNetConfig, Network, Restormer, RestormerConfig};
 use lnca::random::Key;
 use lnca::{Error, Model, ModelConfig, Result, Weights};
 
+use crate::common::device::device;
 use crate::common::{normal, randomise, values};
 
 fn small_nafnet(weights: &Weights) -> Result<NafNet> {
@@ -32,7 +33,7 @@ fn small_restormer(weights: &Weights, norm_bias: bool) -> Result<Restormer> {
 #[test]
 fn restormer_has_the_published_number_of_weights() -> Result<()> {
     for (norm_bias, expected) in [(true, 26_126_644), (false, 26_111_668)] {
-        let weights = Weights::new(0, DType::F32, &Device::Cpu);
+        let weights = Weights::new(0, DType::F32, &device());
         let config = RestormerConfig {
             norm_bias,
             ..RestormerConfig::default()
@@ -49,7 +50,7 @@ fn nafnet_has_the_published_number_of_weights() -> Result<()> {
     // A block of c channels has 7 c^2 + 33 c weights, the whole network at width 64 the published number;
     // narrower networks follow the same polynomial.
     let count = |width: usize| -> Result<usize> {
-        let weights = Weights::new(0, DType::F32, &Device::Cpu);
+        let weights = Weights::new(0, DType::F32, &device());
         let config = NafNetConfig {
             width,
             ..NafNetConfig::default()
@@ -68,7 +69,7 @@ fn nafnet_has_the_published_number_of_weights() -> Result<()> {
 
 #[test]
 fn images_of_any_size_keep_it() -> Result<()> {
-    let weights = [0, 1, 2].map(|seed| Weights::new(seed, DType::F32, &Device::Cpu));
+    let weights = [0, 1, 2].map(|seed| Weights::new(seed, DType::F32, &device()));
     let networks: [Box<dyn Network>; 3] = [
         Box::new(small_nafnet(&weights[0])?),
         Box::new(small_restormer(&weights[1], true)?),
@@ -84,7 +85,7 @@ fn images_of_any_size_keep_it() -> Result<()> {
                 "{shape:?}"
             );
         }
-        let wrong = Tensor::zeros((1, 8, 8, 4), DType::F32, &Device::Cpu)?;
+        let wrong = Tensor::zeros((1, 8, 8, 4), DType::F32, &device())?;
         assert!(matches!(network.forward(&wrong), Err(Error::Shape { .. })));
     }
     Ok(())
@@ -92,7 +93,7 @@ fn images_of_any_size_keep_it() -> Result<()> {
 
 #[test]
 fn sizes_that_do_not_fit_together_are_errors() {
-    let vb = || Weights::new(0, DType::F32, &Device::Cpu).builder();
+    let vb = || Weights::new(0, DType::F32, &device()).builder();
     let uneven = NafNetConfig {
         decoder: vec![1],
         ..NafNetConfig::default()
@@ -109,7 +110,7 @@ fn sizes_that_do_not_fit_together_are_errors() {
 fn f32_agrees_with_f64() -> Result<()> {
     // Layers have their own kernels for f32, and others or Candle's for f64.
     let output = |dtype| -> Result<(Vec<f64>, Vec<f64>)> {
-        let weights = Weights::new(3, dtype, &Device::Cpu);
+        let weights = Weights::new(3, dtype, &device());
         let network = small_restormer(&weights, true)?;
         randomise(&weights, 8, 0.2)?;
         let image = Var::from_tensor(&normal(9, (2, 9, 8, 3), DType::F64).to_dtype(dtype)?)?;
@@ -140,13 +141,13 @@ fn a_network_is_a_model_that_can_be_saved_and_loaded() -> Result<()> {
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    let model = Model::new(config, 5, &Device::Cpu)?;
+    let model = Model::new(config, 5, &device())?;
     randomise(model.weights(), 6, 0.2)?;
     let images = normal(7, (2, 7, 9, 3), DType::F32);
     let restored = model.restore(&images, Key::new(0))?;
     assert_eq!(restored.dims(), images.dims());
     model.save(&path)?;
-    let loaded = Model::load(&path, &Device::Cpu)?;
+    let loaded = Model::load(&path, &device())?;
     assert_eq!(loaded.card(), model.card());
     assert_eq!(values(&loaded.restore(&images, Key::new(1))?), values(&restored));
     assert!(matches!(model.restorer(), Err(Error::Config { .. })));

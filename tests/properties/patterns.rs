@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use lnca::data::{Emblem, Swatch, read_swatch, read_target};
 use lnca::loss::{PatchTransport, StyleLoss, Vgg16, VggComparison, VggStyle, sliced_transport};
 use lnca::random::Key;
@@ -11,10 +11,11 @@ use lnca::{
     Damage, Error, GrowingConfig, Pattern, PatternCard, PatternConfig, Result, Rollout, TextureConfig,
 };
 
+use crate::common::device::device;
 use crate::common::{normal, randomise, values};
 
 fn trained_like(config: PatternConfig, size: (usize, usize)) -> Result<Pattern> {
-    let pattern = Pattern::new(PatternCard::new(config, size), 3, &Device::Cpu)?;
+    let pattern = Pattern::new(PatternCard::new(config, size), 3, &device())?;
     randomise(pattern.weights(), 4, 0.1)?;
     Ok(pattern)
 }
@@ -61,7 +62,7 @@ fn damage_erases_what_it_says() -> Result<()> {
 /// `x` (`[B, H, W, C]`, square) rotated by 90 degrees: the right side becomes the bottom.
 fn turned(x: &Tensor) -> Result<Tensor> {
     let n = x.dim(1)?;
-    let back = Tensor::from_iter((0..n as u32).rev(), &Device::Cpu)?;
+    let back = Tensor::from_iter((0..n as u32).rev(), &device())?;
     Ok(x.transpose(1, 2)?.contiguous()?.index_select(&back, 2)?)
 }
 
@@ -99,7 +100,7 @@ fn hexagonal_cells_see_six_neighbours() -> Result<()> {
         rows: (2, 3),
         columns: (2, 3),
     };
-    let one = (1.0 - one.mask((5, 5), DType::F32, &Device::Cpu)?)?;
+    let one = (1.0 - one.mask((5, 5), DType::F32, &device())?)?;
     let cells = one.broadcast_as((1, 5, 5, 12))?.contiguous()?;
     let zeros = pattern.seed(1, (5, 5))?;
     let update =
@@ -115,8 +116,8 @@ fn half_of_the_grid_may_be_slower() -> Result<()> {
     let pattern = trained_like(PatternConfig::Texture(TextureConfig::default()), (8, 8))?;
     let rates = Tensor::cat(
         &[
-            Tensor::zeros((8, 4), DType::F32, &Device::Cpu)?,
-            Tensor::ones((8, 4), DType::F32, &Device::Cpu)?,
+            Tensor::zeros((8, 4), DType::F32, &device())?,
+            Tensor::ones((8, 4), DType::F32, &device())?,
         ],
         1,
     )?;
@@ -129,19 +130,19 @@ fn half_of_the_grid_may_be_slower() -> Result<()> {
     let right = |x: &Tensor| -> Result<Vec<f64>> { Ok(values(&x.narrow(2, 4, 4)?)) };
     assert_eq!(right(&once)?, right(&all)?);
     // Equal rates for all cells give the same bits as a single rate.
-    let half = Tensor::full(0.5f32, (8, 8), &Device::Cpu)?;
+    let half = Tensor::full(0.5f32, (8, 8), &device())?;
     let each = Rollout::new(3).fire_rates(&half)?.run(pattern.rule(), &cells)?;
     let same = Rollout::new(3).fire_rate(0.5).run(pattern.rule(), &cells)?;
     assert_eq!(values(&each), values(&same));
     // Rates of another grid, or outside `[0, 1]`, are errors.
-    let wide = Tensor::full(0.5f32, (8, 9), &Device::Cpu)?;
+    let wide = Tensor::full(0.5f32, (8, 9), &device())?;
     assert!(
         Rollout::new(1)
             .fire_rates(&wide)?
             .run(pattern.rule(), &cells)
             .is_err()
     );
-    let above = Tensor::full(1.5f32, (8, 8), &Device::Cpu)?;
+    let above = Tensor::full(1.5f32, (8, 8), &device())?;
     assert!(
         Rollout::new(1)
             .fire_rates(&above)?
@@ -162,7 +163,7 @@ fn a_pattern_file_is_the_pattern() -> Result<()> {
         let path = folder.path().join(format!("{n}.safetensors"));
         let pattern = trained_like(config, (12, 10))?;
         pattern.save(&path)?;
-        let loaded = Pattern::load(&path, &Device::Cpu)?;
+        let loaded = Pattern::load(&path, &device())?;
         assert_eq!(loaded.card(), pattern.card());
         let run = |pattern: &Pattern| -> Result<Vec<f64>> {
             let cells = pattern.seed(1, (12, 10))?;
@@ -178,17 +179,11 @@ fn a_pattern_file_is_the_pattern() -> Result<()> {
     }
     let path = folder.path().join("liar.safetensors");
     liar.save(&path)?;
-    assert!(matches!(
-        Pattern::load(&path, &Device::Cpu),
-        Err(Error::File { .. })
-    ));
+    assert!(matches!(Pattern::load(&path, &device()), Err(Error::File { .. })));
     // Files of other kinds.
     let text = folder.path().join("x.json");
     std::fs::write(&text, "[]").unwrap();
-    assert!(matches!(
-        Pattern::load(&text, &Device::Cpu),
-        Err(Error::File { .. })
-    ));
+    assert!(matches!(Pattern::load(&text, &device()), Err(Error::File { .. })));
     assert!(matches!(
         Pattern::released_growing(&text),
         Err(Error::File { .. })
@@ -245,8 +240,8 @@ fn targets_keep_their_aspect_and_no_colour_exceeds_alpha() -> Result<()> {
 #[test]
 fn transport_is_zero_between_equal_sets_in_any_order() -> Result<()> {
     let set = normal(1, (1, 30, 4), DType::F64);
-    let order = Tensor::from_iter((0..30u32).map(|i| i * 7 % 30), &Device::Cpu)?;
-    let directions = lnca::loss::directions((4, 9), Key::new(2), DType::F64, &Device::Cpu)?;
+    let order = Tensor::from_iter((0..30u32).map(|i| i * 7 % 30), &device())?;
+    let directions = lnca::loss::directions((4, 9), Key::new(2), DType::F64, &device())?;
     let distance = |x: &Tensor| -> Result<f64> { Ok(sliced_transport(x, &set, &directions)?.to_scalar()?) };
     assert!(distance(&set.index_select(&order, 1)?)? < 1e-20);
     // For a set moved by v, the distance along each direction d is |<v, d>|^2.
@@ -307,12 +302,12 @@ fn vgg_styles_by_weights_of_a_file() -> Result<()> {
     // A layer of the whole network that is not needed.
     weights.insert(
         "classifier.0.weight".into(),
-        Tensor::zeros((2, 2), DType::F32, &Device::Cpu)?,
+        Tensor::zeros((2, 2), DType::F32, &device())?,
     );
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vgg16.safetensors");
     candle_core::safetensors::save(&weights, &path)?;
-    let network = Vgg16::load(&path, &Device::Cpu)?;
+    let network = Vgg16::load(&path, &device())?;
     let target = Swatch::Weave.draw(36)?;
     let features = network.features(&target.unsqueeze(0)?)?;
     let shapes: Vec<_> = features.iter().map(|set| set.dims().to_vec()).collect();
@@ -346,17 +341,17 @@ fn vgg_styles_by_weights_of_a_file() -> Result<()> {
     }
     weights.remove("features.24.bias");
     candle_core::safetensors::save(&weights, &path)?;
-    match Vgg16::load(&path, &Device::Cpu) {
+    match Vgg16::load(&path, &device()) {
         Err(Error::Weight { key, .. }) => assert_eq!(key, "features.24.bias"),
         other => panic!("{other:?}"),
     }
     assert!(matches!(
-        Vgg16::load(folder.path(), &Device::Cpu),
+        Vgg16::load(folder.path(), &device()),
         Err(Error::Io { .. })
     ));
     assert!(
         network
-            .features(&Tensor::zeros((1, 8, 8, 3), DType::F32, &Device::Cpu)?)
+            .features(&Tensor::zeros((1, 8, 8, 3), DType::F32, &device())?)
             .is_err()
     );
     Ok(())

@@ -1,12 +1,13 @@
 //! Restoring images: any size, any batch, any memory layout.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::model::autoencoder::Depth;
 use lnca::model::{Model, ModelConfig};
 use lnca::random::Key;
 use lnca::{AutoencoderConfig, CellLayout, NafcaConfig, OutputStart, Result, VitcaConfig};
 use proptest::prelude::*;
 
+use crate::common::device::device;
 use crate::common::{normal, randomise, values};
 
 const LATENT: CellLayout = CellLayout {
@@ -55,7 +56,7 @@ pub fn models() -> Result<Vec<Model>> {
     ];
     let mut models = Vec::new();
     for (seed, config) in configs.into_iter().enumerate() {
-        let mut model = Model::new(config, seed as u64, &Device::Cpu)?;
+        let mut model = Model::new(config, seed as u64, &device())?;
         randomise(model.weights(), 60, 0.2)?;
         if let Some((_, weights)) = model.autoencoder() {
             randomise(weights, 80, 0.2)?;

@@ -1,6 +1,6 @@
 //! Rollouts: fire rates, input channels, untrained automata, batches, sizes.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::random::Key;
 use lnca::{
     CellLayout, Growing, GrowingConfig, Nafca, NafcaConfig, Result, Rollout, TransitionFn, Vitca,
@@ -8,6 +8,7 @@ use lnca::{
 };
 use proptest::prelude::*;
 
+use crate::common::device::device;
 use crate::common::{normal, randomise, values};
 
 pub const LAYOUT: CellLayout = CellLayout {
@@ -17,7 +18,7 @@ pub const LAYOUT: CellLayout = CellLayout {
 };
 
 pub fn vitca() -> Result<Vitca> {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let config = VitcaConfig {
         layout: LAYOUT,
         embed_dim: 8,
@@ -31,7 +32,7 @@ pub fn vitca() -> Result<Vitca> {
 }
 
 pub fn nafca() -> Result<Nafca> {
-    let weights = Weights::new(2, DType::F32, &Device::Cpu);
+    let weights = Weights::new(2, DType::F32, &device());
     let config = NafcaConfig {
         layout: LAYOUT,
         embed_dim: 8,
@@ -44,7 +45,7 @@ pub fn nafca() -> Result<Nafca> {
 }
 
 pub fn growing() -> Result<Growing> {
-    let weights = Weights::new(3, DType::F32, &Device::Cpu);
+    let weights = Weights::new(3, DType::F32, &device());
     let config = GrowingConfig {
         layout: LAYOUT,
         hidden_dim: 8,
@@ -69,7 +70,7 @@ where
     let asleep = run(&rollout.clone().fire_rate(0.0), &cells)?;
     assert_eq!(values(&asleep), start, "fire rate 0");
 
-    let ones = Tensor::ones((b, h, w, 1), DType::F32, &Device::Cpu)?;
+    let ones = Tensor::ones((b, h, w, 1), DType::F32, &device())?;
     let unmasked = run(&rollout.clone().masks(vec![ones; 3]), &cells)?;
     let awake = run(&rollout, &cells)?;
     assert_eq!(values(&awake), values(&unmasked), "fire rate 1");
@@ -121,7 +122,7 @@ fn the_smallest_and_thinnest_grids() -> Result<()> {
 
 #[test]
 fn untrained_automata_change_nothing() -> Result<()> {
-    let weights = Weights::new(4, DType::F32, &Device::Cpu);
+    let weights = Weights::new(4, DType::F32, &device());
     let vb = weights.builder();
     let vitca = Vitca::new(VitcaConfig::default(), vb.pp("vitca"))?;
     let growing = Growing::new(GrowingConfig::default(), vb.pp("growing"))?;
@@ -135,9 +136,7 @@ fn untrained_automata_change_nothing() -> Result<()> {
     let (a, b) = (cells(vitca.layout()), cells(nafca.layout()));
     assert_eq!(values(&rollout.run(&vitca, &a)?), values(&a));
     assert_eq!(values(&rollout.run(&nafca, &b)?), values(&b));
-    let seed = growing
-        .layout()
-        .single_cell((1, 9, 8), DType::F32, &Device::Cpu)?;
+    let seed = growing.layout().single_cell((1, 9, 8), DType::F32, &device())?;
     assert_eq!(values(&rollout.run(&growing, &seed)?), values(&seed));
     // The published NAFCA does not: its head starts with random weights.
     let nafca = Nafca::new(NafcaConfig::default(), vb.pp("moving"))?;
@@ -147,12 +146,10 @@ fn untrained_automata_change_nothing() -> Result<()> {
 
 #[test]
 fn dead_cells_are_empty_and_neighbours_of_living_ones_are_not() -> Result<()> {
-    let weights = Weights::new(5, DType::F32, &Device::Cpu);
+    let weights = Weights::new(5, DType::F32, &device());
     let growing = Growing::new(GrowingConfig::default(), weights.builder())?;
     randomise(&weights, 40, 0.3)?;
-    let seed = growing
-        .layout()
-        .single_cell((1, 9, 9), DType::F32, &Device::Cpu)?;
+    let seed = growing.layout().single_cell((1, 9, 9), DType::F32, &device())?;
     for steps in 1..4 {
         let grown = Rollout::new(steps).run(&growing, &seed)?;
         for (cell, channels) in values(&grown).chunks(16).enumerate() {
@@ -189,7 +186,7 @@ fn masks_follow_the_fire_rate_and_differ_by_step_image_and_key() -> Result<()> {
             Ok(cells.ones_like()?)
         }
     }
-    let cells = Tensor::zeros((4, 50, 50, 1), DType::F32, &Device::Cpu)?;
+    let cells = Tensor::zeros((4, 50, 50, 1), DType::F32, &device())?;
     let counts = |key, image| -> Result<Vec<Vec<f64>>> {
         let rollout = Rollout::new(2)
             .fire_rate(0.3)

@@ -2,12 +2,13 @@
 
 use std::f64::consts::FRAC_PI_2;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::{
     AliveMask, Growing, GrowingConfig, Nafca, NafcaConfig, Padding, Result, Rollout, TransitionFn, Weights,
 };
 use proptest::prelude::*;
 
+use crate::common::device::device;
 use crate::common::{normal, randomise, values};
 use crate::rollouts::LAYOUT;
 
@@ -30,7 +31,7 @@ fn alive(padding: Padding) -> AliveMask {
 }
 
 fn growing(padding: Padding) -> Result<Growing> {
-    let weights = Weights::new(1, DType::F64, &Device::Cpu);
+    let weights = Weights::new(1, DType::F64, &device());
     let config = GrowingConfig {
         layout: LAYOUT,
         hidden_dim: 8,
@@ -44,7 +45,7 @@ fn growing(padding: Padding) -> Result<Growing> {
 }
 
 fn nafca() -> Result<Nafca> {
-    let weights = Weights::new(2, DType::F64, &Device::Cpu);
+    let weights = Weights::new(2, DType::F64, &device());
     let config = NafcaConfig {
         layout: LAYOUT,
         embed_dim: 8,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::data::{BinaryImages, Corruption, Dataset};
 use lnca::random::Key;
 use lnca::train::{
@@ -14,6 +14,7 @@ use lnca::{
     Rollout, TransitionFn, Vae, VaeCard, VaeConfig, Weights,
 };
 
+use crate::common::device::device;
 use crate::common::normal;
 
 /// Set in the child processes; the test that starts them compares their output.
@@ -44,7 +45,7 @@ fn both(last: &Tensor, weights: &Weights) -> Result<[u64; 2]> {
 
 /// A rollout large enough that Candle splits its operations over threads.
 fn rollout(precision: Precision) -> Result<[u64; 2]> {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let transition = lnca::Nafca::new(NafcaConfig::default(), weights.builder())?;
     crate::common::randomise(&weights, 3, 0.1)?;
     let cells = transition
@@ -60,7 +61,7 @@ fn rollout(precision: Precision) -> Result<[u64; 2]> {
 
 /// A rollout of a single image whose grid is cut into several strips.
 fn strips() -> Result<[u64; 2]> {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let transition = lnca::Vitca::new(lnca::VitcaConfig::default(), weights.builder())?;
     crate::common::randomise(&weights, 3, 0.1)?;
     let cells = normal(1, (1, 96, 40, 38), DType::F32);
@@ -72,7 +73,7 @@ fn strips() -> Result<[u64; 2]> {
 fn training() -> Result<[u64; 4]> {
     let data = Dataset::dead_leaves(16, 32, 5)?;
     let batches = data.training_batches(0, 8, Some((Corruption::NOISE, 0.5)), Key::new(1))?;
-    let model = Model::new(ModelConfig::latent_nafca(), 4, &Device::Cpu)?;
+    let model = Model::new(ModelConfig::latent_nafca(), 4, &device())?;
     let (autoencoder, weights) = model.autoencoder().expect("a latent model");
     let mut first = AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default());
     let config = PoolTrainerConfig {
@@ -85,7 +86,7 @@ fn training() -> Result<[u64; 4]> {
     let trainers: [&mut dyn Trainer; 2] = [&mut first, &mut second];
     for trainer in trainers {
         for i in 0..2 {
-            trainer.learn(&batches.get(i, &Device::Cpu)?, Key::new(i as u64))?;
+            trainer.learn(&batches.get(i, &device())?, Key::new(i as u64))?;
         }
         hashes.push(hash(trainer.weights().snapshot()?.values()));
         hashes.push(hash(
@@ -117,7 +118,7 @@ fn variational() -> Result<Vec<u64>> {
             decoder,
             ..VaeConfig::default()
         };
-        let vae = Vae::new(VaeCard::new(config), 2, &Device::Cpu)?;
+        let vae = Vae::new(VaeCard::new(config), 2, &device())?;
         let config = VaeTrainerConfig {
             batch: 8,
             steps: 2..=4,

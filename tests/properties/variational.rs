@@ -1,6 +1,6 @@
 //! Variational autoencoders: sizes, files, estimates, wrong arguments.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::data::BinaryImages;
 use lnca::loss::{Posterior, elbo, iwelbo, log_bernoulli, log_mean_exp};
 use lnca::model::vae::{Decoder, Deconvolution, Encoder};
@@ -8,6 +8,7 @@ use lnca::random::Key;
 use lnca::train::{AdamConfig, Learner, VaeTrainer, VaeTrainerConfig};
 use lnca::{DecoderConfig, Error, Result, Rollout, Vae, VaeCard, VaeConfig, Vnca, VncaConfig, Weights};
 
+use crate::common::device::device;
 use crate::common::{normal, randomise, values};
 
 /// A small model of each kind, with no weight at its initial value.
@@ -28,7 +29,7 @@ fn models() -> Result<Vec<Vae>> {
             decoder,
             ..VaeConfig::default()
         };
-        let vae = Vae::new(VaeCard::new(config), 3, &Device::Cpu)?;
+        let vae = Vae::new(VaeCard::new(config), 3, &device())?;
         randomise(vae.weights(), 4, 0.05)?;
         Ok(vae)
     };
@@ -37,15 +38,13 @@ fn models() -> Result<Vec<Vae>> {
 
 fn digits(count: usize) -> Result<Tensor> {
     let all: Vec<usize> = (0..count).collect();
-    BinaryImages::digits(count, 1)?
-        .padded(2)
-        .batch(&all, &Device::Cpu)
+    BinaryImages::digits(count, 1)?.padded(2).batch(&all, &device())
 }
 
 #[test]
 fn published_sizes_have_the_published_number_of_weights() -> Result<()> {
     let count = |config: VaeConfig| -> Result<(usize, usize)> {
-        let vae = Vae::new(VaeCard::new(config), 0, &Device::Cpu)?;
+        let vae = Vae::new(VaeCard::new(config), 0, &device())?;
         let of = |prefix: &str| {
             let vars = vae.weights().vars().into_iter();
             vars.filter(|(name, _)| name.starts_with(prefix))
@@ -71,7 +70,7 @@ fn published_sizes_have_the_published_number_of_weights() -> Result<()> {
 
 #[test]
 fn an_untrained_automaton_changes_nothing() -> Result<()> {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let rule = Vnca::new(VncaConfig::doubling(5), weights.builder())?;
     let cells = normal(1, (2, 3, 4, 5), DType::F32);
     let after = Rollout::new(4).run(&rule, &cells)?;
@@ -87,7 +86,7 @@ fn a_file_is_the_model() -> Result<()> {
     for mut vae in models()? {
         vae.card_mut().data = "digits".into();
         vae.save(&path)?;
-        let loaded = Vae::load(&path, &Device::Cpu)?;
+        let loaded = Vae::load(&path, &device())?;
         assert_eq!(loaded.card(), vae.card());
         let key = Key::new(5);
         assert_eq!(
@@ -100,18 +99,18 @@ fn a_file_is_the_model() -> Result<()> {
         // A card that asks for more weights than the file has, and more than memory holds.
         vae.card_mut().config.latent = 1 << 16;
         vae.save(&path)?;
-        match Vae::load(&path, &Device::Cpu) {
+        match Vae::load(&path, &device()) {
             Err(Error::File { .. }) => {}
             other => panic!("{:?}", other.map(|vae| vae.card().clone())),
         }
         vae.card_mut().vae = 2;
         vae.save(&path)?;
-        assert!(matches!(Vae::load(&path, &Device::Cpu), Err(Error::File { .. })));
+        assert!(matches!(Vae::load(&path, &device()), Err(Error::File { .. })));
     }
     std::fs::write(&path, "no tensors").unwrap();
-    assert!(matches!(Vae::load(&path, &Device::Cpu), Err(Error::File { .. })));
+    assert!(matches!(Vae::load(&path, &device()), Err(Error::File { .. })));
     let missing = folder.path().join("none");
-    assert!(matches!(Vae::load(missing, &Device::Cpu), Err(Error::Io { .. })));
+    assert!(matches!(Vae::load(missing, &device()), Err(Error::Io { .. })));
     Ok(())
 }
 
@@ -142,13 +141,13 @@ fn estimates_do_not_depend_on_batches_and_rise_with_samples() -> Result<()> {
 fn bounds_agree_where_the_posterior_is_exact() -> Result<()> {
     // If the posterior is the prior and the likelihood does not depend on the latent, every bound is that
     // likelihood.
-    let zeros = Tensor::zeros((2, 3), DType::F64, &Device::Cpu)?;
+    let zeros = Tensor::zeros((2, 3), DType::F64, &device())?;
     let posterior = Posterior {
         mean: zeros.clone(),
         log_variance: zeros,
     };
     let z = posterior.sample(&normal(1, (2, 5, 3), DType::F64))?;
-    let likelihood = Tensor::new(&[[-3.0f64; 5], [-800.0; 5]], &Device::Cpu)?;
+    let likelihood = Tensor::new(&[[-3.0f64; 5], [-800.0; 5]], &device())?;
     let prior = lnca::loss::log_prior(&z)?;
     let tight = iwelbo(&likelihood, &prior, &posterior.log_density(&z)?)?;
     let loose = elbo(&likelihood, &posterior.kl()?, 1.0)?;
@@ -171,11 +170,11 @@ fn what_does_not_fit_is_an_error_with_a_name() -> Result<()> {
             None => panic!("no error"),
         }
     }
-    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device());
     let with = |change: &dyn Fn(&mut VaeConfig)| {
         let mut config = VaeConfig::small();
         change(&mut config);
-        named(Vae::new(VaeCard::new(config), 0, &Device::Cpu))
+        named(Vae::new(VaeCard::new(config), 0, &device()))
     };
     assert_eq!(with(&|config| config.size = 28), "size");
     assert_eq!(with(&|config| config.size = 0), "border");
@@ -194,7 +193,7 @@ fn what_does_not_fit_is_an_error_with_a_name() -> Result<()> {
     assert_eq!(with(&|config| config.decoder = rate.clone()), "fire_rate");
     let width = DecoderConfig::Baseline { width: 24 };
     assert_eq!(with(&|config| config.decoder = width.clone()), "width");
-    let builder = || Weights::new(0, DType::F32, &Device::Cpu).builder();
+    let builder = || Weights::new(0, DType::F32, &device()).builder();
     assert_eq!(named(Encoder::new(0, 1, 1, builder())), "encoder");
     assert_eq!(named(Deconvolution::new(20, 1, 16, builder())), "size");
     assert_eq!(named(Deconvolution::new(16, 0, 16, builder())), "channels");
@@ -296,11 +295,8 @@ fn binarised_mnist_from_a_folder() -> Result<()> {
         decoder: DecoderConfig::Baseline { width: 32 },
         ..VaeConfig::default()
     };
-    let vae = Vae::new(VaeCard::new(config), 0, &Device::Cpu)?;
-    let test = parts
-        .test
-        .padded(2)
-        .batch(&[0, 1, 2, 3, 4, 5, 6, 7], &Device::Cpu)?;
+    let vae = Vae::new(VaeCard::new(config), 0, &device())?;
+    let test = parts.test.padded(2).batch(&[0, 1, 2, 3, 4, 5, 6, 7], &device())?;
     let bound = |vae: &Vae| -> Result<f64> {
         let estimates = vae.estimate(&test, 4, Key::new(1), 0)?;
         Ok(lnca::model::vae::Estimate::mean(&estimates).iwelbo)

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::Init;
 use lnca::nn::glorot_uniform;
 use lnca::{Error, Nafca, NafcaConfig, Result, Vitca, VitcaConfig, Weights};
 
+use crate::common::device::device;
 use crate::common::values;
 
 fn all(weights: &Weights) -> Result<BTreeMap<String, Vec<f64>>> {
@@ -18,7 +19,7 @@ fn all(weights: &Weights) -> Result<BTreeMap<String, Vec<f64>>> {
 }
 
 fn new(seed: u64) -> Weights {
-    Weights::new(seed, DType::F32, &Device::Cpu)
+    Weights::new(seed, DType::F32, &device())
 }
 
 #[test]
@@ -57,9 +58,7 @@ fn a_weight_asked_for_twice_is_shared_and_keeps_its_shape() -> Result<()> {
     let weights = new(0);
     let get = |shape: usize| weights.builder().get_with_hints(shape, "w", Init::Const(1.0));
     let (a, b) = (get(2)?, get(2)?);
-    weights.vars()[0]
-        .1
-        .set(&Tensor::new(&[5f32, 6.0], &Device::Cpu)?)?;
+    weights.vars()[0].1.set(&Tensor::new(&[5f32, 6.0], &device())?)?;
     assert_eq!((values(&a), values(&b)), (vec![5.0, 6.0], vec![5.0, 6.0]));
     assert!(get(3).unwrap_err().to_string().contains('w'));
     Ok(())
@@ -72,7 +71,7 @@ fn a_load_that_fails_names_the_weight_and_changes_nothing() -> Result<()> {
     vb.get_with_hints(2, "a", Init::Const(1.0))?;
     vb.get_with_hints((2, 3), "b", Init::Const(2.0))?;
     let before = all(&weights)?;
-    let tensor = |shape: &[usize]| Tensor::zeros(shape, DType::F64, &Device::Cpu);
+    let tensor = |shape: &[usize]| Tensor::zeros(shape, DType::F64, &device());
     let good = BTreeMap::from([
         ("a".to_string(), tensor(&[2])?),
         ("b".to_string(), tensor(&[2, 3])?),

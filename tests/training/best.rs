@@ -1,12 +1,13 @@
 //! After a fit the model has the weights of its best epoch.
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use candle_nn::Init;
 use lnca::data::Batch;
 use lnca::random::Key;
 use lnca::train::{Adam, AdamConfig, Event, Reading, Trainer};
 use lnca::{Fit, Result, Weights};
 
+use crate::common::device::device;
 use crate::common::values;
 use crate::setup::{data, fit};
 
@@ -19,7 +20,7 @@ struct Scripted {
 
 impl Scripted {
     fn new(scores: &[f64]) -> Result<Self> {
-        let weights = Weights::new(0, DType::F64, &Device::Cpu);
+        let weights = Weights::new(0, DType::F64, &device());
         weights.builder().get_with_hints(1, "batches", Init::Const(0.0))?;
         Ok(Self {
             adam: Adam::new(weights.vars(), AdamConfig::default()),

@@ -1,6 +1,6 @@
 //! A custom transition, written with the public interface alone.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear};
 use lnca::data::{Corruption, Dataset};
 use lnca::random::Key;
@@ -11,6 +11,7 @@ use lnca::{
 };
 use std::sync::Arc;
 
+use crate::common::device::device;
 use crate::common::{normal, randomise, values};
 
 /// Reads its neighbours, applies a small perceptron, and drops out a little.
@@ -50,7 +51,7 @@ impl TransitionFn for Mine {
 fn train(memory: Memory, batches: usize) -> Result<(Weights, Vec<f64>)> {
     let data = Dataset::dead_leaves(8, 12, 1)?;
     let data = data.training_batches(0, 4, Some((Corruption::NOISE, 0.5)), Key::new(1))?;
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let restorer: Arc<dyn Restorer> = Arc::new(PlainNca::new(Mine::new(weights.builder())?)?);
     let mut config = PoolTrainerConfig {
         steps: 4..=6,
@@ -64,7 +65,7 @@ fn train(memory: Memory, batches: usize) -> Result<(Weights, Vec<f64>)> {
     let mut trainer = PoolTrainer::new(restorer, &weights, config)?.with_memory(memory);
     let mut losses = Vec::new();
     for i in 0..batches {
-        let batch = data.get(i % data.len(), &Device::Cpu)?;
+        let batch = data.get(i % data.len(), &device())?;
         losses.push(Reading::total(&trainer.learn(&batch, Key::new(i as u64))?));
     }
     Ok((weights, losses))
@@ -96,7 +97,7 @@ fn checkpoints_lead_to_the_same_weights() -> Result<()> {
 /// In Candle's graph the depth of a rollout is limited by the stack, here the 2 MiB of a test's thread.
 #[test]
 fn a_deep_rollout_fits_a_small_stack() -> Result<()> {
-    let weights = Weights::new(2, DType::F32, &Device::Cpu);
+    let weights = Weights::new(2, DType::F32, &device());
     let transition = Mine::new(weights.builder())?;
     randomise(&weights, 1, 0.05)?;
     let cells = normal(1, (1, 3, 3, LAYOUT.channels()), DType::F32);

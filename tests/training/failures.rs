@@ -2,12 +2,13 @@
 
 use std::fs;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use lnca::data::{Batch, Dataset};
 use lnca::random::Key;
 use lnca::train::{Event, PoolTrainerConfig, Trainer};
 use lnca::{Error, Fit, Memory, Model, PoolTrainer, Result, Weights};
 
+use crate::common::device::device;
 use crate::common::values;
 use crate::setup::{PHASES, Phase, data, fit, small_vitca};
 
@@ -77,7 +78,7 @@ fn a_run_that_diverges_leaves_its_last_checkpoint() -> Result<()> {
 
 #[test]
 fn a_gradient_that_is_not_finite_is_named() -> Result<()> {
-    let model = Model::new(small_vitca(), 7, &Device::Cpu)?;
+    let model = Model::new(small_vitca(), 7, &device())?;
     let mut config = PoolTrainerConfig {
         steps: 2..=3,
         ..PoolTrainerConfig::default()
@@ -96,7 +97,7 @@ fn a_gradient_that_is_not_finite_is_named() -> Result<()> {
 fn images_that_are_not_finite_change_no_weight() -> Result<()> {
     for phase in PHASES {
         let (_model, mut trainer) = phase.trainer()?;
-        let clean = Tensor::full(0.5f32, (2, 12, 12, 3), &Device::Cpu)?;
+        let clean = Tensor::full(0.5f32, (2, 12, 12, 3), &device())?;
         let batch = Batch {
             corrupted: (&clean * f64::NAN)?,
             clean,
@@ -190,7 +191,7 @@ fn memory_policies_train_alike() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let data = data(13, 12)?;
     let trained = |memory| -> Result<Vec<f64>> {
-        let model = Model::new(small_vitca(), 7, &Device::Cpu)?;
+        let model = Model::new(small_vitca(), 7, &device())?;
         let config = PoolTrainerConfig {
             steps: 3..=5,
             validation_steps: 3,
@@ -217,13 +218,13 @@ fn memory_policies_train_alike() -> Result<()> {
 
 #[test]
 fn a_loss_without_a_gradient_is_an_error() -> Result<()> {
-    let model = Model::new(small_vitca(), 7, &Device::Cpu)?;
+    let model = Model::new(small_vitca(), 7, &device())?;
     let config = PoolTrainerConfig::default();
     let trainer = PoolTrainer::new(model.restorer()?, model.weights(), config)?;
     let batch = data(13, 12)?
         .train
         .training_batches(0, 4, None, Key::new(0))?
-        .get(0, &Device::Cpu)?;
+        .get(0, &device())?;
     // It would look like training and change nothing.
     let error = trainer
         .with_memory(Memory::Nothing)

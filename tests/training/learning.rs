@@ -1,11 +1,11 @@
 //! The whole pipeline on generated data: it must learn to restore.
 
-use candle_core::Device;
 use lnca::data::{Corruption, Curriculum, Dataset};
 use lnca::random::Key;
 use lnca::train::{AutoencoderTrainerConfig, Event, PoolTrainerConfig, Reading};
 use lnca::{AutoencoderTrainer, Fit, Model, PoolTrainer, Result, Rollout, TrainingData, evaluate};
 
+use crate::common::device::device;
 use crate::setup::small_latent;
 
 /// Losses and validation SSIMs of a run.
@@ -50,12 +50,12 @@ fn a_latent_automaton_learns_to_denoise() -> Result<()> {
         epochs: 10,
         ..Fit::default()
     };
-    let model = Model::new(small_latent(), 1, &Device::Cpu)?;
+    let model = Model::new(small_latent(), 1, &device())?;
     let test = parts
         .test
         .evaluation_batches(8, Some((Corruption::NOISE, 0.5)), Key::new(5))?;
     let score = |steps: usize| {
-        evaluate(&test, &Device::Cpu, |images, first| {
+        evaluate(&test, &device(), |images, first| {
             let rollout = Rollout::new(steps).first_image(first);
             model.restore_by(images, &rollout)
         })

@@ -1,17 +1,19 @@
 //! The restoration networks learn.
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use lnca::data::{Corruption, Dataset};
 use lnca::model::baseline::{NafNet, NafNetConfig, Restormer, RestormerConfig};
 use lnca::random::Key;
 use lnca::train::{NetworkTrainer, NetworkTrainerConfig, Reading, Trainer};
 use lnca::{Result, Weights};
 
+use crate::common::device::device;
+
 /// Loss of the first and of the last of some updates on the same batch.
 fn progress(trainer: &mut dyn Trainer) -> Result<(f64, f64)> {
     let images = Dataset::dead_leaves(4, 16, 3)?;
     let batches = images.training_batches(0, 4, Some((Corruption::NOISE, 0.5)), Key::new(1))?;
-    let batch = batches.get(0, &Device::Cpu)?;
+    let batch = batches.get(0, &device())?;
     let losses = (0..25).map(|n| Ok(Reading::total(&trainer.learn(&batch, Key::new(n))?)));
     let losses = losses.collect::<Result<Vec<_>>>()?;
     Ok((losses[0], losses[24]))
@@ -19,7 +21,7 @@ fn progress(trainer: &mut dyn Trainer) -> Result<(f64, f64)> {
 
 #[test]
 fn nafnet_and_restormer_learn() -> Result<()> {
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let config = NafNetConfig {
         width: 8,
         encoder: vec![1],
@@ -31,7 +33,7 @@ fn nafnet_and_restormer_learn() -> Result<()> {
     let (first, last) = progress(&mut trainer)?;
     assert!(last < first - 0.5, "PSNR loss {first} to {last}");
 
-    let weights = Weights::new(1, DType::F32, &Device::Cpu);
+    let weights = Weights::new(1, DType::F32, &device());
     let config = RestormerConfig {
         width: 8,
         blocks: [1; 4],

@@ -1,12 +1,13 @@
 //! Growing patterns and textures: learning, the pool, resuming.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::data::{Emblem, Swatch};
 use lnca::loss::{ImageLoss, OverflowNorm, PatchTransport, PatternLoss, TextureLoss};
 use lnca::model::pattern::Rule;
 use lnca::train::{AdamConfig, Learner, PatternTrainer, PatternTrainerConfig, Reading};
 use lnca::{Error, GrowingConfig, Pattern, PatternCard, PatternConfig, Result, TextureConfig};
 
+use crate::common::device::device;
 use crate::common::values;
 use crate::learner::{is_refused, stopped_is_never_stopped};
 
@@ -19,7 +20,7 @@ fn growing(config: PatternTrainerConfig) -> Result<(Pattern, PatternTrainer<Rule
     let pattern = Pattern::new(
         PatternCard::new(PatternConfig::Growing(small), (18, 18)),
         1,
-        &Device::Cpu,
+        &device(),
     )?;
     let seed = pattern.seed(1, (18, 18))?;
     let loss = ImageLoss::new(target)?;
@@ -54,7 +55,7 @@ fn a_picture_is_learned() -> Result<()> {
 fn a_texture_is_learned() -> Result<()> {
     let target = Swatch::Weave.draw(32)?;
     let card = PatternCard::new(PatternConfig::Texture(TextureConfig::default()), (16, 16));
-    let pattern = Pattern::new(card, 1, &Device::Cpu)?;
+    let pattern = Pattern::new(card, 1, &device())?;
     let seed = pattern.seed(1, (16, 16))?;
     let loss = || -> Result<TextureLoss> {
         Ok(TextureLoss::new(
@@ -123,8 +124,8 @@ fn the_pool_remembers_and_the_seed_comes_back() -> Result<()> {
     assert_eq!(changed(&trainer)?, 4);
 
     // Of four states at different distances from the target, the worst is replaced by the seed.
-    let scale = Tensor::new(&[1f32, 3.0, 2.0, 0.0], &Device::Cpu)?.reshape((4, 1, 1, 1))?;
-    let states = Tensor::ones((4, 18, 18, 16), DType::F32, &Device::Cpu)?.broadcast_mul(&scale)?;
+    let scale = Tensor::new(&[1f32, 3.0, 2.0, 0.0], &device())?.reshape((4, 1, 1, 1))?;
+    let states = Tensor::ones((4, 18, 18, 16), DType::F32, &device())?.broadcast_mul(&scale)?;
     let (order, prepared) = trainer.prepare(&states, &[])?;
     assert_eq!(order, [1, 2, 0, 3]);
     assert_eq!(values(&prepared.narrow(0, 0, 1)?), values(&seed));

@@ -1,12 +1,13 @@
 //! Recipes: what each of them trains, what it leaves unchanged, and where it starts.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use lnca::data::Corruption;
 use lnca::io::safetensors::Tensors;
 use lnca::random::Key;
 use lnca::train::{Event, PoolTrainerConfig, Trainer};
 use lnca::{Fit, Learning, Model, ModelConfig, PoolTrainer, Recipe, Result, Rollout};
 
+use crate::common::device::device;
 use crate::common::values;
 use crate::setup::{data, small_latent, small_vitca};
 
@@ -23,7 +24,7 @@ fn changed(before: &Tensors, after: &Tensors) -> Result<Vec<String>> {
 }
 
 fn layers_trained(recipe: &Recipe, trainer: impl Fn(&Model) -> Result<PoolTrainer>) -> Result<Vec<String>> {
-    let model = Model::new(recipe.model.clone(), 3, &Device::Cpu)?;
+    let model = Model::new(recipe.model.clone(), 3, &device())?;
     let (_, autoencoder) = model.autoencoder().expect("a latent model");
     let (before, transition) = (autoencoder.snapshot()?, model.weights().snapshot()?);
     let fit = Fit {
@@ -44,7 +45,7 @@ fn a_model_restores_as_its_published_training_validates() -> Result<()> {
         ModelConfig::vitca(),
     ] {
         let nca = Recipe::paper(config.clone()).nca;
-        let model = Model::new(config, 0, &Device::Cpu)?;
+        let model = Model::new(config, 0, &device())?;
         let card = model.card();
         assert_eq!(
             (card.fire_rate, card.steps),
@@ -76,7 +77,7 @@ fn what_learns_is_what_the_recipe_says() -> Result<()> {
         layers_trained(&tuned, |model| tuned.end_to_end_trainer(model))?,
         all
     );
-    let model = Model::new(paper.model.clone(), 3, &Device::Cpu)?;
+    let model = Model::new(paper.model.clone(), 3, &device())?;
     let error = paper.end_to_end_trainer(&model).err().expect("no such phase");
     assert!(error.to_string().contains("end_to_end"), "{error}");
     Ok(())
@@ -86,7 +87,7 @@ fn what_learns_is_what_the_recipe_says() -> Result<()> {
 fn a_running_mean_is_kept_in_place_of_the_last_weights() -> Result<()> {
     let decay = 0.25;
     let recipe = Recipe::paper(small_latent());
-    let model = Model::new(recipe.model.clone(), 3, &Device::Cpu)?;
+    let model = Model::new(recipe.model.clone(), 3, &device())?;
     let config = PoolTrainerConfig {
         average: Some(decay),
         ..recipe.nca
@@ -96,7 +97,7 @@ fn a_running_mean_is_kept_in_place_of_the_last_weights() -> Result<()> {
     assert!(trainer.average().is_none());
     let mut mean: Option<Tensors> = None;
     for n in 0..4 {
-        let batch = batches.get(n % 2, &Device::Cpu)?;
+        let batch = batches.get(n % 2, &device())?;
         trainer.fresh_update(&batch, &Rollout::new(2))?;
         let weights = model.weights().snapshot()?;
         // The first few updates weigh more, because the mean begins with random weights.
@@ -125,7 +126,7 @@ fn a_running_mean_is_kept_in_place_of_the_last_weights() -> Result<()> {
 #[test]
 fn a_validation_event_is_told_with_the_validated_weights() -> Result<()> {
     let recipe = Recipe::tuned(small_latent());
-    let model = Model::new(recipe.model.clone(), 3, &Device::Cpu)?;
+    let model = Model::new(recipe.model.clone(), 3, &device())?;
     let fit = Fit {
         epochs: 3,
         batch_size: 4,
@@ -152,10 +153,10 @@ fn the_tuned_recipe_starts_with_what_was_given() -> Result<()> {
     let images = data(4, 16)?
         .train
         .evaluation_batches(4, None, Key::new(0))?
-        .get(0, &Device::Cpu)?
+        .get(0, &device())?
         .clean;
     for config in [small_latent(), ModelConfig::latent_vitca(), small_vitca()] {
-        let model = Model::new(Recipe::tuned(config).model, 5, &Device::Cpu)?;
+        let model = Model::new(Recipe::tuned(config).model, 5, &device())?;
         let expected = match model.autoencoder() {
             Some((autoencoder, _)) => {
                 let encoded = autoencoder.encode(&images, false)?;
@@ -176,7 +177,7 @@ fn the_tuned_recipe_starts_with_what_was_given() -> Result<()> {
 
 #[test]
 fn a_recipe_is_for_its_own_model() -> Result<()> {
-    let model = Model::new(small_latent(), 3, &Device::Cpu)?;
+    let model = Model::new(small_latent(), 3, &device())?;
     let error = Recipe::paper(small_vitca())
         .nca_trainer(&model)
         .err()

@@ -4,11 +4,11 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use lnca::io::safetensors::{self as store, Tensors};
 use lnca::train::Event;
 use lnca::{Error, Fit, Result, TrainingData};
 
+use crate::common::device::device;
 use crate::common::values;
 use crate::setup::{PHASES, Phase, data, fit};
 
@@ -32,7 +32,7 @@ fn assert_same_weights(what: &str, a: &Tensors, b: &Tensors) {
 
 /// Checkpoints hold weights, best weights, moments, pool and progress: all must agree.
 fn assert_same_checkpoint(what: &str, a: &Path, b: &Path) -> Result<()> {
-    let read = |path: &Path| store::read::<serde_json::Value>(path, &Device::Cpu);
+    let read = |path: &Path| store::read::<serde_json::Value>(path, &device());
     let ((a_tensors, a_card), (b_tensors, b_card)) = (read(a)?, read(b)?);
     assert_same_weights(what, &a_tensors, &b_tensors);
     assert_eq!(a_card, b_card, "{what}");

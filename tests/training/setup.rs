@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use lnca::data::{Corruption, Dataset};
 use lnca::train::{AutoencoderTrainerConfig, PoolOrder, PoolTrainerConfig, Trainer};
+
+use crate::common::device::device;
 use lnca::{
     AutoencoderConfig, AutoencoderTrainer, CellLayout, Fit, Model, ModelConfig, NafcaConfig, OutputStart,
     PoolTrainer, Recipe, Result, TrainingData, VitcaConfig,
@@ -77,7 +78,7 @@ impl Phase {
             Phase::Plain => small_vitca(),
             _ => small_latent(),
         };
-        let model = Model::new(config, 7, &Device::Cpu)?;
+        let model = Model::new(config, 7, &device())?;
         if let Phase::EndToEnd = self {
             let mut recipe = Recipe::tuned(small_latent());
             recipe.model = small_latent();

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::data::{Emblem, Swatch, shuffled};
 use lnca::loss::{ImageLoss, PatternLoss};
 use lnca::metric::FilterBank;
@@ -11,11 +11,12 @@ use lnca::random::Key;
 use lnca::transition::Lattice;
 use lnca::{Damage, Pattern, PatternConfig, Result};
 
+use crate::common::device::device;
 use crate::common::values;
 
 fn model(name: &str) -> Result<Pattern> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-    Pattern::load(folder.join(format!("{name}.safetensors")), &Device::Cpu)
+    Pattern::load(folder.join(format!("{name}.safetensors")), &device())
 }
 
 fn advance(pattern: &Pattern, cells: &Tensor, steps: usize, seed: u64) -> Result<Tensor> {
@@ -76,7 +77,7 @@ fn the_fish_grows_turned_in_a_larger_grid_and_with_a_slower_half() -> Result<()>
     })?;
     let grown = advance(&quarter, &fish.seed(1, (101, 101))?, 150, 1)?;
     let target = Emblem::Fish.draw(40, 16)?;
-    let back = Tensor::from_iter((0..72u32).rev(), &Device::Cpu)?;
+    let back = Tensor::from_iter((0..72u32).rev(), &device())?;
     let turned = target.transpose(0, 1)?.contiguous()?.index_select(&back, 1)?;
     // The seed is right of and below the middle, which a turn moves by one cell.
     let nearest = |target: &Tensor| -> Result<f64> {
@@ -95,7 +96,7 @@ fn the_fish_grows_turned_in_a_larger_grid_and_with_a_slower_half() -> Result<()>
     );
 
     let slow = (0..72 * 72).map(|cell| if cell % 72 < 36 { 0.5f32 } else { 0.25 });
-    let rates = Tensor::from_iter(slow, &Device::Cpu)?.reshape((72, 72))?;
+    let rates = Tensor::from_iter(slow, &device())?.reshape((72, 72))?;
     let rollout = fish.rollout(200, Key::new(4)).fire_rates(&rates)?;
     let grown = rollout.run(fish.rule(), &fish.seed(1, (72, 72))?)?;
     let loss = log_loss(&grown, &target)?;
@@ -121,7 +122,7 @@ fn textures_fill_a_larger_grid_heal_and_stay() -> Result<()> {
         let order = shuffled(128 * 128, Key::new(1))
             .into_iter()
             .map(|pixel| pixel as u32);
-        let order = Tensor::from_iter(order, &Device::Cpu)?;
+        let order = Tensor::from_iter(order, &device())?;
         let noise = target
             .reshape((128 * 128, 3))?
             .index_select(&order, 0)?
@@ -163,7 +164,7 @@ fn textures_live_on_hexagons_and_with_a_slower_half() -> Result<()> {
         })?;
         let seed = texture.seed(1, (64, 64))?;
         let slow = (0..64 * 64).map(|cell| if cell % 64 < 32 { 0.5f32 } else { 0.125 });
-        let rates = Tensor::from_iter(slow, &Device::Cpu)?.reshape((64, 64))?;
+        let rates = Tensor::from_iter(slow, &device())?.reshape((64, 64))?;
         let on_hexagons = advance(&hexagonal, &seed, 200, 1)?;
         let halves = texture
             .rollout(300, Key::new(1))

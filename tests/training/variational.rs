@@ -1,12 +1,13 @@
 //! Variational autoencoders: learning, the pool, resuming.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lnca::data::BinaryImages;
 use lnca::model::vae::Estimate;
 use lnca::random::Key;
 use lnca::train::{Adam, AdamConfig, Evolving, Learner, Reading, VaeTrainer, VaeTrainerConfig};
 use lnca::{DecoderConfig, Error, Memory, Result, Vae, VaeCard, VaeConfig};
 
+use crate::common::device::device;
 use crate::common::{normal, values};
 use crate::learner::{is_refused, stopped_is_never_stopped};
 
@@ -33,7 +34,7 @@ fn model(decoder: DecoderConfig) -> Result<Vae> {
         decoder,
         ..VaeConfig::default()
     };
-    Vae::new(VaeCard::new(config), 1, &Device::Cpu)
+    Vae::new(VaeCard::new(config), 1, &device())
 }
 
 fn config() -> VaeTrainerConfig {
@@ -57,9 +58,7 @@ fn trainer(vae: &Vae, config: VaeTrainerConfig) -> Result<VaeTrainer> {
 #[test]
 fn images_become_likelier() -> Result<()> {
     let test: Vec<usize> = (0..16).collect();
-    let test = BinaryImages::digits(16, 77)?
-        .padded(2)
-        .batch(&test, &Device::Cpu)?;
+    let test = BinaryImages::digits(16, 77)?.padded(2).batch(&test, &device())?;
     // The bound of the best constant grey.
     let white = f64::from(test.mean_all()?.to_scalar::<f32>()?);
     let grey = 1024.0 * (white * white.ln() + (1.0 - white) * (1.0 - white).ln());
@@ -155,14 +154,12 @@ fn the_pool_keeps_its_size_and_pairs_images_with_grids() -> Result<()> {
 #[test]
 fn latents_of_images_from_the_pool_count_if_asked() -> Result<()> {
     let images: Vec<usize> = (0..4).collect();
-    let images = BinaryImages::digits(4, 3)?
-        .padded(2)
-        .batch(&images, &Device::Cpu)?;
+    let images = BinaryImages::digits(4, 3)?.padded(2).batch(&images, &device())?;
     let noise = normal(1, (4, 8), DType::F32);
     let readings = |kl: bool| -> Result<Vec<Reading>> {
         let vae = model(broadcast())?;
         let evolving = Evolving {
-            cells: Tensor::zeros((2, 32, 32, 8), DType::F32, &Device::Cpu)?,
+            cells: Tensor::zeros((2, 32, 32, 8), DType::F32, &device())?,
             kl,
         };
         let mut trainer = trainer(&vae, config())?;
@@ -181,7 +178,7 @@ fn latents_of_images_from_the_pool_count_if_asked() -> Result<()> {
     // Too many grids, or grids for a decoder that has none, are errors.
     let vae = model(doubling())?;
     let evolving = Evolving {
-        cells: Tensor::zeros((5, 32, 32, 8), DType::F32, &Device::Cpu)?,
+        cells: Tensor::zeros((5, 32, 32, 8), DType::F32, &device())?,
         kl: true,
     };
     let rollout = vae.rollout(1, Key::new(1));
@@ -195,7 +192,7 @@ fn latents_of_images_from_the_pool_count_if_asked() -> Result<()> {
 
 #[test]
 fn gradients_are_clipped_together() -> Result<()> {
-    let var = |x: &[f32]| candle_core::Var::new(x, &Device::Cpu);
+    let var = |x: &[f32]| candle_core::Var::new(x, &device());
     let vars = vec![
         ("a".to_string(), var(&[1.0, 1.0])?),
         ("b".to_string(), var(&[1.0])?),
@@ -208,7 +205,7 @@ fn gradients_are_clipped_together() -> Result<()> {
         };
         let mut adam = Adam::new(vars.clone(), config);
         // Gradients (3, 0) and (4): 5 together.
-        let a = (vars[0].1.as_tensor() * Tensor::new(&[3f32, 0.0], &Device::Cpu)?)?;
+        let a = (vars[0].1.as_tensor() * Tensor::new(&[3f32, 0.0], &device())?)?;
         let loss = (a.sum_all()? + (vars[1].1.as_tensor() * 4.0)?.sum_all()?)?;
         adam.step(&loss.backward()?)?;
         let state = adam.state()?;

@@ -1,9 +1,13 @@
 //! The engine for NVIDIA GPUs: a program becomes CUDA C, forwards and backwards.
 //!
 //! Kernels are generated here without a GPU or a compiler (`plan.rs` decides, `kernels.rs` writes; what all
-//! programs share is in `library/`). A [`Driver`] compiles and runs them: a GPU with the feature `cuda`, or, in
-//! the tests, a CPU.
+//! programs share is in `library/`). A [`Driver`] compiles and runs them: a GPU with the feature `cuda`
+//! (`device.rs`, `compiler.rs`; `cache.rs` keeps what was compiled in files), or, in the tests, a CPU.
 
+#[cfg(any(test, feature = "cuda"))]
+mod cache;
+#[cfg(feature = "cuda")]
+mod compiler;
 mod cost;
 #[cfg(feature = "cuda")]
 mod device;
@@ -23,6 +27,8 @@ use crate::engine::Precision;
 use crate::program::Program;
 
 pub use cost::{Cost, costs};
+#[cfg(feature = "cuda")]
+pub(super) use device::{Device, too_old};
 pub use driver::{Buffer, Driver, Kernels, PTX, Source};
 pub use layout::Args;
 pub(super) use rollout::{Compiled, Inputs, Saved, backward, forward};

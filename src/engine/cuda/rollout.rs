@@ -103,6 +103,20 @@ impl Inputs {
             dims,
         }
     }
+
+    /// Those in memory of a GPU.
+    #[cfg(feature = "cuda")]
+    pub fn on_device(
+        cells: &super::device::Values,
+        weights: &super::device::Values,
+        dims: (usize, usize, usize, usize),
+    ) -> Self {
+        Self {
+            cells: cells.address,
+            weights: weights.address,
+            dims,
+        }
+    }
 }
 
 /// Runs a rollout whose last cells go to `last`.
@@ -115,7 +129,7 @@ pub(in crate::engine) fn forward(
     let steps = job.task.steps.clone();
     let has_alive = job.differentiable && job.program.alive.is_some();
     let alive = has_alive.then(|| driver.alloc(run.cells * steps.len().max(1))).transpose()?;
-    let keeps = |step: usize| job.differentiable && (step - steps.start) % job.task.every == 0;
+    let keeps = |step: usize| job.differentiable && (step - steps.start).is_multiple_of(job.task.every);
     let mut states: Vec<Buffer> = vec![];
     // Two more for states that are not kept.
     let mut spare = [None, None];

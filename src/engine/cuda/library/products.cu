@@ -45,7 +45,8 @@ DEVICE void multiply_half(float (&sum)[4], const unsigned (&left)[8], const unsi
 }
 
 // sum += left right. In f32 an operand is the sum of two of TF32, and the product of the lower ones is left
-// out.
+// out. The rest is summed apart, the small terms first, so that what tensor cores cut off is a part of these 16
+// terms and not of the whole sum.
 DEVICE void multiply(float (&sum)[4], const Operand<4>& left, const Operand<2>& right) {
     if (PRECISION == BF16) {
         const unsigned a[4] = {left.high[0], left.high[1], left.high[2], left.high[3]};
@@ -53,13 +54,17 @@ DEVICE void multiply(float (&sum)[4], const Operand<4>& left, const Operand<2>& 
         multiply_bf16(sum, a, b);
         return;
     }
-    for (int half = 0; half < 2; half++) {
-        if (PRECISION == F32) {
-            multiply_half(sum, left.low, right.high, half);
-            multiply_half(sum, left.high, right.low, half);
-        }
-        multiply_half(sum, left.high, right.high, half);
+    if (PRECISION == TF32) {
+        for (int half = 0; half < 2; half++) multiply_half(sum, left.high, right.high, half);
+        return;
     }
+    float part[4] = {};
+    for (int half = 0; half < 2; half++) {
+        multiply_half(part, left.low, right.high, half);
+        multiply_half(part, left.high, right.low, half);
+    }
+    for (int half = 0; half < 2; half++) multiply_half(part, left.high, right.high, half);
+    for (int i = 0; i < 4; i++) sum[i] += part[i];
 }
 
 // A matrix of which output n and term k is values[n by_output + k by_term].

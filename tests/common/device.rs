@@ -1,0 +1,78 @@
+//! The device that tests run on, which the variable `LNCA_TEST_DEVICE` names.
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::Device;
+
+#[path = "emulator.rs"]
+mod emulator;
+
+/// Where tensors lie and what runs rollouts.
+#[derive(Clone)]
+struct Chosen {
+    device: Device,
+    is_emulated: bool,
+}
+
+/// The device of all tensors: the CPU unless `LNCA_TEST_DEVICE` says otherwise. With `emulated`, rollouts of
+/// f32 cells run on the kernels for GPUs, emulated on the CPU.
+///
+/// # Panics
+/// If [`check`] fails.
+pub fn device() -> Device {
+    chosen().unwrap_or_else(|error| panic!("{error}")).device
+}
+
+/// Whether the engine for CPUs runs rollouts: for tests of what it alone has.
+#[allow(dead_code)]
+pub fn is_cpu() -> bool {
+    let chosen = chosen().unwrap_or_else(|error| panic!("{error}"));
+    chosen.device.is_cpu() && !chosen.is_emulated
+}
+
+/// Whether `LNCA_TEST_DEVICE` names a device that can be had, or why not.
+#[allow(dead_code)]
+pub fn check() -> Result<(), String> {
+    chosen().map(|_| ())
+}
+
+fn chosen() -> Result<Chosen, String> {
+    static CHOSEN: OnceLock<Result<Chosen, String>> = OnceLock::new();
+    let named = || match std::env::var("LNCA_TEST_DEVICE") {
+        Ok(name) => choose(&name),
+        Err(std::env::VarError::NotPresent) => choose("cpu"),
+        Err(error) => Err(format!("LNCA_TEST_DEVICE: {error}")),
+    };
+    CHOSEN.get_or_init(named).clone()
+}
+
+fn choose(name: &str) -> Result<Chosen, String> {
+    let unknown = || format!("LNCA_TEST_DEVICE is `{name}`, expected `cpu`, `cuda`, `cuda:N` or `emulated`");
+    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+    match kind {
+        "cpu" | "emulated" if name != kind => Err(unknown()),
+        "cpu" => Ok(Chosen {
+            device: Device::Cpu,
+            is_emulated: false,
+        }),
+        "emulated" => {
+            emulator::compiler().map_err(|why| format!("LNCA_TEST_DEVICE is `{name}`: {why}"))?;
+            lnca::cuda::emulate(Arc::new(emulator::Emulator::default()));
+            Ok(Chosen {
+                device: Device::Cpu,
+                is_emulated: true,
+            })
+        }
+        "cuda" if !cfg!(feature = "cuda") => Err(format!(
+            "LNCA_TEST_DEVICE is `{name}`, and these tests were built without it: expected `--features cuda`"
+        )),
+        "cuda" => {
+            let device = Device::new_cuda(index.parse().map_err(|_| unknown())?);
+            Ok(Chosen {
+                device: device.map_err(|error| format!("LNCA_TEST_DEVICE is `{name}`: {error}"))?,
+                is_emulated: false,
+            })
+        }
+        _ => Err(unknown()),
+    }
+}
