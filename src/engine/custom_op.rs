@@ -172,7 +172,12 @@ impl CustomOp3 for Backward<'_> {
         let inputs = cuda::Inputs::on_device(&cells, &weights, cells_layout.shape().dims4()?);
         let count = cells.count + weights.count;
         let (grads, ()) = driver.written(count, |grads| {
-            cuda::backward(op.on(&driver), inputs, saved, (grad.address, grads, weights.count))
+            cuda::backward(
+                op.on(&driver),
+                inputs,
+                saved,
+                (grad.address, grads, weights.count),
+            )
         })?;
         Ok((grads, Shape::from(count)))
     }

@@ -32,7 +32,10 @@ impl Display for Fallback {
             Self::NoProgram => write!(f, "a transition without a program: expected one with"),
             Self::Everything => write!(f, "`Memory::Everything`: expected a policy that recomputes"),
             Self::Device(found, expected) => {
-                write!(f, "cells on {found}, where there is no engine: expected {expected}")
+                write!(
+                    f,
+                    "cells on {found}, where there is no engine: expected {expected}"
+                )
             }
             Self::Elsewhere(what, found, cells) => {
                 write!(f, "{what} on {found:?}: expected {cells:?}, as the cells")

@@ -19,8 +19,8 @@ pub enum Precision {
     /// In f32.
     #[default]
     F32,
-    /// On a GPU operands are rounded to TF32, with its significand of eleven bits; sums, states and everything
-    /// else stay in f32. On a CPU this is [`Precision::F32`].
+    /// On a GPU operands are rounded to TF32, with its significand of eleven bits; sums, states and
+    /// everything else stay in f32. On a CPU this is [`Precision::F32`].
     Tf32,
     /// Operands are rounded to bf16, with its significand of eight bits; sums, states and everything else
     /// stay in f32.

@@ -2,8 +2,8 @@
 //!
 //! A [`Program`] runs as plain Candle operations
 //! ([`TransitionFn::update`](crate::transition::TransitionFn::update), on any device and number type) and,
-//! inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU or, with the feature `cuda`, on an NVIDIA
-//! GPU, fused: the values of a whole step stay in the cache, forwards and backwards.
+//! inside a [`Rollout`](crate::rollout::Rollout) of f32 cells on a CPU or, with the feature `cuda`, on an
+//! NVIDIA GPU, fused: the values of a whole step stay in the cache, forwards and backwards.
 
 // A `match` that forgets a new operation must not compile.
 #![deny(clippy::wildcard_enum_match_arm)]

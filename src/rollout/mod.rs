@@ -123,8 +123,8 @@ impl Rollout {
         self
     }
 
-    /// Plain Candle operations in place of an engine, which runs f32 cells where the transition has a program,
-    /// on a CPU or, with the feature `cuda`, on an NVIDIA GPU: to compare the two.
+    /// Plain Candle operations in place of an engine, which runs f32 cells where the transition has a
+    /// program, on a CPU or, with the feature `cuda`, on an NVIDIA GPU: to compare the two.
     pub fn plain(mut self) -> Self {
         self.plain = true;
         self

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::Device;
 
 #[path = "emulator.rs"]
-mod emulator;
+pub mod emulator;
 
 /// Where tensors lie and what runs rollouts.
 #[derive(Clone)]

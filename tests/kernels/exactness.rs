@@ -1,12 +1,13 @@
-//! What must be right to the last bit: draws, the order of sums, and products of numbers that need no rounding.
+//! What must be right to the last bit: draws, the order of sums, and products of numbers that need no
+//! rounding.
 
 use candle_core::{DType, Device, Tensor};
 use lnca::random::Key;
-use lnca::{CellLayout, Precision, ProgramBuilder, Rollout, TransitionFn};
+use lnca::{CellLayout, Precision, ProgramBuilder, Rollout};
 
 use crate::agreement::{difference, run};
 use crate::emulate;
-use crate::programs::{Case, noise};
+use crate::programs::noise;
 use crate::transitions::shipped;
 
 fn bits(x: &Tensor) -> Vec<u32> {
@@ -70,7 +71,8 @@ fn rounded(x: &Tensor) -> Tensor {
     x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap()
 }
 
-/// With operands that bf16 holds, products in any precision are those of f32: forwards, and of both gradients.
+/// With operands that bf16 holds, products in any precision are those of f32: forwards, and of both
+/// gradients.
 #[test]
 fn operands_that_need_no_rounding() {
     if !emulate() {
@@ -108,8 +110,8 @@ fn distance(found: &[Tensor], expected: &[Tensor]) -> f64 {
     (apart / expected.iter().map(square).sum::<f64>()).sqrt()
 }
 
-/// How far rounded operands move states and gradients of whole transitions. A rounding of 2^-12 (TF32) or 2^-9
-/// (bf16) a product grows by less than 16 in two steps; a gradient also jumps where it turns a ReLU.
+/// How far rounded operands move states and gradients of whole transitions. A rounding of 2^-12 (TF32) or
+/// 2^-9 (bf16) a product grows by less than 16 in two steps; a gradient also jumps where it turns a ReLU.
 #[test]
 fn lower_precisions_stay_within_bounds() {
     if !emulate() {

@@ -2,8 +2,6 @@
 
 #[path = "../common/device.rs"]
 mod device;
-#[path = "../common/emulator.rs"]
-mod emulator;
 #[path = "../common/programs.rs"]
 mod programs;
 
@@ -13,6 +11,8 @@ mod nvrtc;
 mod transitions;
 
 use std::sync::{Arc, OnceLock};
+
+use device::emulator;
 
 /// Makes rollouts run on emulated kernels; false, and says why, if that is not possible.
 fn emulate() -> bool {

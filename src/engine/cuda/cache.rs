@@ -15,7 +15,11 @@ const CHECKSUM: usize = 8;
 /// The folder, by the values of environment variables: `LNCA_CACHE`, or `lnca` in the user's cache folder;
 /// `None` if they name neither.
 pub(super) fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let named = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let named = |name| {
+        variable(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let of_user = match cfg!(windows) {
         true => named("LOCALAPPDATA"),
         false => named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache"))),
@@ -38,7 +42,9 @@ pub(super) fn write(file: &Path, code: &[u8]) {
     let partial = file.with_extension(format!("{}-{number}.partial", process::id()));
     let bytes = [&fnv1a(code).to_le_bytes()[..], code].concat();
     let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
-    let written = folder.and_then(|()| fs::write(&partial, bytes)).and_then(|()| fs::rename(&partial, file));
+    let written = folder
+        .and_then(|()| fs::write(&partial, bytes))
+        .and_then(|()| fs::rename(&partial, file));
     if let Err(error) = written {
         tracing::debug!(file = %file.display(), %error, "compiled kernels are not stored");
         let _ = fs::remove_file(&partial);
@@ -52,18 +58,33 @@ mod tests {
     #[test]
     fn the_folder_is_that_of_the_most_specific_variable() {
         let of = |set: &[(&str, &str)]| {
-            let value = |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| value.into());
+            let value = |name: &str| {
+                set.iter()
+                    .find(|(set, _)| *set == name)
+                    .map(|(_, value)| value.into())
+            };
             folder(value)
         };
-        let home = if cfg!(windows) { ("LOCALAPPDATA", "home") } else { ("HOME", "home") };
-        let below = if cfg!(windows) { "home/lnca" } else { "home/.cache/lnca" };
+        let home = if cfg!(windows) {
+            ("LOCALAPPDATA", "home")
+        } else {
+            ("HOME", "home")
+        };
+        let below = if cfg!(windows) {
+            "home/lnca"
+        } else {
+            "home/.cache/lnca"
+        };
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[home]), Some(below.into()));
         assert_eq!(of(&[home, ("LNCA_CACHE", "")]), Some(below.into()));
         assert_eq!(of(&[home, ("LNCA_CACHE", "kernels")]), Some("kernels".into()));
         assert_eq!(of(&[("LNCA_CACHE", "kernels")]), Some("kernels".into()));
         if !cfg!(windows) {
-            assert_eq!(of(&[home, ("XDG_CACHE_HOME", "cache")]), Some("cache/lnca".into()));
+            assert_eq!(
+                of(&[home, ("XDG_CACHE_HOME", "cache")]),
+                Some("cache/lnca".into())
+            );
         }
     }
 

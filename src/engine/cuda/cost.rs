@@ -59,10 +59,10 @@ fn of_phases(plan: &Plan) -> Cost {
             if let Some(product) = emission.product {
                 cost.multiplications += of_product(plan, product);
             }
-            if let Target::Node(n) = emission.target {
-                if plan.homes[n].scratch().is_some() {
-                    cost.floats += plan.nodes[n].width;
-                }
+            if let Target::Node(n) = emission.target
+                && plan.homes[n].scratch().is_some()
+            {
+                cost.floats += plan.nodes[n].width;
             }
         }
         cost.floats += phase.reads.iter().map(|&n| plan.nodes[n].width).sum::<usize>();

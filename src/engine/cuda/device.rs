@@ -46,12 +46,20 @@ unsafe impl DeviceRepr for Args {}
 /// The compute capability of a GPU that has less than the kernels need: 8.0.
 pub(in crate::engine) fn too_old(device: &CudaDevice) -> Option<(i32, i32)> {
     // What is wrong with a device that does not tell, the rollout says better.
-    capability(device.cuda_stream().context()).ok().filter(|found| *found < LEAST)
+    capability(device.cuda_stream().context())
+        .ok()
+        .filter(|found| *found < LEAST)
 }
 
 fn capability(context: &CudaContext) -> Result<(i32, i32), DriverError> {
-    let major = attribute(context, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-    let minor = attribute(context, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let major = attribute(
+        context,
+        CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+    )?;
+    let minor = attribute(
+        context,
+        CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+    )?;
     Ok((major, minor))
 }
 
@@ -79,7 +87,11 @@ impl Device {
     }
 
     /// The values of a contiguous f32 storage.
-    pub fn values<'a>(&'a self, storage: &'a CudaStorage, layout: &Layout) -> candle_core::Result<Values<'a>> {
+    pub fn values<'a>(
+        &'a self,
+        storage: &'a CudaStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<Values<'a>> {
         let Some((start, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("a rollout on a GPU needs contiguous input");
         };
@@ -108,7 +120,10 @@ impl Device {
 
     /// Makes the device the one that the calls of this thread are for.
     fn bind(&self) -> Result<()> {
-        self.stream.context().bind_to_thread().map_err(failed("an earlier call"))
+        self.stream
+            .context()
+            .bind_to_thread()
+            .map_err(failed("an earlier call"))
     }
 }
 
@@ -139,8 +154,8 @@ impl Driver for Device {
             return Err(candle_core::Error::msg(format!("{found} bytes for memory of {room}")).into());
         }
         self.bind()?;
-        // SAFETY: the memory is large enough, and alive. CUDA has a copy of `bytes`, which are not page-locked,
-        // before it returns.
+        // SAFETY: the memory is large enough, and alive. CUDA has a copy of `bytes`, which are not
+        // page-locked, before it returns.
         unsafe { result::memcpy_htod_async(to.address, bytes, self.stream.cu_stream()) }
             .map_err(failed("a copy from the host"))
     }
@@ -234,7 +249,8 @@ impl Kernels for Loaded {
                 block_dim: (THREADS, 1, 1),
                 shared_mem_bytes: bytes,
             };
-            // SAFETY: the kernel's only parameter is `Args`, and the engine's plan keeps it within its memory.
+            // SAFETY: the kernel's only parameter is `Args`, and the engine's plan keeps it within its
+            // memory.
             unsafe { self.stream.launch_builder(&function).arg(args).launch(config) }?;
             Ok(())
         };

@@ -1,7 +1,7 @@
 //! Values of programs as expressions in C.
 //!
-//! Kernels name what they read: `w3` is parameter 3, `v5` are the values of node 5 in scratch, `s5` those of the
-//! block's rows in shared memory, `seed` is the gradient of the update.
+//! Kernels name what they read: `w3` is parameter 3, `v5` are the values of node 5 in scratch, `s5` those of
+//! the block's rows in shared memory, `seed` is the gradient of the update.
 
 use super::plan::{Home, Plan, Slot};
 use crate::grid::Padding;
@@ -67,7 +67,9 @@ impl Writer<'_> {
             (Home::Given, AdjointOp::Seed) => format!("seed[(size_t){cell} * {width} + {c}]"),
             (Home::Given, _) => format!("args.state[(size_t){cell} * {width} + {c}]"),
             // A value that is not in scratch has no such name, and no kernel with it compiles.
-            (Home::Stored { .. } | Home::Inline | Home::Absent, _) => format!("v{n}[(size_t){cell} * {width} + {c}]"),
+            (Home::Stored { .. } | Home::Inline | Home::Absent, _) => {
+                format!("v{n}[(size_t){cell} * {width} + {c}]")
+            }
         }
     }
 
@@ -130,17 +132,30 @@ impl Writer<'_> {
                 let filters = self.node(*dy).width / width;
                 let terms = (0..filters).map(|f| {
                     let channel = format!("({c} * {filters} + {f})");
-                    format!("w{kernel}[{channel} * 9 + n] * {}", self.at(*dy, "near", &channel))
+                    format!(
+                        "w{kernel}[{channel} * 9 + n] * {}",
+                        self.at(*dy, "near", &channel)
+                    )
                 });
                 sum(true, *padding, row, &terms.collect::<Vec<_>>().join(" + "))
             }
-            AdjointOp::WeightedSum { weights, x, heads, padding } => {
+            AdjointOp::WeightedSum {
+                weights,
+                x,
+                heads,
+                padding,
+            } => {
                 let depth = width / heads;
                 let weight = self.own(*weights, row, &format!("({c} / {depth} * 9 + n)"));
                 let term = format!("{weight} * {}", self.at(*x, "near", c));
                 sum(false, *padding, row, &term)
             }
-            AdjointOp::WeightedGather { weights, x, heads, padding } => {
+            AdjointOp::WeightedGather {
+                weights,
+                x,
+                heads,
+                padding,
+            } => {
                 let depth = width / heads;
                 let weight = self.at(*weights, "near", &format!("({c} / {depth} * 9 + n)"));
                 let term = format!("{weight} * {}", self.at(*x, "near", c));
@@ -175,7 +190,8 @@ impl Writer<'_> {
             Op::Dropout { x, rate, site } => {
                 let (rate, kept) = (*rate as f32, (1.0 / (1.0 - rate)) as f32);
                 let (rate, kept) = (float(rate), float(kept));
-                let factor = format!("dropout(args, rows.cell[{row}], {c}, {width}, {site}u, {rate}, {kept})");
+                let factor =
+                    format!("dropout(args, rows.cell[{row}], {c}, {width}, {site}u, {rate}, {kept})");
                 format!("({} * {factor})", own(*x))
             }
             Op::Neighbourhood { x, padding } => {

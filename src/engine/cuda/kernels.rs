@@ -106,7 +106,11 @@ impl<'a> Generator<'a> {
             Precision::Bf16 => 2,
         };
         let (channel, threshold, torus) = match self.alive {
-            Some(rule) => (rule.channel, rule.threshold as f32, rule.padding == Padding::Circular),
+            Some(rule) => (
+                rule.channel,
+                rule.threshold as f32,
+                rule.padding == Padding::Circular,
+            ),
             None => (0, 0.0, false),
         };
         let (channels, inputs, threshold) = (self.layout.channels(), self.layout.input, float(threshold));
@@ -246,7 +250,10 @@ impl<'a> Generator<'a> {
             (Home::Stored { scratch: Some(_) }, _) => of_cells(&format!("v{whole}")),
             (Home::Given, AdjointOp::Seed) => of_cells("seed"),
             (Home::Given, AdjointOp::Ordinary(Op::Cells)) => of_cells("args.state"),
-            _ => format!("computed([&](int row, int k) {{ return {}; }})", writer.own(x, "row", "k")),
+            _ => format!(
+                "computed([&](int row, int k) {{ return {}; }})",
+                writer.own(x, "row", "k")
+            ),
         }
     }
 
@@ -298,7 +305,9 @@ impl<'a> Generator<'a> {
         }
         let mut text = String::new();
         for emission in &phase.emissions {
-            let Target::Node(n) = emission.target else { continue };
+            let Target::Node(n) = emission.target else {
+                continue;
+            };
             if self.plan.homes[n].scratch().is_some() {
                 let width = self.plan.nodes[n].width;
                 text += &format!(
@@ -319,7 +328,9 @@ impl<'a> Generator<'a> {
             AdjointOp::Ordinary(op) => return self.ordinary_reduction(op, writer),
             AdjointOp::Dot { a, b } => {
                 let sum = channel_sum(width(*a), &format!("{} * {}", own(*a), own(*b)));
-                team(&format!("float sum = {sum}; if (is_real && lane == 0) store(row, 0, sum);"))
+                team(&format!(
+                    "float sum = {sum}; if (is_real && lane == 0) store(row, 0, sum);"
+                ))
             }
             AdjointOp::Normalised { x, inverse } => {
                 let (value, mean) = (own(*x), mean(width(*x), &own(*x)));
@@ -338,7 +349,11 @@ impl<'a> Generator<'a> {
             }
             AdjointOp::InverseRmsGradient { x, y, dy, centred } => {
                 let (width, value) = (width(*x), own(*x));
-                let mean = if *centred { mean(width, &value) } else { "0.0f".into() };
+                let mean = if *centred {
+                    mean(width, &value)
+                } else {
+                    "0.0f".into()
+                };
                 let body = format!(
                     "float mean = {mean}, y = {}, factor = -{} * y * y * y / {width}.0f;",
                     one(*y),
@@ -352,11 +367,19 @@ impl<'a> Generator<'a> {
                 let table = table(*padding);
                 format!("attention_shares<{depth}, {heads}>(rows, {table}, {query}, {key}, store);")
             }
-            AdjointOp::ProductGradients { shares, v, dy, heads, padding } => {
+            AdjointOp::ProductGradients {
+                shares,
+                v,
+                dy,
+                heads,
+                padding,
+            } => {
                 let depth = width(*v) / heads;
                 let (shares, value) = (by_row(&own(*shares)), by_cell(&writer.at(*v, "cell", "c")));
                 let (dy, table) = (by_row(&own(*dy)), table(*padding));
-                format!("attention_gradients<{depth}, {heads}>(rows, {table}, {shares}, {value}, {dy}, store);")
+                format!(
+                    "attention_gradients<{depth}, {heads}>(rows, {table}, {shares}, {value}, {dy}, store);"
+                )
             }
             AdjointOp::Seed
             | AdjointOp::Embed(_)
@@ -387,7 +410,13 @@ impl<'a> Generator<'a> {
                 let body = inverse_rms(width(*x), &own(*x), *eps, *centred);
                 team(&(body + " if (is_real && lane == 0) store(row, 0, inverse);"))
             }
-            Op::Attention(Attention { q, k, v, heads, padding }) => {
+            Op::Attention(Attention {
+                q,
+                k,
+                v,
+                heads,
+                padding,
+            }) => {
                 let depth = width(*q) / heads;
                 let (query, table) = (by_row(&own(*q)), table(*padding));
                 let (key, value) = (writer.at(*k, "cell", "c"), writer.at(*v, "cell", "c"));
@@ -426,7 +455,11 @@ fn mean(width: usize, value: &str) -> String {
 
 /// Declares `mean` (0 unless `centred`) and `inverse`.
 fn inverse_rms(width: usize, value: &str, eps: f64, centred: bool) -> String {
-    let mean_of = if centred { mean(width, value) } else { "0.0f".into() };
+    let mean_of = if centred {
+        mean(width, value)
+    } else {
+        "0.0f".into()
+    };
     let square = mean(width, &format!("({value} - mean) * ({value} - mean)"));
     let eps = float(eps as f32);
     format!("float mean = {mean_of}, inverse = 1.0f / sqrtf({square} + {eps});")
@@ -434,7 +467,9 @@ fn inverse_rms(width: usize, value: &str, eps: f64, centred: bool) -> String {
 
 /// Stores a value for each channel of a row.
 fn channels(width: usize, value: &str) -> String {
-    format!(" _Pragma(\"unroll 2\") for (int c = lane; is_real && c < {width}; c += TEAM) store(row, c, {value});")
+    format!(
+        " _Pragma(\"unroll 2\") for (int c = lane; is_real && c < {width}; c += TEAM) store(row, c, {value});"
+    )
 }
 
 fn by_row(value: &str) -> String {

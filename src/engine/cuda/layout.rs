@@ -139,7 +139,9 @@ pub(super) enum Offset {
 impl Packing {
     pub fn new(program: &Program) -> Self {
         let mut is_constant = vec![false; program.params.len()];
-        program.constants().for_each(|(_, param)| is_constant[param] = true);
+        program
+            .constants()
+            .for_each(|(_, param)| is_constant[param] = true);
         let (mut weights, mut constants, mut offsets) = (0, 0, vec![]);
         for (param, &is_constant) in program.params.iter().zip(&is_constant) {
             let (end, count) = match is_constant {

@@ -1,9 +1,9 @@
 //! How one direction of a step becomes kernels: which values are computed where, and where they lie.
 //!
 //! A phase is one kernel. Values of its cells lie in shared memory, in *slots*; values that another kernel
-//! reads, and values too wide for shared memory, lie in device memory, in *scratch*. A function of each channel
-//! alone that is read once is computed where it is read, so that it is stored nowhere; if what it is a
-//! function of is a matrix product, it is computed on the product's sums.
+//! reads, and values too wide for shared memory, lie in device memory, in *scratch*. A function of each
+//! channel alone that is read once is computed where it is read, so that it is stored nowhere; if what it is
+//! a function of is a matrix product, it is computed on the product's sums.
 
 use std::collections::BTreeSet;
 
@@ -202,8 +202,12 @@ impl Layout {
                 Kind::Move if self.is_moved(n) => Home::Moved,
                 Kind::Move | Kind::Channelwise | Kind::Product | Kind::Reduction if !computed => Home::Absent,
                 Kind::Channelwise if is_wide(op, width) && self.only_products_read(n) => Home::Inline,
-                Kind::Move | Kind::Channelwise | Kind::Product if self.is_read_once(n, &shared) => Home::Inline,
-                Kind::Move | Kind::Channelwise | Kind::Product | Kind::Reduction => Home::Stored { scratch: None },
+                Kind::Move | Kind::Channelwise | Kind::Product if self.is_read_once(n, &shared) => {
+                    Home::Inline
+                }
+                Kind::Move | Kind::Channelwise | Kind::Product | Kind::Reduction => {
+                    Home::Stored { scratch: None }
+                }
             };
         }
         if let Some(result) = self.result {
@@ -218,20 +222,24 @@ impl Layout {
 
     fn put_in_scratch(&mut self, node: usize) {
         if self.homes[node] == (Home::Stored { scratch: None }) {
-            self.homes[node] = Home::Stored { scratch: Some(self.scratch) };
+            self.homes[node] = Home::Stored {
+                scratch: Some(self.scratch),
+            };
             self.scratch += self.nodes[node].width;
         }
     }
 
-    /// Of the values that an operation reads channel by channel, the last that is computed on a product's sums
-    /// becomes the one whose product it is computed on as well. All others have to be stored.
+    /// Of the values that an operation reads channel by channel, the last that is computed on a product's
+    /// sums becomes the one whose product it is computed on as well. All others have to be stored.
     fn choose_product(&mut self, operands: &[usize]) -> Option<usize> {
         let mut inline: Vec<usize> = operands.to_vec();
         inline.retain(|&x| self.homes[x] == Home::Inline && self.product[x].is_some());
         inline.sort_unstable();
         inline.dedup();
         let chosen = inline.pop();
-        inline.into_iter().for_each(|x| self.homes[x] = Home::Stored { scratch: None });
+        inline
+            .into_iter()
+            .for_each(|x| self.homes[x] = Home::Stored { scratch: None });
         chosen.and_then(|x| self.product[x])
     }
 
@@ -367,7 +375,13 @@ impl Layout {
     }
 
     /// What the allocation of slots needs to know of emission `at`.
-    fn value(&self, at: usize, target: Target, targets: &[Target], spilled: &BTreeSet<usize>) -> slots::Value {
+    fn value(
+        &self,
+        at: usize,
+        target: Target,
+        targets: &[Target],
+        spilled: &BTreeSet<usize>,
+    ) -> slots::Value {
         let Target::Node(n) = target else {
             return slots::Value::default();
         };

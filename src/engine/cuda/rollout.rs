@@ -128,7 +128,9 @@ pub(in crate::engine) fn forward(
     let run = Run::new(job, compiled, driver, inputs)?;
     let steps = job.task.steps.clone();
     let has_alive = job.differentiable && job.program.alive.is_some();
-    let alive = has_alive.then(|| driver.alloc(run.cells * steps.len().max(1))).transpose()?;
+    let alive = has_alive
+        .then(|| driver.alloc(run.cells * steps.len().max(1)))
+        .transpose()?;
     let keeps = |step: usize| job.differentiable && (step - steps.start).is_multiple_of(job.task.every);
     let mut states: Vec<Buffer> = vec![];
     // Two more for states that are not kept.
@@ -154,7 +156,8 @@ pub(in crate::engine) fn forward(
     Ok(Saved { states, alive })
 }
 
-/// The gradients of the first cells and then of the packed weights, of which there are `numbers`, in `result`;
+/// The gradients of the first cells and then of the packed weights, of which there are `numbers`, in
+/// `result`;
 /// `gradient` is that of the last cells.
 pub(in crate::engine) fn backward(
     (job, compiled, driver): (&Job, &Compiled, &dyn Driver),
@@ -246,11 +249,18 @@ impl<'a> Run<'a> {
     }
 
     fn args(&self, step: usize, state: u64) -> Args {
-        let each_step = if self.job.task.masks.is_some() { step * self.cells * FLOAT } else { 0 };
+        let each_step = if self.job.task.masks.is_some() {
+            step * self.cells * FLOAT
+        } else {
+            0
+        };
         Args {
             step: step as i32,
             state,
-            draw: self.draw.as_ref().map_or(0, |draw| draw.address + each_step as u64),
+            draw: self
+                .draw
+                .as_ref()
+                .map_or(0, |draw| draw.address + each_step as u64),
             scratch: self.scratch.address,
             after: self.after.as_ref().map_or(0, |after| after.address),
             ..self.common
@@ -260,7 +270,11 @@ impl<'a> Run<'a> {
     /// One step, from `state` to `next`; whether cells live goes to `alive` unless it is 0.
     fn step(&self, step: usize, state: u64, next: u64, alive: u64) -> Result<()> {
         self.driver.forget(&self.scratch);
-        let args = Args { next, alive, ..self.args(step, state) };
+        let args = Args {
+            next,
+            alive,
+            ..self.args(step, state)
+        };
         self.phases(self.forward, &args)?;
         match self.after {
             Some(_) => {
@@ -274,9 +288,13 @@ impl<'a> Run<'a> {
     fn phases(&self, half: &Half, args: &Args) -> Result<()> {
         half.launches.iter().try_for_each(|launch| {
             let tile = self.tile(launch);
-            let args = Args { tile: tile as i32, ..*args };
+            let args = Args {
+                tile: tile as i32,
+                ..*args
+            };
             let blocks = self.cells.div_ceil(tile);
-            half.kernels.launch(&launch.name, blocks, launch.shared(tile), &args)
+            half.kernels
+                .launch(&launch.name, blocks, launch.shared(tile), &args)
         })
     }
 
@@ -335,7 +353,12 @@ impl<'a> Pass<'a> {
         run.phases(self.half, &args)?;
         let (outer, rest) = (self.shares.outer.len(), self.shares.rest.len());
         self.sum("sum_outer", self.shares.outer_blocks, 0..outer, &args)?;
-        self.sum("sum_channels", self.shares.rest_blocks, outer..outer + rest, &args)
+        self.sum(
+            "sum_channels",
+            self.shares.rest_blocks,
+            outer..outer + rest,
+            &args,
+        )
     }
 
     fn sum(&self, kernel: &str, blocks: usize, jobs: Range<usize>, args: &Args) -> Result<()> {
@@ -344,7 +367,9 @@ impl<'a> Pass<'a> {
         }
         // Two operands of 32 cells, 72 floats a cell; `sum_channels` needs less.
         let shared = 2 * 32 * 72 * FLOAT;
-        self.half.kernels.launch(kernel, blocks, shared, &self.with_jobs(jobs, args))
+        self.half
+            .kernels
+            .launch(kernel, blocks, shared, &self.with_jobs(jobs, args))
     }
 
     fn with_jobs(&self, jobs: Range<usize>, args: &Args) -> Args {
@@ -365,7 +390,9 @@ impl<'a> Pass<'a> {
         };
         let all = 0..self.shares.outer.len() + self.shares.rest.len();
         let blocks = numbers.div_ceil(THREADS);
-        self.half.kernels.launch("reduce", blocks, 0, &self.with_jobs(all, &args))
+        self.half
+            .kernels
+            .launch("reduce", blocks, 0, &self.with_jobs(all, &args))
     }
 }
 
@@ -413,6 +440,13 @@ pub(super) fn sources(program: &Program, precision: Precision) -> [super::driver
     let forward = Plan::forward(program);
     let adjoint = Adjoint::new(program, true, &vec![true; program.params.len()]);
     let backward = Plan::backward(&adjoint, program.layout().update_channels());
-    let of = |plan: &Plan, direction| Generator::new(program, plan, &packing, direction).module(precision).source;
-    [of(&forward, Direction::Forward), of(&backward, Direction::Backward)]
+    let of = |plan: &Plan, direction| {
+        Generator::new(program, plan, &packing, direction)
+            .module(precision)
+            .source
+    };
+    [
+        of(&forward, Direction::Forward),
+        of(&backward, Direction::Backward),
+    ]
 }

@@ -17,8 +17,14 @@ pub(super) fn allocate(values: &[Value]) -> (Vec<Option<Slot>>, usize) {
     let mut floats = 0;
     for (at, value) in values.iter().enumerate() {
         let slot = value.last_read.map(|_| {
-            let live = |&(other, _): &(usize, &Option<Slot>)| values[other].last_read.is_some_and(|last| last >= at);
-            let mut taken: Vec<Slot> = slots.iter().enumerate().filter(live).filter_map(|(_, slot)| *slot).collect();
+            let live =
+                |&(other, _): &(usize, &Option<Slot>)| values[other].last_read.is_some_and(|last| last >= at);
+            let mut taken: Vec<Slot> = slots
+                .iter()
+                .enumerate()
+                .filter(live)
+                .filter_map(|(_, slot)| *slot)
+                .collect();
             taken.sort_by_key(|slot| slot.first);
             let pitch = pitch(value.width);
             let mut first = 0;
@@ -36,8 +42,8 @@ pub(super) fn allocate(values: &[Value]) -> (Vec<Option<Slot>>, usize) {
     (slots, floats)
 }
 
-/// Floats between two rows of a value: lanes that read four terms of eight rows at once find them in different
-/// banks.
+/// Floats between two rows of a value: lanes that read four terms of eight rows at once find them in
+/// different banks.
 fn pitch(width: usize) -> usize {
     match width {
         0..8 => width | 1,
@@ -47,7 +53,7 @@ fn pitch(width: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Value, allocate};
+    use super::{Slot, Value, allocate};
 
     #[test]
     fn values_that_are_live_together_do_not_overlap() {
@@ -69,11 +75,9 @@ mod tests {
             };
             let slot = slots[at].unwrap();
             assert!(slot.pitch >= value.width && slot.first + slot.pitch <= floats);
-            for other in at + 1..=last {
-                if let Some(other) = slots[other] {
-                    let apart = slot.first + slot.pitch <= other.first || other.first + other.pitch <= slot.first;
-                    assert!(apart, "{at}");
-                }
+            for other in slots[at + 1..=last].iter().flatten() {
+                let end = |slot: &Slot| slot.first + slot.pitch;
+                assert!(end(&slot) <= other.first || end(other) <= slot.first, "{at}");
             }
         }
         assert_eq!(slots[4].unwrap().first, 0, "what is free is used again");

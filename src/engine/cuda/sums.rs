@@ -99,7 +99,10 @@ fn of_weight(plan: &Plan, param: usize, sum: &CellSum, sums: &mut Vec<Sum>) {
                     let start = a.channel.max(b.channel);
                     let end = (a.channel + a.width).min(b.channel + b.width);
                     if start < end {
-                        let from = |piece: Piece| Piece { first: piece.first + start - piece.channel, ..piece };
+                        let from = |piece: Piece| Piece {
+                            first: piece.first + start - piece.channel,
+                            ..piece
+                        };
                         let (a, b) = (from(a), from(b));
                         sums.push(of(SumKind::Products, a, Some(b), start, 1, end - start, 1));
                     }
@@ -158,15 +161,23 @@ fn pieces(plan: &Plan, n: usize) -> Vec<Piece> {
         }
         (Home::Moved, AdjointOp::Embed(parts)) => {
             let of = |&(start, part): &(usize, usize)| {
-                pieces(plan, part).into_iter().map(move |piece| piece.shifted(start))
+                pieces(plan, part)
+                    .into_iter()
+                    .map(move |piece| piece.shifted(start))
             };
             parts.iter().flat_map(of).collect()
         }
         (Home::Inline, AdjointOp::Ordinary(Op::Neighbourhood { x, padding })) => {
             let of = |near: usize| {
-                let piece = move |piece: Piece| Piece { near, padding: *padding, ..piece };
+                let piece = move |piece: Piece| Piece {
+                    near,
+                    padding: *padding,
+                    ..piece
+                };
                 let channels = plan.nodes[*x].width;
-                pieces(plan, *x).into_iter().map(move |of| piece(of).shifted(near * channels))
+                pieces(plan, *x)
+                    .into_iter()
+                    .map(move |of| piece(of).shifted(near * channels))
             };
             (0..9).flat_map(of).collect()
         }
@@ -239,7 +250,11 @@ pub(super) fn share(sums: &[Sum], packing: &Packing, cells: usize, area: usize) 
         partial: 0,
     };
     for sum in sums {
-        let rows = if sum.kind == SumKind::Images { area } else { sum.rows };
+        let rows = if sum.kind == SumKind::Images {
+            area
+        } else {
+            sum.rows
+        };
         let is_outer = sum.kind == SumKind::Outer;
         let tiles = match is_outer {
             true => rows.div_ceil(SIDE) * sum.columns.div_ceil(SIDE),
@@ -280,4 +295,3 @@ pub(super) fn share(sums: &[Sum], packing: &Packing, cells: usize, area: usize) 
     }
     shares
 }
-
