@@ -29,6 +29,7 @@ pub fn compiler() -> std::result::Result<(), String> {
 /// Runs kernels on the CPU.
 #[derive(Default)]
 pub struct Emulator {
+    change: Option<(&'static str, &'static str)>,
     modules: Mutex<HashMap<String, Arc<OnceLock<Arc<Module>>>>>,
     allocations: Arc<Mutex<BTreeMap<u64, usize>>>,
 }
@@ -104,12 +105,32 @@ impl Driver for Emulator {
             .clone();
         if module.get().is_none() {
             let loaded = Arc::new(Module {
-                library: build(source)?,
+                library: build(&self.changed(source))?,
                 allocations: self.allocations.clone(),
             });
             let _ = module.set(loaded);
         }
         Ok(module.get().unwrap().clone())
+    }
+}
+
+impl Emulator {
+    /// With kernels in which one text is replaced by another: to see that a test notices.
+    #[allow(dead_code)]
+    pub fn with_change(from: &'static str, to: &'static str) -> Self {
+        Self {
+            change: Some((from, to)),
+            ..Self::default()
+        }
+    }
+
+    fn changed(&self, source: &Source) -> Source {
+        let mut source = source.clone();
+        if let Some((from, to)) = self.change {
+            source.text = source.text.replace(from, to);
+            source.name = format!("{:016x}", hash(&source.text));
+        }
+        source
     }
 }
 

@@ -1,55 +1,22 @@
 //! Kernels and plain operations agree: states and gradients, on grids of odd sizes.
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::DType;
 use lnca::random::Key;
 use lnca::{AliveMask, Memory, Padding, Rollout, TransitionFn};
 
+use crate::compare::{GRADIENTS, STATES, difference, errors, run};
 use crate::emulate;
 use crate::programs::{Case, Draw, library, noise};
 use crate::transitions::shipped;
 
-/// The largest difference, as a part of the largest value.
-pub fn difference(found: &Tensor, expected: &Tensor) -> f64 {
-    let of = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let (found, expected) = (of(found), of(expected));
-    let largest = expected
-        .iter()
-        .fold(1e-3f64, |most, x| most.max(f64::from(x.abs())));
-    let of_pair = |(x, y): (&f32, &f32)| match x.is_finite() {
-        true => f64::from((x - y).abs()),
-        false => f64::INFINITY,
-    };
-    found.iter().zip(&expected).map(of_pair).fold(0.0, f64::max) / largest
-}
-
-/// The last cells of a rollout, and the gradients of all variables and of the first cells.
-pub fn run(case: &Case, size: (usize, usize, usize), rollout: &Rollout) -> (Tensor, Vec<Tensor>) {
-    let (b, h, w) = size;
-    let channels = case.program.layout().channels();
-    let cells = Var::from_tensor(&noise(&[b, h, w, channels], 5)).unwrap();
-    let weight = noise(&[b, h, w, channels], 6);
-    let last = rollout.run(&case.program, cells.as_tensor()).unwrap();
-    let grads = (&last * &weight).unwrap().sum_all().unwrap().backward().unwrap();
-    let of = |x: &Tensor| grads.get(x).cloned().unwrap_or_else(|| x.zeros_like().unwrap());
-    let grads = case.vars.iter().chain([cells.as_tensor()]).map(of).collect();
-    (last, grads)
-}
-
 /// Compares a rollout and its gradients with plain operations.
 fn compare(case: &Case, size: (usize, usize, usize), rollout: &Rollout) {
-    let what = format!("{} on {size:?}", case.what);
-    let (found, found_grads) = run(case, size, rollout);
-    let (expected, expected_grads) = run(case, size, &rollout.clone().plain());
-    let error = difference(&found, &expected);
-    assert!(error < 1e-5, "{what}: states differ by {error:e}");
-    for (i, (found, expected)) in found_grads.iter().zip(&expected_grads).enumerate() {
-        let error = difference(found, expected);
-        assert!(
-            error < 1e-4,
-            "{what}: gradient {i} of {:?} differs by {error:e}",
-            expected.dims()
-        );
-    }
+    let (states, gradients) = errors(case, size, rollout);
+    let what = format!(
+        "{} on {size:?}: states differ by {states:e}, gradients by {gradients:e}",
+        case.what
+    );
+    assert!(states < STATES && gradients < GRADIENTS, "{what}");
 }
 
 /// Two steps, by number in one of three ways.

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use lnca::random::Key;
 use lnca::{CellLayout, Precision, ProgramBuilder, Rollout};
 
-use crate::agreement::{difference, run};
+use crate::compare::{difference, run};
 use crate::emulate;
 use crate::programs::noise;
 use crate::transitions::shipped;

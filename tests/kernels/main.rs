@@ -6,6 +6,8 @@ mod device;
 mod programs;
 
 mod agreement;
+mod compare;
+mod costs;
 mod exactness;
 mod nvrtc;
 mod transitions;
