@@ -69,11 +69,15 @@ struct Fiber {
 #endif
 };
 
+constexpr int WORDS = 12;
+
 struct Warp {
     // How many lanes wait, and what lanes hand each other, in turn in two places: a lane may be one ahead.
     int waiting;
     unsigned turn;
-    unsigned words[2][LANES][8];
+    unsigned words[2][LANES][WORDS];
+    // What is done with the words when all lanes wait.
+    void (*finish)(unsigned (*words)[WORDS]);
 };
 
 struct Block {
@@ -145,8 +149,10 @@ static void run_warp(Block& b, int warp) {
             ran = true;
         }
         if (b.warps[warp].waiting == LANES) {
-            b.warps[warp].waiting = 0;
-            b.warps[warp].turn ^= 1;
+            Warp& all = b.warps[warp];
+            if (all.finish) all.finish(all.words[all.turn]);
+            all.waiting = 0;
+            all.turn ^= 1;
             for (int lane = 0; lane < LANES; lane++) b.fibers[warp * LANES + lane].state = RUNNING;
         } else if (b.warps[warp].waiting > 0) {
             fail("some lanes of a warp wait for lanes that never come");
@@ -225,12 +231,13 @@ static void launch(void (*run)(const void*), const void* args, int blocks, size_
     }
 }
 
-// Hands eight words to the lanes of the warp, and returns those of all lanes.
-static unsigned (*exchange(const unsigned (&mine)[8]))[8] {
+// Hands words to the lanes of the warp, and returns those of all lanes, or what `finish` made of them.
+static unsigned (*exchange(const unsigned (&mine)[WORDS], void (*finish)(unsigned (*)[WORDS]) = nullptr))[WORDS] {
     Block& b = *block_now;
     Warp& warp = b.warps[b.current / LANES];
     unsigned turn = warp.turn;
     memcpy(warp.words[turn][b.current % LANES], mine, sizeof mine);
+    warp.finish = finish;
     warp.waiting++;
     b.fibers[b.current].state = WAITS_FOR_WARP;
     to_scheduler();
@@ -256,9 +263,65 @@ static float truncated(double value) {
     return rounded;
 }
 
-// A tensor core rounds its operands down to the bits that it reads.
+// A tensor core reads so many bits of its operands.
 static float tf32(unsigned word) { return as_float(word & 0xffffe000u); }
 static float bf16(unsigned word, int half) { return as_float(half ? word & 0xffff0000u : word << 16); }
+
+// sum += left right, and each sum back to its lane: words 0 to 3 of a lane are its sums, of rows g and g + 8 and
+// columns 2j and 2j + 1, for g = lane / 4 and j = lane % 4.
+template <int K>
+__attribute__((optimize("O3"))) static void multiply(
+    unsigned (*words)[WORDS], const float (&left)[16][K], const float (&right)[K][8]) {
+    double sum[16][8];
+    for (int lane = 0; lane < LANES; lane++) {
+        for (int i = 0; i < 4; i++) sum[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = as_float(words[lane][i]);
+    }
+    for (int row = 0; row < 16; row++) {
+        for (int k = 0; k < K; k++) {
+            for (int column = 0; column < 8; column++) sum[row][column] += (double)left[row][k] * right[k][column];
+        }
+    }
+    for (int lane = 0; lane < LANES; lane++) {
+        for (int i = 0; i < 4; i++) {
+            words[lane][i] = as_word(truncated(sum[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]));
+        }
+    }
+}
+
+// Words 4 to 7 of a lane are rows g and g + 8 of terms j, then of terms j + 4; words 8 and 9 are terms j and
+// j + 4 of column g.
+static void multiply_tf32(unsigned (*words)[WORDS]) {
+    float left[16][8], right[8][8];
+    for (int lane = 0; lane < LANES; lane++) {
+        int g = lane / 4, j = lane % 4;
+        for (int i = 0; i < 4; i++) left[g + i % 2 * 8][j + i / 2 * 4] = tf32(words[lane][4 + i]);
+        for (int i = 0; i < 2; i++) right[j + 4 * i][g] = tf32(words[lane][8 + i]);
+    }
+    multiply(words, left, right);
+}
+
+// The same with two terms a word: 2j and 2j + 1, then 2j + 8 and 2j + 9.
+static void multiply_bf16(unsigned (*words)[WORDS]) {
+    float left[16][16], right[16][8];
+    for (int lane = 0; lane < LANES; lane++) {
+        int g = lane / 4, j = lane % 4;
+        for (int half = 0; half < 2; half++) {
+            for (int i = 0; i < 4; i++) {
+                left[g + i % 2 * 8][2 * j + i / 2 * 8 + half] = bf16(words[lane][4 + i], half);
+            }
+            for (int i = 0; i < 2; i++) right[2 * j + 8 * i + half][g] = bf16(words[lane][8 + i], half);
+        }
+    }
+    multiply(words, left, right);
+}
+
+static void multiply_by(
+    void (*finish)(unsigned (*)[WORDS]), float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    unsigned words[WORDS] = {as_word(sum[0]), as_word(sum[1]), as_word(sum[2]), as_word(sum[3]), a[0], a[1], a[2],
+        a[3], b[0], b[1]};
+    auto all = exchange(words, finish);
+    for (int i = 0; i < 4; i++) sum[i] = as_float(all[block_now->current % LANES][i]);
+}
 
 }  // namespace emulated
 
@@ -273,18 +336,18 @@ DEVICE void block_sync() {
 }
 
 DEVICE void warp_sync() {
-    unsigned nothing[8] = {};
+    unsigned nothing[emulated::WORDS] = {};
     emulated::exchange(nothing);
 }
 
 DEVICE float shuffle_xor(float value, int mask) {
-    unsigned words[8] = {emulated::as_word(value)};
+    unsigned words[emulated::WORDS] = {emulated::as_word(value)};
     auto all = emulated::exchange(words);
     return emulated::as_float(all[(thread() % 32) ^ mask][0]);
 }
 
 DEVICE unsigned ballot(bool flag) {
-    unsigned words[8] = {flag};
+    unsigned words[emulated::WORDS] = {flag};
     auto all = emulated::exchange(words);
     unsigned result = 0;
     for (int lane = 0; lane < 32; lane++) result |= all[lane][0] << lane;
@@ -310,35 +373,9 @@ DEVICE unsigned one_to_bf16(float value) {
 DEVICE unsigned to_bf16(float low, float high) { return one_to_bf16(low) | one_to_bf16(high) << 16; }
 
 DEVICE void multiply_tf32(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    unsigned words[8] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    auto all = emulated::exchange(words);
-    int g = thread() % 32 / 4, j = thread() % 4;
-    for (int i = 0; i < 4; i++) {
-        int row = g + i / 2 * 8, column = 2 * j + i % 2;
-        double total = sum[i];
-        for (int k = 0; k < 8; k++) {
-            // Rows g and g + 8 of columns j and j + 4; rows j and j + 4 of column g.
-            float left = emulated::tf32(all[row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]);
-            float right = emulated::tf32(all[column * 4 + k % 4][4 + k / 4]);
-            total += (double)left * right;
-        }
-        sum[i] = emulated::truncated(total);
-    }
+    emulated::multiply_by(emulated::multiply_tf32, sum, a, b);
 }
 
 DEVICE void multiply_bf16(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    unsigned words[8] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    auto all = emulated::exchange(words);
-    int g = thread() % 32 / 4, j = thread() % 4;
-    for (int i = 0; i < 4; i++) {
-        int row = g + i / 2 * 8, column = 2 * j + i % 2;
-        double total = sum[i];
-        for (int k = 0; k < 16; k++) {
-            int lane = k % 8 / 2, upper = k / 8;
-            float left = emulated::bf16(all[row % 8 * 4 + lane][row / 8 + 2 * upper], k % 2);
-            float right = emulated::bf16(all[column * 4 + lane][4 + upper], k % 2);
-            total += (double)left * right;
-        }
-        sum[i] = emulated::truncated(total);
-    }
+    emulated::multiply_by(emulated::multiply_bf16, sum, a, b);
 }

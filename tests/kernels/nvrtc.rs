@@ -81,6 +81,9 @@ impl Nvrtc {
             size("nvrtcGetCUBINSize\0")(handle, &mut bytes);
             let mut code = vec![0u8; bytes];
             get("nvrtcGetCUBIN\0")(handle, code.as_mut_ptr().cast());
+            let destroy: unsafe extern "C" fn(*mut Handle) -> c_int =
+                std::mem::transmute(symbol("nvrtcDestroyProgram\0"));
+            destroy(&mut handle);
             (code, log)
         }
     }

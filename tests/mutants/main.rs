@@ -56,7 +56,7 @@ const MUTANTS: [Mutant; 16] = [
         "image, 2 + site)",
     ),
     Mutant(
-        "texture",
+        "texture on a torus",
         "a neighbour on a torus",
         "y = y < 0 ? height - 1",
         "y = y < 0 ? 0",
@@ -126,8 +126,13 @@ const MUTANTS: [Mutant; 16] = [
 /// Small programs with all that the mutants change.
 fn cases() -> Vec<(Case, (usize, usize, usize))> {
     let size = (2, 5, 6);
-    let wanted = ["growing", "nafca Grouped", "vitca 1", "texture"];
+    let wanted = ["growing", "nafca Grouped", "vitca 1", "texture on a torus"];
     let mut cases = library((size.1, size.2), DType::F32);
+    // Those of a torus come second.
+    let half = cases.len() / 2;
+    cases[half..]
+        .iter_mut()
+        .for_each(|case| case.what += " on a torus");
     cases.retain(|case| wanted.contains(&&*case.what));
     for case in cases.iter_mut().filter(|case| case.what == "growing") {
         let rule = AliveMask {
