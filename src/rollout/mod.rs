@@ -79,7 +79,8 @@ impl Rollout {
 
     /// A probability for each cell: `rates` is `[H, W]`.
     ///
-    /// # Errors [`Error::Shape`] if it does not have two axes.
+    /// # Errors
+    /// [`Error::Shape`] if it does not have two axes.
     pub fn fire_rates(mut self, rates: &Tensor) -> Result<Self> {
         self.fire_rate = FireRate::each(rates)?;
         Ok(self)
