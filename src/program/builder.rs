@@ -58,7 +58,8 @@ impl ProgramBuilder {
     /// A `table` (`[H, W, width]`) that is the same in every image and step, such as a positional encoding,
     /// fixed or learned. The program then works on grids of that size only.
     ///
-    /// # Errors [`Error::Shape`] if it does not have three axes.
+    /// # Errors
+    /// [`Error::Shape`] if it does not have three axes.
     pub fn constant(&mut self, table: &Tensor) -> Result<Value> {
         match *table.dims() {
             [_, _, width] if width > 0 => {
@@ -451,7 +452,8 @@ impl ProgramBuilder {
 
     /// The program whose update is `update`.
     ///
-    /// # Errors [`Error::Config`] if it is not as wide as the layout's output and hidden channels together.
+    /// # Errors
+    /// [`Error::Config`] if it is not as wide as the layout's output and hidden channels together.
     pub fn finish(self, update: Value) -> Result<Program> {
         self.check(&[update])?;
         let channels = self.layout.update_channels();

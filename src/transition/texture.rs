@@ -145,7 +145,8 @@ impl Texture {
     /// The same rule with the perception of each cell rotated: `directions` (`[H, W, 2]`) holds a unit vector
     /// for each cell, column component first; (0, 1) means no rotation. The pattern then follows the field.
     ///
-    /// # Errors [`Error::Shape`] if it does not have that shape.
+    /// # Errors
+    /// [`Error::Shape`] if it does not have that shape.
     pub fn directed(&self, directions: &Tensor) -> Result<Self> {
         if directions.rank() != 3 || directions.dim(2)? != 2 {
             return Err(Error::shape("directions", "[H, W, 2]", directions.dims()));

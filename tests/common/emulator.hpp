@@ -25,6 +25,7 @@ struct float2 {
 
 #define DEVICE inline
 #define CALL static
+#define CONSTANT const
 #define KERNEL static void
 
 namespace emulated {

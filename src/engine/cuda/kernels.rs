@@ -143,7 +143,7 @@ impl<'a> Generator<'a> {
         let stages = if has_product { STAGES } else { 0 };
         let names = self.names(&body);
         let text = format!(
-            "\nKERNEL {name}(const Args args) {{\n{names}    \
+            "\nKERNEL {name}(CONSTANT Args args) {{\n{names}    \
              const Rows rows = select<{zero}, {torus}, {stages}>(args, {only_firing});\n{body}}}\n"
         );
         let tables = usize::from(zero) + usize::from(torus);

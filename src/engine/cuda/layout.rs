@@ -138,21 +138,17 @@ pub(super) enum Offset {
 
 impl Packing {
     pub fn new(program: &Program) -> Self {
-        let mut is_constant = vec![false; program.params.len()];
-        program
-            .constants()
-            .for_each(|(_, param)| is_constant[param] = true);
-        let (mut weights, mut constants, mut offsets) = (0, 0, vec![]);
-        for (param, &is_constant) in program.params.iter().zip(&is_constant) {
-            let (end, count) = match is_constant {
-                true => (&mut constants, param.dims().last().copied().unwrap_or(0)),
-                false => (&mut weights, param.elem_count()),
-            };
-            offsets.push(match is_constant {
-                true => Offset::Constant(*end),
-                false => Offset::Weight(*end),
-            });
-            *end += count;
+        let constants: Vec<usize> = program.constants().map(|(_, param)| param).collect();
+        let (mut offsets, mut weights, mut channels) = (vec![], 0, 0);
+        for (param, value) in program.params.iter().enumerate() {
+            offsets.push(Offset::Weight(weights));
+            if !constants.contains(&param) {
+                weights += value.elem_count();
+            }
+        }
+        for param in constants {
+            offsets[param] = Offset::Constant(channels);
+            channels += program.params[param].dims().last().copied().unwrap_or(0);
         }
         Self { offsets, weights }
     }

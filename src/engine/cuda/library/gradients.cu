@@ -5,7 +5,7 @@ constexpr int ENTERING = 64;
 
 // The gradient of the update, the first value in `scratch`, and of the cells through all but the update: that of the cells
 // after the step, where a cell lives.
-KERNEL enter(const Args args) {
+KERNEL enter(CONSTANT Args args) {
     int* facts = reinterpret_cast<int*>(shared_memory());
     int first = block() * ENTERING, count = min(ENTERING, args.cells - first);
     if (thread() < count) {
@@ -71,7 +71,7 @@ DEVICE Job job_of_block(const Args& args) {
 constexpr int SIDE = 64, DEPTH = 32, PITCH = SIDE + 8;
 
 // One part of 64 x 64 numbers of `sum over cells of a^T b`, for one chunk of cells.
-KERNEL sum_outer(const Args args) {
+KERNEL sum_outer(CONSTANT Args args) {
     const Job job = job_of_block(args);
     int tiles_across = (job.columns + SIDE - 1) / SIDE, tiles = (job.rows + SIDE - 1) / SIDE * tiles_across;
     int mine = block() - job.first_block, tile = mine % tiles, chunk = mine / tiles;
@@ -128,7 +128,7 @@ DEVICE float summand(const Args& args, const Job& job, int number, int cell) {
 }
 
 // 32 numbers of a sum, for one chunk of cells, or of the cells of all images that have one place.
-KERNEL sum_channels(const Args args) {
+KERNEL sum_channels(CONSTANT Args args) {
     const Job job = job_of_block(args);
     int numbers = job.rows * job.columns, parts = (numbers + 31) / 32;
     int mine = block() - job.first_block, chunk = mine / parts, number = mine % parts * 32 + thread() % 32;
@@ -154,7 +154,7 @@ KERNEL sum_channels(const Args args) {
 }
 
 // The gradient of each weight, in `next`: all sums that are for it, chunk by chunk.
-KERNEL reduce(const Args args) {
+KERNEL reduce(CONSTANT Args args) {
     int number = block() * THREADS + thread();
     if (number >= args.numbers) return;
     float gradient = 0.0f;

@@ -12,7 +12,7 @@ DEVICE bool is_alive(const Args& args, const float* cells, int cell) {
 }
 
 // A cell lives if it is alive before the step and after it; all channels of others become 0.
-KERNEL bury(const Args args) {
+KERNEL bury(CONSTANT Args args) {
     int* lives = reinterpret_cast<int*>(shared_memory());
     int first = block() * BURIED, count = min(BURIED, args.cells - first);
     if (thread() < count) {
