@@ -15,7 +15,6 @@ use crate::ops::rows::values;
 pub(super) struct RolloutOp {
     job: Job,
     cpu: Arc<cpu::Bindings>,
-    cuda: Arc<cuda::Compiled>,
     /// What the forward pass stores for the backward pass.
     saved: Mutex<Option<Saved>>,
 }
@@ -27,11 +26,10 @@ enum Saved {
 }
 
 impl RolloutOp {
-    pub fn new(job: Job, cpu: Arc<cpu::Bindings>, cuda: Arc<cuda::Compiled>) -> Self {
+    pub fn new(job: Job, cpu: Arc<cpu::Bindings>) -> Self {
         Self {
             job,
             cpu,
-            cuda,
             saved: Mutex::default(),
         }
     }
@@ -40,11 +38,6 @@ impl RolloutOp {
         if self.job.differentiable {
             *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         }
-    }
-
-    /// The engine for GPUs on a device.
-    fn on<'a>(&'a self, driver: &'a dyn cuda::Driver) -> (&'a Job, &'a cuda::Compiled, &'a dyn cuda::Driver) {
-        (&self.job, &self.cuda, driver)
     }
 }
 
@@ -65,7 +58,7 @@ impl CustomOp2 for RolloutOp {
         if let Some(driver) = cuda::emulator() {
             let mut last = vec![0f32; cells.len()];
             let inputs = cuda::Inputs::on_host(cells, weights, shape.dims4()?);
-            let saved = cuda::forward(self.on(&*driver), inputs, last.as_mut_ptr() as u64)?;
+            let saved = cuda::forward((&self.job, &*driver), inputs, last.as_mut_ptr() as u64)?;
             self.save(Saved::Cuda(saved));
             return Ok((CpuStorage::F32(last), shape.clone()));
         }
@@ -88,7 +81,7 @@ impl CustomOp2 for RolloutOp {
         let shape = cells_layout.shape();
         let inputs = cuda::Inputs::on_device(&cells, &weights, shape.dims4()?);
         let (last, saved) = driver.written(shape.elem_count(), |last| {
-            cuda::forward(self.on(&driver), inputs, last)
+            cuda::forward((&self.job, &driver), inputs, last)
         })?;
         self.save(Saved::Cuda(saved));
         Ok((last, shape.clone()))
@@ -141,7 +134,7 @@ impl CustomOp3 for Backward<'_> {
                 };
                 let inputs = cuda::Inputs::on_host(cells, weights, dims);
                 let ends = (grad.as_ptr() as u64, grads.as_mut_ptr() as u64, weights.len());
-                cuda::backward(op.on(&*driver), inputs, saved, ends)?;
+                cuda::backward((&op.job, &*driver), inputs, saved, ends)?;
                 grads
             }
             None => candle_core::bail!("{NOT_RUN}"),
@@ -173,7 +166,7 @@ impl CustomOp3 for Backward<'_> {
         let count = cells.count + weights.count;
         let (grads, ()) = driver.written(count, |grads| {
             cuda::backward(
-                op.on(&driver),
+                (&op.job, &driver),
                 inputs,
                 saved,
                 (grad.address, grads, weights.count),

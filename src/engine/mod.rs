@@ -34,7 +34,6 @@ pub(crate) struct Compiled {
     program: Arc<Program>,
     weights: PackedWeights,
     cpu: Arc<cpu::Bindings>,
-    cuda: Arc<cuda::Compiled>,
 }
 
 impl Compiled {
@@ -45,7 +44,6 @@ impl Compiled {
         }
         let weights = PackedWeights::new(&program, cells.device())?;
         Ok(Ok(Self {
-            cuda: Arc::new(cuda::Compiled::new(&program)),
             program: Arc::new(program),
             weights,
             cpu: Arc::default(),
@@ -63,6 +61,6 @@ impl Compiled {
         };
         Ok(cells
             .contiguous()?
-            .apply_op2(tensor, RolloutOp::new(job, self.cpu.clone(), self.cuda.clone()))?)
+            .apply_op2(tensor, RolloutOp::new(job, self.cpu.clone()))?)
     }
 }

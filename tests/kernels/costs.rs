@@ -7,8 +7,8 @@ use lnca::cuda::{Cost, costs};
 use crate::programs::Case;
 use crate::transitions::shipped;
 
-/// What an H100 does a second at best, as measured with large copies and products: bytes, and multiplications in
-/// three products of TF32.
+/// What an H100 does a second at best, as measured with large copies and products: bytes, and multiplications
+/// in three products of TF32.
 const BYTES: f64 = 3.0e12;
 const MULTIPLICATIONS: f64 = 133e12 / 2.0;
 /// Seconds that a kernel takes at least in a chain of kernels.

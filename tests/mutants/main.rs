@@ -1,5 +1,5 @@
-//! The tests of kernels notice a mistake: with one changed place in the kernels, states or gradients no longer
-//! agree with plain operations.
+//! The tests of kernels notice a mistake: with one changed place in the kernels, states or gradients no
+//! longer agree with plain operations.
 //!
 //! A test of its own, since all rollouts of a process run on the same kernels.
 

@@ -6,6 +6,7 @@
 
 #[cfg(any(test, feature = "cuda"))]
 mod cache;
+mod compiled;
 #[cfg(feature = "cuda")]
 mod compiler;
 mod cost;
@@ -23,20 +24,13 @@ mod sums;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::engine::Precision;
-use crate::program::Program;
-
+pub use compiled::sources;
 pub use cost::{Cost, costs};
 #[cfg(feature = "cuda")]
 pub(super) use device::{Device, too_old};
 pub use driver::{Buffer, Driver, Kernels, PTX, Source};
 pub use layout::Args;
-pub(super) use rollout::{Compiled, Inputs, Saved, backward, forward};
-
-/// The kernels of a program as CUDA C: forwards, and backwards with all weights trained.
-pub fn sources(program: &Program, precision: Precision) -> [Source; 2] {
-    rollout::sources(program, precision)
-}
+pub(super) use rollout::{Inputs, Saved, backward, forward};
 
 static EMULATOR: RwLock<Option<Arc<dyn Driver>>> = RwLock::new(None);
 

@@ -1,17 +1,16 @@
 //! A rollout as a sequence of kernels.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use super::compiled::{Compiled, Half};
 use super::driver::{Buffer, Driver, Kernels};
-use super::kernels::{Direction, Generator, Launch, Module};
+use super::kernels::{Launch, Module};
 use super::layout::{Args, Packing, RawJob, fire};
-use super::plan::Plan;
-use super::sums::{Shares, Sum, share, sums};
-use crate::engine::job::{Job, Precision, Task};
+use super::sums::{Shares, Sum, share};
+use crate::engine::job::{Job, Task};
 use crate::error::Result;
 use crate::grid::draws::FireRate;
-use crate::program::{Adjoint, Program};
 
 /// Bytes of a float.
 const FLOAT: usize = 4;
@@ -22,68 +21,12 @@ const THREADS: usize = 256;
 const ROWS: usize = 128;
 const BLOCKS: usize = 264;
 
-/// A program compiled for a device.
-pub(in crate::engine) struct Compiled {
-    packing: Packing,
-    forward: OnceLock<Half>,
-    backward: OnceLock<(Half, Vec<Sum>)>,
-}
-
-/// The kernels of one direction.
-struct Half {
-    plan: Plan,
-    launches: Vec<Launch>,
-    kernels: Arc<dyn Kernels>,
-}
-
-impl Half {
-    fn new(plan: Plan, module: Module, driver: &dyn Driver) -> Result<Self> {
-        Ok(Self {
-            plan,
-            kernels: driver.load(&module.source)?,
-            launches: module.launches,
-        })
-    }
-}
-
 /// What the forward pass keeps for the backward pass.
 pub(in crate::engine) struct Saved {
     /// The states before steps that are `every` apart, without the first.
     states: Vec<Buffer>,
     /// A byte for each step and cell: whether it lives after the step.
     alive: Option<Buffer>,
-}
-
-impl Compiled {
-    pub fn new(program: &Program) -> Self {
-        Self {
-            packing: Packing::new(program),
-            forward: OnceLock::new(),
-            backward: OnceLock::new(),
-        }
-    }
-
-    fn forward_half(&self, job: &Job, driver: &dyn Driver) -> Result<&Half> {
-        if self.forward.get().is_none() {
-            let plan = Plan::forward(&job.program);
-            let module = Generator::new(&job.program, &plan, &self.packing, Direction::Forward)
-                .module(job.task.precision);
-            let _ = self.forward.set(Half::new(plan, module, driver)?);
-        }
-        Ok(self.forward.get_or_init(|| unreachable!("it was set above")))
-    }
-
-    fn backward_half(&self, job: &Job, driver: &dyn Driver) -> Result<&(Half, Vec<Sum>)> {
-        if self.backward.get().is_none() {
-            let adjoint = Adjoint::new(&job.program, true, &job.weights.trained);
-            let plan = Plan::backward(&adjoint, job.program.layout().update_channels());
-            let module = Generator::new(&job.program, &plan, &self.packing, Direction::Backward)
-                .module(job.task.precision);
-            let sums = sums(&plan);
-            let _ = self.backward.set((Half::new(plan, module, driver)?, sums));
-        }
-        Ok(self.backward.get_or_init(|| unreachable!("it was set above")))
-    }
 }
 
 /// The addresses of the first cells, `[B, H, W, C]`, and of the packed weights.
@@ -121,11 +64,12 @@ impl Inputs {
 
 /// Runs a rollout whose last cells go to `last`.
 pub(in crate::engine) fn forward(
-    (job, compiled, driver): (&Job, &Compiled, &dyn Driver),
+    (job, driver): (&Job, &dyn Driver),
     inputs: Inputs,
     last: u64,
 ) -> Result<Saved> {
-    let run = Run::new(job, compiled, driver, inputs)?;
+    let compiled = Compiled::of(job);
+    let run = Run::new(job, &compiled, driver, inputs)?;
     let steps = job.task.steps.clone();
     let has_alive = job.differentiable && job.program.alive.is_some();
     let alive = has_alive
@@ -160,13 +104,14 @@ pub(in crate::engine) fn forward(
 /// `result`;
 /// `gradient` is that of the last cells.
 pub(in crate::engine) fn backward(
-    (job, compiled, driver): (&Job, &Compiled, &dyn Driver),
+    (job, driver): (&Job, &dyn Driver),
     inputs: Inputs,
     saved: &Saved,
     (gradient, result, numbers): (u64, u64, usize),
 ) -> Result<()> {
-    let run = Run::new(job, compiled, driver, inputs)?;
-    let (half, sums) = compiled.backward_half(job, driver)?;
+    let compiled = Compiled::of(job);
+    let run = Run::new(job, &compiled, driver, inputs)?;
+    let (half, sums) = compiled.backward(job);
     let pass = Pass::new(&run, half, sums)?;
     let steps = job.task.steps.clone();
     let gradients = [run.alloc_state()?, run.alloc_state()?];
@@ -205,6 +150,7 @@ struct Run<'a> {
     job: &'a Job,
     driver: &'a dyn Driver,
     forward: &'a Half,
+    kernels: Arc<dyn Kernels>,
     packing: &'a Packing,
     /// What all launches have in common.
     common: Args,
@@ -221,13 +167,14 @@ impl<'a> Run<'a> {
     fn new(job: &'a Job, compiled: &'a Compiled, driver: &'a dyn Driver, inputs: Inputs) -> Result<Self> {
         let (images, height, width, channels) = inputs.dims;
         let (area, cells) = (height * width, images * height * width);
-        let forward = compiled.forward_half(job, driver)?;
+        let forward = &compiled.forward;
         let state = cells * channels * FLOAT;
         let has_after = job.program.alive.is_some();
         Ok(Self {
             job,
             driver,
             forward,
+            kernels: driver.load(&forward.module.source)?,
             packing: &compiled.packing,
             common: common(&job.task, inputs),
             cells,
@@ -275,26 +222,25 @@ impl<'a> Run<'a> {
             alive,
             ..self.args(step, state)
         };
-        self.phases(self.forward, &args)?;
+        self.phases(&self.forward.module, &*self.kernels, &args)?;
         match self.after {
             Some(_) => {
                 let blocks = self.cells.div_ceil(BURIED);
-                self.forward.kernels.launch("bury", blocks, BURIED * FLOAT, &args)
+                self.kernels.launch("bury", blocks, BURIED * FLOAT, &args)
             }
             None => Ok(()),
         }
     }
 
-    fn phases(&self, half: &Half, args: &Args) -> Result<()> {
-        half.launches.iter().try_for_each(|launch| {
+    fn phases(&self, module: &Module, kernels: &dyn Kernels, args: &Args) -> Result<()> {
+        module.launches.iter().try_for_each(|launch| {
             let tile = self.tile(launch);
             let args = Args {
                 tile: tile as i32,
                 ..*args
             };
             let blocks = self.cells.div_ceil(tile);
-            half.kernels
-                .launch(&launch.name, blocks, launch.shared(tile), &args)
+            kernels.launch(&launch.name, blocks, launch.shared(tile), &args)
         })
     }
 
@@ -311,6 +257,7 @@ impl<'a> Run<'a> {
 struct Pass<'a> {
     run: &'a Run<'a>,
     half: &'a Half,
+    kernels: Arc<dyn Kernels>,
     shares: Shares,
     scratch: Buffer,
     partial: Buffer,
@@ -327,6 +274,7 @@ impl<'a> Pass<'a> {
             scratch: driver.alloc((run.cells * half.plan.scratch).max(1) * FLOAT)?,
             partial: driver.alloc(shares.partial.max(1) * FLOAT)?,
             jobs: driver.alloc(bytes.len().max(1))?,
+            kernels: driver.load(&half.module.source)?,
             run,
             half,
             shares,
@@ -349,8 +297,8 @@ impl<'a> Pass<'a> {
             ..run.args(step, state)
         };
         let blocks = run.cells.div_ceil(BURIED);
-        self.half.kernels.launch("enter", blocks, BURIED * FLOAT, &args)?;
-        run.phases(self.half, &args)?;
+        self.kernels.launch("enter", blocks, BURIED * FLOAT, &args)?;
+        run.phases(&self.half.module, &*self.kernels, &args)?;
         let (outer, rest) = (self.shares.outer.len(), self.shares.rest.len());
         self.sum("sum_outer", self.shares.outer_blocks, 0..outer, &args)?;
         self.sum(
@@ -367,8 +315,7 @@ impl<'a> Pass<'a> {
         }
         // Two operands of 32 cells, 72 floats a cell; `sum_channels` needs less.
         let shared = 2 * 32 * 72 * FLOAT;
-        self.half
-            .kernels
+        self.kernels
             .launch(kernel, blocks, shared, &self.with_jobs(jobs, args))
     }
 
@@ -390,8 +337,7 @@ impl<'a> Pass<'a> {
         };
         let all = 0..self.shares.outer.len() + self.shares.rest.len();
         let blocks = numbers.div_ceil(THREADS);
-        self.half
-            .kernels
+        self.kernels
             .launch("reduce", blocks, 0, &self.with_jobs(all, &args))
     }
 }
@@ -432,21 +378,4 @@ fn draw(task: &Task, driver: &dyn Driver) -> Result<Option<Buffer>> {
     let buffer = driver.alloc(bytes.len().max(1))?;
     driver.upload(&bytes, &buffer)?;
     Ok(Some(buffer))
-}
-
-/// The kernels of a program, as sources: forwards, and backwards with all weights trained.
-pub(super) fn sources(program: &Program, precision: Precision) -> [super::driver::Source; 2] {
-    let packing = Packing::new(program);
-    let forward = Plan::forward(program);
-    let adjoint = Adjoint::new(program, true, &vec![true; program.params.len()]);
-    let backward = Plan::backward(&adjoint, program.layout().update_channels());
-    let of = |plan: &Plan, direction| {
-        Generator::new(program, plan, &packing, direction)
-            .module(precision)
-            .source
-    };
-    [
-        of(&forward, Direction::Forward),
-        of(&backward, Direction::Backward),
-    ]
 }
