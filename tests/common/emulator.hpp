@@ -19,10 +19,6 @@
 
 using std::min;
 
-struct float2 {
-    float x, y;
-};
-
 #define DEVICE inline
 #define CALL static
 #define CONSTANT const
@@ -357,16 +353,15 @@ DEVICE unsigned ballot(bool flag) {
 
 DEVICE int ones(unsigned word) { return __builtin_popcount(word); }
 DEVICE unsigned high_product(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
-DEVICE unsigned bits(float value) { return emulated::as_word(value); }
 DEVICE float real(unsigned word) { return emulated::as_float(word); }
 
 DEVICE unsigned to_tf32(float value) {
-    unsigned word = bits(value);
+    unsigned word = emulated::as_word(value);
     return std::isfinite(value) ? (word + 0x1000u) & 0xffffe000u : word;
 }
 
 DEVICE unsigned one_to_bf16(float value) {
-    unsigned word = bits(value);
+    unsigned word = emulated::as_word(value);
     if (std::isnan(value)) return 0x7fffu;
     return (word + 0x7fffu + (word >> 16 & 1)) >> 16;
 }

@@ -39,7 +39,7 @@ struct Module {
     allocations: Arc<Mutex<BTreeMap<u64, usize>>>,
 }
 
-/// Memory, whose guards are checked when it is dropped.
+/// Memory, whose guards are checked after every launch while it is there.
 struct Allocation {
     memory: Vec<f32>,
     allocations: Arc<Mutex<BTreeMap<u64, usize>>>,

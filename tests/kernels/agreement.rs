@@ -1,8 +1,8 @@
 //! Kernels and plain operations agree: states and gradients, on grids of odd sizes.
 
-use candle_core::DType;
+use candle_core::{DType, Var};
 use lnca::random::Key;
-use lnca::{AliveMask, Memory, Padding, Rollout, TransitionFn};
+use lnca::{AliveMask, CellLayout, Function, Memory, Padding, ProgramBuilder, Rollout, TransitionFn};
 
 use crate::compare::{GRADIENTS, STATES, difference, errors, run};
 use crate::emulate;
@@ -165,5 +165,74 @@ fn random_programs_whose_cells_die() {
             vars: draw.vars,
         };
         compare(&case, (2, 5, 4), &rollout(seed));
+    }
+}
+
+/// What lies in pieces: a stencil's channels in another order, which makes its gradient slices of the
+/// update's.
+#[test]
+fn updates_in_pieces() {
+    if !emulate() {
+        return;
+    }
+    for (filters, cuts) in [
+        (1, [(2, 2), (0, 2)]),
+        (3, [(5, 7), (0, 5)]),
+        (2, [(3, 1), (0, 3)]),
+    ] {
+        let width = cuts.iter().map(|&(_, width)| width).sum::<usize>();
+        let inputs = width / filters;
+        let layout = CellLayout {
+            input: 0,
+            output: width,
+            hidden: 0,
+        };
+        let mut p = ProgramBuilder::new(layout);
+        let kernels = Var::from_tensor(&noise(&[filters, 3, 3], 1)).unwrap();
+        let x = p.slice(p.cells(), 0, inputs).unwrap();
+        let seen = p.stencil(x, kernels.as_tensor(), Padding::Zero).unwrap();
+        let parts = cuts.map(|(start, width)| p.slice(seen, start, width).unwrap());
+        let update = p.concat(&parts).unwrap();
+        let case = Case {
+            what: format!("{filters} filters in pieces"),
+            program: p.finish(update).unwrap(),
+            vars: vec![kernels.as_tensor().clone()],
+        };
+        compare(&case, (2, 4, 3), &rollout(1));
+    }
+}
+
+/// Cells, a slice of them or a table as the update, and bounds without an end.
+#[test]
+fn updates_that_compute_little() {
+    if !emulate() {
+        return;
+    }
+    let layout = CellLayout {
+        input: 1,
+        output: 2,
+        hidden: 1,
+    };
+    for number in 0..3 {
+        let mut p = ProgramBuilder::new(layout);
+        let table = Var::from_tensor(&noise(&[3, 5, 3], 1)).unwrap();
+        let slice = p.slice(p.cells(), 0, 3).unwrap();
+        let update = match number {
+            0 => Ok(slice),
+            1 => p.constant(table.as_tensor()),
+            _ => p.map(
+                slice,
+                Function::Clamp {
+                    min: 0.0,
+                    max: f32::INFINITY,
+                },
+            ),
+        };
+        let case = Case {
+            what: format!("little, {number}"),
+            program: p.finish(update.unwrap()).unwrap(),
+            vars: vec![table.as_tensor().clone()],
+        };
+        compare(&case, (2, 3, 5), &rollout(1));
     }
 }

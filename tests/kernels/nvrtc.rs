@@ -161,6 +161,7 @@ fn check(nvrtc: &Nvrtc, what: &str, program: &Program, precision: Precision, chi
             kernels.len()
         );
         for (kernel, of) in kernels {
+            assert_eq!(of.spilled, 0, "{what} {kernel}: bytes spilled");
             assert!(
                 of.code > 0 && of.code <= 96 << 10,
                 "{what} {kernel}: {} bytes of code",

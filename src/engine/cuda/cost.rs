@@ -37,8 +37,9 @@ pub fn costs(program: &Program) -> [Cost; 2] {
     let kinds = usize::from(products > 0) + usize::from(sums.iter().any(|sum| sum.multiplications() == 0));
     backward.kernels += 1 + kinds;
     backward.multiplications += products;
-    // The gradients after and before, the state, and the gradient of the update.
-    backward.floats += 4 * channels + layout.update_channels();
+    // The gradient after, the state, the gradient before (written, read and written), and the gradient of the
+    // update (written and read).
+    backward.floats += 5 * channels + 2 * layout.update_channels();
     backward.floats += sums.iter().map(Sum::floats).sum::<usize>();
     [forward, backward]
 }

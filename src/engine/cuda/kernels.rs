@@ -118,7 +118,7 @@ impl<'a> Generator<'a> {
             "constexpr int PRECISION = {precision};\n\
              constexpr int CHANNELS = {channels}, INPUTS = {inputs};\n\
              constexpr int ALIVE_CHANNEL = {channel};\n\
-             constexpr float ALIVE_THRESHOLD = {threshold};\n\
+             #define ALIVE_THRESHOLD {threshold}\n\
              constexpr bool ALIVE_ON_TORUS = {torus};\n\n"
         )
     }

@@ -89,7 +89,7 @@ pub(super) struct RawJob {
     pub chunk: i32,
     pub chunks: i32,
     pub first_block: i32,
-    pub unused: i32,
+    pub skip: i32,
     pub partial: u64,
 }
 
@@ -112,7 +112,7 @@ impl RawJob {
             self.chunk,
             self.chunks,
             self.first_block,
-            self.unused,
+            self.skip,
         ];
         let words = words.into_iter().flat_map(i32::to_ne_bytes);
         terms.chain(words).chain(self.partial.to_ne_bytes()).collect()

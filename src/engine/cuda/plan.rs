@@ -124,8 +124,9 @@ fn roots(nodes: &[AdjointNode], homes: &[Home], node: usize) -> Vec<usize> {
 struct Use {
     /// The operations that read it, once for each time, with the number of the result for the last.
     readers: Vec<usize>,
-    /// Whether a product reads it, or a sum of taps or products of channels.
+    /// Whether a matrix product reads it.
     by_product: bool,
+    /// Whether a sum over cells reads it.
     by_weight: bool,
 }
 
@@ -192,8 +193,8 @@ impl Layout {
             let computed = self.phase_of[n].is_some();
             self.product[n] = match kind {
                 Kind::Product => Some(n),
-                Kind::Channelwise => self.choose_product(&aligned(&self.nodes[n].op)),
-                Kind::Given | Kind::Move | Kind::Reduction | Kind::Sum => None,
+                Kind::Channelwise if computed => self.choose_product(&aligned(&self.nodes[n].op)),
+                Kind::Given | Kind::Move | Kind::Channelwise | Kind::Reduction | Kind::Sum => None,
             };
             let AdjointNode { ref op, width } = self.nodes[n];
             self.homes[n] = match kind {
@@ -202,16 +203,11 @@ impl Layout {
                 Kind::Move if self.is_moved(n) => Home::Moved,
                 Kind::Move | Kind::Channelwise | Kind::Product | Kind::Reduction if !computed => Home::Absent,
                 Kind::Channelwise if is_wide(op, width) && self.only_products_read(n) => Home::Inline,
-                Kind::Move | Kind::Channelwise | Kind::Product if self.is_read_once(n, &shared) => {
-                    Home::Inline
-                }
+                Kind::Channelwise | Kind::Product if self.is_read_once(n, &shared) => Home::Inline,
                 Kind::Move | Kind::Channelwise | Kind::Product | Kind::Reduction => {
                     Home::Stored { scratch: None }
                 }
             };
-        }
-        if let Some(result) = self.result {
-            self.choose_product(&[result]);
         }
         for n in shared {
             for root in roots(&self.nodes, &self.homes, n) {

@@ -9,13 +9,14 @@ use super::kernels::{Launch, Module};
 use super::layout::{Args, Packing, RawJob, fire};
 use super::sums::{Shares, Sum, share};
 use crate::engine::job::{Job, Task};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::grid::draws::FireRate;
 
 /// Bytes of a float.
 const FLOAT: usize = 4;
-/// Cells whose life a block decides, numbers that a block of `reduce` takes.
-const BURIED: usize = 64;
+/// Cells that a block of `bury` or `enter` takes.
+const CELLS: usize = 64;
+/// Numbers that a block of `reduce` takes.
 const THREADS: usize = 256;
 /// Rows of a tile at most, and blocks that keep a GPU busy.
 const ROWS: usize = 128;
@@ -109,6 +110,7 @@ pub(in crate::engine) fn backward(
     saved: &Saved,
     (gradient, result, numbers): (u64, u64, usize),
 ) -> Result<()> {
+    check_size("weights", numbers)?;
     let compiled = Compiled::of(job);
     let run = Run::new(job, &compiled, driver, inputs)?;
     let (half, sums) = compiled.backward(job);
@@ -167,6 +169,7 @@ impl<'a> Run<'a> {
     fn new(job: &'a Job, compiled: &'a Compiled, driver: &'a dyn Driver, inputs: Inputs) -> Result<Self> {
         let (images, height, width, channels) = inputs.dims;
         let (area, cells) = (height * width, images * height * width);
+        check_size("cells", cells)?;
         let forward = &compiled.forward;
         let state = cells * channels * FLOAT;
         let has_after = job.program.alive.is_some();
@@ -196,18 +199,16 @@ impl<'a> Run<'a> {
     }
 
     fn args(&self, step: usize, state: u64) -> Args {
-        let each_step = if self.job.task.masks.is_some() {
-            step * self.cells * FLOAT
+        let done = step - self.job.task.steps.start;
+        let masks = if self.job.task.masks.is_some() {
+            done * self.cells * FLOAT
         } else {
             0
         };
         Args {
             step: step as i32,
             state,
-            draw: self
-                .draw
-                .as_ref()
-                .map_or(0, |draw| draw.address + each_step as u64),
+            draw: self.draw.as_ref().map_or(0, |draw| draw.address + masks as u64),
             scratch: self.scratch.address,
             after: self.after.as_ref().map_or(0, |after| after.address),
             ..self.common
@@ -225,8 +226,8 @@ impl<'a> Run<'a> {
         self.phases(&self.forward.module, &*self.kernels, &args)?;
         match self.after {
             Some(_) => {
-                let blocks = self.cells.div_ceil(BURIED);
-                self.kernels.launch("bury", blocks, BURIED * FLOAT, &args)
+                let blocks = self.cells.div_ceil(CELLS);
+                self.kernels.launch("bury", blocks, CELLS * FLOAT, &args)
             }
             None => Ok(()),
         }
@@ -296,8 +297,8 @@ impl<'a> Pass<'a> {
             partial: self.partial.address,
             ..run.args(step, state)
         };
-        let blocks = run.cells.div_ceil(BURIED);
-        self.kernels.launch("enter", blocks, BURIED * FLOAT, &args)?;
+        let blocks = run.cells.div_ceil(CELLS);
+        self.kernels.launch("enter", blocks, CELLS * FLOAT, &args)?;
         run.phases(&self.half.module, &*self.kernels, &args)?;
         let (outer, rest) = (self.shares.outer.len(), self.shares.rest.len());
         self.sum("sum_outer", self.shares.outer_blocks, 0..outer, &args)?;
@@ -342,6 +343,15 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// An error if the kernels cannot count so many: they count a little beyond the last.
+fn check_size(what: &'static str, count: usize) -> Result<()> {
+    let most = i32::MAX as usize - (1 << 20);
+    match count <= most {
+        true => Ok(()),
+        false => Err(Error::config(what, format!("at most {most} on a GPU"), count)),
+    }
+}
+
 fn common(task: &Task, inputs: Inputs) -> Args {
     let (images, height, width, _) = inputs.dims;
     let (fire, rate) = match (&task.masks, &task.fire_rate) {
@@ -368,7 +378,7 @@ fn common(task: &Task, inputs: Inputs) -> Args {
 fn draw(task: &Task, driver: &dyn Driver) -> Result<Option<Buffer>> {
     let values: Vec<f32> = match (&task.masks, &task.fire_rate) {
         (Some(masks), _) => {
-            let fires = masks.iter().flatten();
+            let fires = masks[task.steps.clone()].iter().flatten();
             fires.map(|&fires| f32::from(u8::from(fires))).collect()
         }
         (None, FireRate::Each(_, rates)) => rates.to_vec(),

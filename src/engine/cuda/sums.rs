@@ -29,7 +29,9 @@ pub(super) struct Sum {
     kind: SumKind,
     a: Piece,
     b: Option<Piece>,
+    /// Of taps: filters a channel, and how many the first channel lacks.
     filters: usize,
+    skip: usize,
     param: usize,
     /// Where the part begins in the parameter, and elements between its rows.
     offset: usize,
@@ -73,6 +75,7 @@ fn of_weight(plan: &Plan, param: usize, sum: &CellSum, sums: &mut Vec<Sum>) {
         a,
         b,
         filters: 1,
+        skip: 0,
         param,
         offset,
         pitch,
@@ -114,9 +117,13 @@ fn of_weight(plan: &Plan, param: usize, sum: &CellSum, sums: &mut Vec<Sum>) {
             for b in pieces(plan, x) {
                 let (start, rows) = (b.channel * filters, b.width * filters);
                 for a in pieces(plan, dy).into_iter().filter_map(|a| a.cut(start, rows)) {
-                    let b = Piece { padding, ..b };
-                    let sum = of(SumKind::Taps, a, Some(b), 9 * start, 9, rows, 9);
-                    sums.push(Sum { filters, ..sum });
+                    // The part of `dy` may begin at any filter of a channel.
+                    let first = b.first + a.channel / filters;
+                    let b = Piece { padding, first, ..b };
+                    let offset = 9 * (start + a.channel);
+                    let sum = of(SumKind::Taps, a, Some(b), offset, 9, a.width, 9);
+                    let skip = a.channel % filters;
+                    sums.push(Sum { filters, skip, ..sum });
                 }
             }
         }
@@ -287,7 +294,7 @@ pub(super) fn share(sums: &[Sum], packing: &Packing, cells: usize, area: usize) 
             chunk: chunk as i32,
             chunks: chunks as i32,
             first_block: *blocks as i32,
-            unused: 0,
+            skip: sum.skip as i32,
             partial: shares.partial as u64,
         });
         *blocks += tiles * chunks;

@@ -51,6 +51,8 @@ struct Job {
     int rows, columns, offset, pitch;
     // Cells a chunk, how many chunks, and the first block.
     int chunk, chunks, first_block;
+    // Of taps: filters that the first channel lacks.
+    int skip;
     // Where the partial sums lie.
     size_t partial;
 };
@@ -124,7 +126,7 @@ DEVICE float summand(const Args& args, const Job& job, int number, int cell) {
     if (job.kind == CHANNELWISE) return read(args, job.a, cell, number);
     if (job.kind == PRODUCTS) return read(args, job.a, cell, number) * read(args, job.b, cell, number);
     int channel = number / 9, near = neighbour(args, cell, number % 9, job.circular);
-    return near < 0 ? 0.0f : read(args, job.a, cell, channel) * read(args, job.b, near, channel / job.filters);
+    return near < 0 ? 0.0f : read(args, job.a, cell, channel) * read(args, job.b, near, (channel + job.skip) / job.filters);
 }
 
 // 32 numbers of a sum, for one chunk of cells, or of the cells of all images that have one place.

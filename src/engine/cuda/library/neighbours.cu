@@ -39,7 +39,7 @@ DEVICE void attention(const Rows& rows, const int* near, Query query, Key key, V
     each_team(rows.count * HEADS, [&](int task, int lane, bool is_real) {
         int row = task / HEADS, first = task % HEADS * DEPTH;
         const int* around = near + 9 * row;
-        float shares[9];
+        float shares[9] = {};
         shares_of<DEPTH>(shares, around, lane, [&](int c) { return query(row, first + c); },
             [&](int cell, int c) { return key(cell, first + c); });
 #pragma unroll 2
@@ -58,7 +58,7 @@ template <int DEPTH, int HEADS, class Query, class Key, class Store>
 DEVICE void attention_shares(const Rows& rows, const int* near, Query query, Key key, Store store) {
     each_team(rows.count * HEADS, [&](int task, int lane, bool is_real) {
         int row = task / HEADS, head = task % HEADS;
-        float shares[9];
+        float shares[9] = {};
         shares_of<DEPTH>(shares, near + 9 * row, lane, [&](int c) { return query(row, head * DEPTH + c); },
             [&](int cell, int c) { return key(cell, head * DEPTH + c); });
         for (int n = lane; is_real && n < 9; n += TEAM) {
@@ -76,7 +76,7 @@ DEVICE void attention_gradients(
     each_team(rows.count * HEADS, [&](int task, int lane, bool is_real) {
         int row = task / HEADS, head = task % HEADS;
         const int* around = near + 9 * row;
-        float of_shares[9], mean = 0.0f;
+        float of_shares[9] = {}, mean = 0.0f;
         each_product<DEPTH>(around, lane, [&](int c) { return gradient(row, head * DEPTH + c); },
             [&](int cell, int c) { return value(cell, head * DEPTH + c); }, [&](int n, float product) {
                 put(of_shares, n, product);

@@ -111,8 +111,6 @@ DEVICE void sums_of(
         }
         for (int i = 0; i < 16; i++) (&sum[0][0][0])[i] += (&part[0][0][0])[i];
     }
-    // The lanes may still be reading what was here before.
-    warp_sync();
     for (int i = 0; i < 16; i++) {
         int to = i / 8 * 16 + g + i % 4 / 2 * 8, n = i / 4 % 2 * 8 + 2 * j + i % 2;
         stage[to * STAGE_PITCH + n] = (&sum[0][0][0])[i];
@@ -172,6 +170,8 @@ DEVICE void product(const Rows& rows, const Left& left, const Matrix& right, Sto
 #pragma unroll 1
     for (int job = thread() / 32; job < jobs; job += WARPS) {
         int row = job / COLUMNS * 32, column = job % COLUMNS * 16;
+        // The lanes may still be reading the stage, some in one round more than others.
+        warp_sync();
         sums<K>(left, right, N, row, column, rows.count, stage);
 #pragma unroll 2
         for (int i = thread() % 32; i < 512 && row + i / 16 < rows.count; i += 32) {

@@ -7,6 +7,14 @@
 #define CONSTANT const __grid_constant__
 #define KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
 
+// NVRTC has no headers.
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+#ifndef NAN
+#define NAN __int_as_float(0x7fffffff)
+#endif
+
 DEVICE int thread() { return threadIdx.x; }
 DEVICE int block() { return blockIdx.x; }
 DEVICE void block_sync() { __syncthreads(); }
@@ -15,7 +23,6 @@ DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xfffff
 DEVICE unsigned ballot(bool flag) { return __ballot_sync(0xffffffffu, flag); }
 DEVICE int ones(unsigned word) { return __popc(word); }
 DEVICE unsigned high_product(unsigned a, unsigned b) { return __umulhi(a, b); }
-DEVICE unsigned bits(float value) { return __float_as_uint(value); }
 DEVICE float real(unsigned word) { return __uint_as_float(word); }
 
 // The shared memory that the launch asked for.
@@ -28,7 +35,8 @@ DEVICE float* shared_memory() {
 DEVICE unsigned to_tf32(float value) {
     unsigned word;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(value));
-    return word;
+    // The lower bits are nobody's; the rest is the number in f32.
+    return word & 0xffffe000u;
 }
 
 // Both rounded to bf16, ties to even; the first in the lower half.
