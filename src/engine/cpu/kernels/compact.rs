@@ -177,7 +177,9 @@ fn at_places<const ADD: bool, const CLEAR: bool>(
                     channels,
                 });
             }
-            Arch::V3(simd) => {
+            // Where lanes stay as they are, the compiler makes masked stores of it, which are slow on AMD's
+            // processors: slower than the loop below.
+            Arch::V3(simd) if ADD || CLEAR => {
                 return simd.vectorize(avx2::Expand::<ADD, CLEAR> {
                     simd,
                     x,
