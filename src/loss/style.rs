@@ -103,7 +103,10 @@ impl StyleLoss for PatchTransport {
 
     fn settings(&self) -> serde_json::Value {
         serde_json::json!({
-            "style": self.name(), "levels": self.target.len(), "directions": self.directions, "target": self.print,
+            "style": self.name(),
+            "levels": self.target.len(),
+            "directions": self.directions,
+            "target": self.print,
         })
     }
 }

@@ -212,7 +212,7 @@ mod tests {
     fn the_command_names_no_folders() -> Result<()> {
         let settings = settings(&[
             "--data",
-            "/home/me/photos",
+            "some/folder/photos",
             "--set",
             "nca.average=0.9",
             "--seed",

@@ -299,17 +299,7 @@ impl StepContext<'_> {
             }),
             Op::Mul { a, b } => self.mul_back(scratch, n, (*a, *b), dy, band),
             Op::Affine { x, scale, shift } => {
-                if let Some(shift) = shift.filter(|&shift| job.is_trained(shift)) {
-                    kernels::sum_lanes(dy, &mut weights[job.range(shift)], size);
-                }
-                if let Some(scale) = scale.filter(|&scale| job.is_trained(scale)) {
-                    let x = self.view(scratch, *x, start(*x));
-                    kernels::dot_lanes(dy, x, &mut weights[job.range(scale)], size);
-                }
-                let scale = scale.map(|scale| self.call.param(scale));
-                self.give(scratch, *x, (start(*x), lanes), band, |_, dx, add| {
-                    kernels::affine(dy, scale, None, dx, size, add);
-                });
+                self.affine_back(scratch, (n, *x), (*scale, *shift), dy, band, weights);
             }
             Op::Attention(of) => self.attend_back(scratch, n, *of, band, dy),
             Op::Dropout { x, rate, .. } => {
@@ -326,6 +316,31 @@ impl StepContext<'_> {
                 scratch.give_back(factors);
             }
         }
+    }
+
+    /// The gradients of the input `x` and of the scale and shift of affine map `n`.
+    fn affine_back(
+        &self,
+        scratch: &mut Scratch,
+        (n, x): (usize, usize),
+        (scale, shift): (Option<usize>, Option<usize>),
+        dy: View<'_>,
+        band: &Band<'_>,
+        weights: &mut [f32],
+    ) {
+        let (job, (lanes, halo)) = (self.call.job, self.lanes(n, band));
+        let (size, start) = ((self.plan.nodes[n].width, lanes), self.start(x, halo, band));
+        if let Some(shift) = shift.filter(|&shift| job.is_trained(shift)) {
+            kernels::sum_lanes(dy, &mut weights[job.range(shift)], size);
+        }
+        if let Some(scale) = scale.filter(|&scale| job.is_trained(scale)) {
+            let x = self.view(scratch, x, start);
+            kernels::dot_lanes(dy, x, &mut weights[job.range(scale)], size);
+        }
+        let scale = scale.map(|scale| self.call.param(scale));
+        self.give(scratch, x, (start, lanes), band, |_, dx, add| {
+            kernels::affine(dy, scale, None, dx, size, add);
+        });
     }
 
     /// The gradient of the input `x` of linear layer `n`.

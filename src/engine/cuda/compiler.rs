@@ -133,8 +133,11 @@ mod tests {
     use super::*;
 
     #[test]
-    #[ignore = "needs libnvrtc"]
     fn errors_come_with_the_log() {
+        if version() == (0, 0) {
+            eprintln!("skipped: what stands for NVRTC here compiles nothing");
+            return;
+        }
         let source = Source::new("KERNEL void broken() { missing(); }".into());
         let error = Code::new(&source, "sm_90").compile().unwrap_err().to_string();
         assert!(error.contains("missing") && error.contains("sm_90"), "{error}");

@@ -102,8 +102,7 @@ pub(in crate::engine) fn forward(
 }
 
 /// The gradients of the first cells and then of the packed weights, of which there are `numbers`, in
-/// `result`;
-/// `gradient` is that of the last cells.
+/// `result`; `gradient` is that of the last cells.
 pub(in crate::engine) fn backward(
     (job, driver): (&Job, &dyn Driver),
     inputs: Inputs,

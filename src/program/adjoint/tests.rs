@@ -229,11 +229,11 @@ fn name(op: &Op) -> &'static str {
 
 #[test]
 fn random_programs_have_every_operation() {
-    let operations = "Cells Constant Slice Concat Linear Neighbourhood SumTaps Depthwise LayerNorm RmsNorm InverseRms Map \
-        Add Mul Affine Attention Dropout";
-    let gradients = "Seed Embed Slope Dot LinearTransposed MirroredTaps MirroredNeighbourhood MirroredDepthwise \
-        Normalised NormalisedGradient InverseRmsGradient Shares ProductGradients WeightedSum WeightedGather Outer \
-        Channels Products Taps Images";
+    let operations = "Cells Constant Slice Concat Linear Neighbourhood SumTaps Depthwise LayerNorm RmsNorm \
+        InverseRms Map Add Mul Affine Attention Dropout";
+    let gradients = "Seed Embed Slope Dot LinearTransposed MirroredTaps MirroredNeighbourhood \
+        MirroredDepthwise Normalised NormalisedGradient InverseRmsGradient Shares ProductGradients \
+        WeightedSum WeightedGather Outer Channels Products Taps Images";
     let operations: BTreeSet<&str> = operations.split(' ').collect();
     let (mut drawn, mut made) = (BTreeSet::new(), BTreeSet::new());
     for (Case { program, .. }, _) in random_cases() {
