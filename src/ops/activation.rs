@@ -21,22 +21,51 @@ impl Function {
     }
 }
 
+/// `x` where `condition` does not hold, else `value`. Not a product with the mask, which would be NaN where
+/// `x` is infinite or NaN.
+pub(crate) fn replace(x: &Tensor, condition: &Tensor, value: f64) -> candle_core::Result<Tensor> {
+    let value = (x.detach().zeros_like()? + value)?;
+    condition.where_cond(&value, x)
+}
+
+/// `x` within bounds; NaN stays. Candle's own clamp passes only half of the gradient at the bounds.
+fn clip(x: &Tensor, min: f64, max: f64) -> candle_core::Result<Tensor> {
+    let x = replace(x, &x.lt(min)?, min)?;
+    replace(&x, &x.gt(max)?, max)
+}
+
+/// 1, or NaN where `x` is NaN: a factor that gives what is NaN a gradient of NaN.
+fn one_or_nan(x: &Tensor) -> candle_core::Result<Tensor> {
+    replace(&x.detach(), &x.eq(x)?, 1.0)
+}
+
+/// Where a sigmoid is 0 or 1, in any number type.
+const SATURATED: f64 = 1000.0;
+
 /// `f(x)` by Candle operations alone, on any device and number type.
 pub(super) fn plain(x: &Tensor, f: Function) -> error::Result<Tensor> {
     let sigmoid = |x: &Tensor| -> candle_core::Result<Tensor> { ((x * 0.5)?.tanh()? * 0.5)? + 0.5 };
     Ok(match f {
         // Candle's own ReLU passes the gradient at 0, which is the value of dead cells.
-        Function::Relu => (x * x.gt(0.0)?.to_dtype(x.dtype())?)?,
-        Function::Elu => x.elu(1.0)?,
-        Function::Gelu => gelu(x)?,
-        Function::Silu => (x * sigmoid(x)?)?,
+        Function::Relu => (replace(x, &x.le(0.0)?, 0.0)? * one_or_nan(x)?)?,
+        Function::Elu => {
+            // Candle's own has a gradient of NaN at infinity.
+            let below = (clip(x, f64::NEG_INFINITY, 0.0)?.exp()? - 1.0)?;
+            x.gt(0.0)?.where_cond(x, &below)?
+        }
+        Function::Gelu => {
+            let near = gelu(&clip(x, -SATURATED, SATURATED)?)?;
+            x.gt(SATURATED)?.where_cond(x, &near)?
+        }
+        Function::Silu => {
+            let near = clip(x, -SATURATED, SATURATED)?;
+            let near = (&near * sigmoid(&near)?)?;
+            x.gt(SATURATED)?.where_cond(x, &near)?
+        }
         Function::Sigmoid => sigmoid(x)?,
         Function::Tanh => x.tanh()?,
         Function::Clamp { min, max } => {
-            let inside = (x.ge(min)? * x.le(max)?)?.to_dtype(x.dtype())?;
-            let outside = x.detach().clamp(min, max)?;
-            // Candle's own clamp passes only half of the gradient at the bounds.
-            ((x * &inside)? + (outside * inside.affine(-1.0, 1.0)?)?)?
+            (clip(x, min.into(), max.into())? * one_or_nan(x)?)?
         }
         Function::Quantise { min, max, step } => {
             let clipped = plain(x, Function::Clamp { min, max })?;

@@ -13,7 +13,7 @@ mod product;
 pub(crate) mod rows;
 pub(crate) mod simd;
 
-pub(crate) use activation::activate;
+pub(crate) use activation::{activate, replace};
 pub(crate) use channels::{add_channels, gelu, last_axis, scale_channels, scale_parts};
 pub(crate) use depthwise::depthwise;
 pub use function::Function;

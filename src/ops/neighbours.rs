@@ -1,6 +1,6 @@
 //! The 3x3 neighbourhood of each cell, and stencils over it.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use super::gather_sums::{gather, gather_sums};
 use crate::error::Result;
@@ -29,7 +29,8 @@ pub(crate) fn neighbours((h, w): (usize, usize), padding: Padding) -> Vec<Option
 }
 
 /// 3x3 filters applied to every channel: `x` (`[B, H, W, C]`) by `kernel` (`[C, filters, 9]`) to
-/// `[B, H, W, C * filters]`; channel `c * filters + f` is filter f of channel c, not flipped.
+/// `[B, H, W, C * filters]`; channel `c * filters + f` is filter f of channel c, not flipped. A tap of 0 reads
+/// nothing: no NaN and no infinity either.
 pub(crate) fn stencil(x: &Tensor, kernel: &Tensor, padding: Padding) -> Result<Tensor> {
     let (_, h, w, _) = x.dims4()?;
     let padded = padding.pad(x)?;
@@ -38,7 +39,7 @@ pub(crate) fn stencil(x: &Tensor, kernel: &Tensor, padding: Padding) -> Result<T
     for n in 0..9 {
         let near = padded.narrow(1, n / 3, h)?.narrow(2, n % 3, w)?;
         for (f, feature) in features.iter_mut().enumerate() {
-            let tap = near.broadcast_mul(&kernel.narrow(1, f, 1)?.narrow(2, n, 1)?.flatten_all()?)?;
+            let tap = tap(&near, &kernel.narrow(1, f, 1)?.narrow(2, n, 1)?.flatten_all()?)?;
             *feature = Some(match feature.take() {
                 Some(sum) => (sum + tap)?,
                 None => tap,
@@ -47,6 +48,20 @@ pub(crate) fn stencil(x: &Tensor, kernel: &Tensor, padding: Padding) -> Result<T
     }
     let features: Vec<Tensor> = features.into_iter().flatten().collect();
     Ok(Tensor::stack(&features, D::Minus1)?.flatten_from(3)?)
+}
+
+/// `near` times `factor` (`[C]`); 0 where that is 0.
+fn tap(near: &Tensor, factor: &Tensor) -> Result<Tensor> {
+    let product = near.broadcast_mul(factor)?;
+    let zero = factor.eq(0.0)?;
+    if zero.to_dtype(DType::U32)?.max_all()?.to_scalar::<u32>()? == 0 {
+        return Ok(product);
+    }
+    // The factor's gradient passes here too: it may be learned.
+    let seen = near.detach();
+    let finite = seen.abs()?.lt(f64::INFINITY)?;
+    let nothing = finite.where_cond(&seen, &seen.zeros_like()?)?.broadcast_mul(factor)?;
+    Ok(zero.broadcast_as(product.shape())?.where_cond(&nothing, &product)?)
 }
 
 /// The sum over each cell's neighbours of the taps that they send to it: `[B, H, W, 9 C]` to `[B, H, W, C]`.

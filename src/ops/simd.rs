@@ -56,10 +56,19 @@ pub(crate) const LANES: usize = 16;
 /// Channels and lanes of an operation.
 pub(crate) type Size = (usize, usize);
 
-/// e^x, to a relative error below 3e-7.
+/// `x` within bounds; NaN stays, which `max` and `min` would drop.
+#[inline(always)]
+fn clip(x: f32, min: f32, max: f32) -> f32 {
+    let x = if x < min { min } else { x };
+    if x > max { max } else { x }
+}
+
+/// e^x, to a relative error below 3e-7; 0 where it is less than the least normal number, infinite from 2^127.5
+/// on.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    let x = x.clamp(-87.0, 88.0);
+    // The exponents of the bounds are those of 0 and of infinity.
+    let x = clip(x, -88.0, 89.0);
     // Adding 1.5 * 2^23 rounds to a whole number, which then is in the low bits.
     let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
     let whole = shifted - 12_582_912.0;
@@ -72,7 +81,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 /// The error function, by a rational approximation.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
-    let x = x.clamp(-4.0, 4.0);
+    let x = clip(x, -4.0, 4.0);
     let square = x * x;
     let near = ((((((-2.726_142_3e-10 * square + 2.770_681_5e-8) * square - 2.101_024e-6) * square
         - 5.692_506_5e-5)
@@ -93,6 +102,16 @@ fn erf(x: f32) -> f32 {
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
+}
+
+/// From here on the sigmoid is 1, and that of the negative 0.
+const SATURATED: f32 = 90.0;
+
+/// The gradient of a ReLU at `x`, or at its value, under `grad`: NaN where that is NaN.
+#[inline(always)]
+pub(crate) fn relu_gradient(x: f32, grad: f32) -> f32 {
+    let above = if x > 0.0 { grad } else { x };
+    if x <= 0.0 { 0.0 } else { above }
 }
 
 #[inline(always)]
@@ -123,20 +142,28 @@ pub(crate) use zip;
 pub(crate) fn map_simd<'a, S: Simd>(_: S, f: Function, x: View<'a>, y: ViewMut<'a>, size: Size) {
     let mut y = y;
     match f {
-        Function::Relu => zip!(size, x, y, |a, b| *b = if a > 0.0 { a } else { 0.0 }),
+        Function::Relu => zip!(size, x, y, |a, b| *b = if a <= 0.0 { 0.0 } else { a }),
         Function::Elu => zip!(size, x, y, |a, b| *b = if a > 0.0 { a } else { exp(a) - 1.0 }),
         Function::Gelu => {
-            zip!(size, x, y, |a, b| *b =
-                0.5 * a * (1.0 + erf(a * std::f32::consts::FRAC_1_SQRT_2)))
+            zip!(size, x, y, |a, b| {
+                let value = 0.5 * a * (1.0 + erf(a * std::f32::consts::FRAC_1_SQRT_2));
+                // Below, the error of erf would count as often as `a` says.
+                *b = if a < -4.0 * std::f32::consts::SQRT_2 { 0.0 } else { value }
+            })
         }
-        Function::Silu => zip!(size, x, y, |a, b| *b = a * sigmoid(a)),
+        Function::Silu => zip!(size, x, y, |a, b| {
+            // There the sigmoid is 0, and its product with an infinity would be NaN.
+            let a = if a < -SATURATED { -SATURATED } else { a };
+            *b = a * sigmoid(a)
+        }),
         Function::Sigmoid => zip!(size, x, y, |a, b| *b = sigmoid(a)),
         Function::Tanh => zip!(size, x, y, |a, b| *b = tanh(a)),
-        Function::Clamp { min, max } => zip!(size, x, y, |a, b| *b = a.max(min).min(max)),
+        Function::Clamp { min, max } => zip!(size, x, y, |a, b| *b = clip(a, min, max)),
         Function::Quantise { min, max, step } => zip!(size, x, y, |a, b| {
             // At most 255.5, so the cast to an integer and back rounds down.
-            let place = (a.max(min).min(max) - min) / step + 0.5;
-            *b = place as i32 as f32 * step + min
+            let place = (clip(a, min, max) - min) / step + 0.5;
+            let rounded = place as i32 as f32 * step + min;
+            *b = if a.is_nan() { a } else { rounded }
         }),
     }
 }
@@ -156,24 +183,33 @@ pub(crate) fn map_back_simd<'a, S: Simd>(
     let mut dx = dx;
     macro_rules! slopes {
         (|$a:ident| $slope:expr) => {
+            through!(|$a, grad| grad * $slope)
+        };
+    }
+    // Where a slope is 0 or 1, an infinite gradient is not to become NaN.
+    macro_rules! through {
+        (|$a:ident, $grad:ident| $each:expr) => {
             for c in 0..size.0 {
                 let rows = x.row(c, size.1).iter().zip(dy.row(c, size.1));
                 let rows = dx.row(c, size.1).iter_mut().zip(rows);
                 match add {
-                    true => rows.for_each(|(to, (&$a, &grad))| *to += grad * $slope),
-                    false => rows.for_each(|(to, (&$a, &grad))| *to = grad * $slope),
+                    true => rows.for_each(|(to, (&$a, &$grad))| *to += $each),
+                    false => rows.for_each(|(to, (&$a, &$grad))| *to = $each),
                 }
             }
         };
     }
     match f {
-        Function::Relu => slopes!(|a| if a > 0.0 { 1.0 } else { 0.0 }),
+        Function::Relu => through!(|a, grad| relu_gradient(a, grad)),
         Function::Elu => slopes!(|a| if a > 0.0 { 1.0 } else { exp(a) }),
         Function::Gelu => slopes!(|a| {
+            // Beyond, the density is 0, and its product with an infinity would be NaN.
+            let a = clip(a, -13.0, 13.0);
             let density = exp(-0.5 * a * a) * 0.398_942_3;
             0.5 * (1.0 + erf(a * std::f32::consts::FRAC_1_SQRT_2)) + a * density
         }),
         Function::Silu => slopes!(|a| {
+            let a = clip(a, -SATURATED, SATURATED);
             let s = sigmoid(a);
             s * (1.0 + a * (1.0 - s))
         }),
@@ -186,7 +222,10 @@ pub(crate) fn map_back_simd<'a, S: Simd>(
             1.0 - t * t
         }),
         Function::Clamp { min, max } | Function::Quantise { min, max, .. } => {
-            slopes!(|a| if a >= min && a <= max { 1.0 } else { 0.0 })
+            through!(|a, grad| {
+                let inside = if a.is_nan() { a } else { grad };
+                if a < min || a > max { 0.0 } else { inside }
+            })
         }
     }
 }
@@ -250,7 +289,8 @@ mod tests {
             );
         }
         assert!(exp(f32::NAN).is_nan());
-        assert!(exp(-1e9) < 1e-37 && exp(1e9) > 1e38);
+        assert_eq!((exp(-1e9), exp(1e9)), (0.0, f32::INFINITY));
+        assert!(exp(-87.0) > 1e-38 && exp(88.0) < 2e38);
     }
 
     /// The error function by its integral, with Simpson's rule.

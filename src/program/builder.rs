@@ -119,7 +119,8 @@ impl ProgramBuilder {
 
     /// Fixed or learned 3x3 filters applied to every channel: `kernels` is `[filters, 3, 3]`, the same
     /// for all channels, or `[x.width(), filters, 3, 3]`. Channel `c * filters + f` of the result is
-    /// filter f of channel c, as cross-correlation: not flipped.
+    /// filter f of channel c, as cross-correlation: not flipped. A tap of 0 reads nothing, so neighbours that
+    /// hold NaN do not pass it on there.
     ///
     /// ```
     /// use lnca::prelude::*;

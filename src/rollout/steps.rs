@@ -8,7 +8,13 @@ use super::Rollout;
 use crate::error::{Error, Result};
 use crate::grid::Step;
 use crate::grid::draws::{Draws, Stream};
+use crate::ops::replace;
 use crate::transition::TransitionFn;
+
+/// `x` where `mask` (`[B, H, W, 1]`) is not 0, else 0.
+fn only_where(mask: &Tensor, x: &Tensor) -> Result<Tensor> {
+    Ok(replace(x, &mask.eq(0.0)?.broadcast_as(x.shape())?, 0.0)?)
+}
 
 impl Rollout {
     /// The cells after `steps`, with a graph.
@@ -54,7 +60,8 @@ impl Rollout {
             return Err(Error::shape("update", format!("{expected:?}"), update.dims()));
         }
         let update = match self.mask(index, (b, h, w), cells)? {
-            Some(mask) => update.broadcast_mul(&mask)?,
+            // Products with 0 would be NaN where an update is infinite or NaN.
+            Some(mask) => only_where(&mask, &update.broadcast_mul(&mask)?)?,
             None => update,
         };
         let next = match layout.input {
@@ -64,7 +71,7 @@ impl Rollout {
         match transition.alive_mask() {
             Some(rule) => {
                 let alive = (rule.of(cells)? * rule.of(&next)?)?;
-                Ok(next.broadcast_mul(&alive)?)
+                only_where(&alive, &next)
             }
             None => Ok(next),
         }

@@ -20,6 +20,16 @@ pub fn noise(shape: &[usize], seed: u64) -> Tensor {
     Tensor::from_vec(values, shape, &device()).unwrap()
 }
 
+/// The same, but for one element, which is NaN or infinite.
+pub fn spoil(x: &Tensor, seed: u64) -> Tensor {
+    let mut rng = Key::new(seed).rng();
+    let mut values = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+    let at = rng.random_range(0..values.len());
+    values[at] = odd[rng.random_range(0..3)];
+    Tensor::from_vec(values, x.dims(), x.device()).unwrap()
+}
+
 /// A program, and the variables that its weights are functions of.
 pub struct Case {
     /// A name for messages.
@@ -164,6 +174,8 @@ pub struct Draw {
     dtype: DType,
     /// The weights that are trained.
     pub vars: Vec<Tensor>,
+    /// How many of a hundred weights hold a NaN or an infinity.
+    pub spoiled: u32,
 }
 
 impl Draw {
@@ -173,6 +185,7 @@ impl Draw {
             rng: Key::new(seed).rng(),
             dtype,
             vars: vec![],
+            spoiled: 0,
         }
     }
 
@@ -182,6 +195,10 @@ impl Draw {
         let scale = 1.0 / (fan_in.max(1) as f64).sqrt();
         let value = (noise(shape, self.rng.random()) * scale).unwrap();
         let value = value.to_dtype(self.dtype).unwrap();
+        let value = match self.spoiled > 0 && self.rng.random_ratio(self.spoiled, 100) {
+            true => spoil(&value, self.rng.random()),
+            false => value,
+        };
         if self.rng.random_bool(0.2) {
             return value;
         }

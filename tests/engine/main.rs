@@ -6,6 +6,7 @@ mod agreement;
 #[path = "../common/device.rs"]
 mod device;
 mod norms;
+mod not_finite;
 #[path = "../common/programs.rs"]
 mod programs;
 mod random_programs;
@@ -19,7 +20,7 @@ fn all_kernels_agree() {
     for kernels in ["portable", "avx2"] {
         let run = std::process::Command::new(std::env::current_exe().unwrap())
             .env("LNCA_SIMD", kernels)
-            .args(["agreement::", "norms::"])
+            .args(["agreement::", "norms::", "not_finite::"])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&run.stdout);

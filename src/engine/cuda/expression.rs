@@ -116,7 +116,7 @@ impl Writer<'_> {
             }
             AdjointOp::Ordinary(op) => self.computed_ordinary(op, *width, row, c),
             AdjointOp::Slope { x, dy, function } => {
-                format!("({} * {})", slope(*function, &own(*x)), own(*dy))
+                through(*function, &own(*x), &own(*dy))
             }
             AdjointOp::MirroredTaps { dy, padding } => {
                 let term = self.at(*dy, "near", &format!("(n * {width} + {c})"));
@@ -133,7 +133,7 @@ impl Writer<'_> {
                 let terms = (0..filters).map(|f| {
                     let channel = format!("({c} * {filters} + {f})");
                     format!(
-                        "w{kernel}[{channel} * 9 + n] * {}",
+                        "tapped(w{kernel}[{channel} * 9 + n], {})",
                         self.at(*dy, "near", &channel)
                     )
                 });
@@ -207,8 +207,8 @@ impl Writer<'_> {
             Op::Depthwise { x, kernel, padding } => {
                 let filters = width / self.node(*x).width;
                 let value = self.at(*x, "near", &format!("({c} / {filters})"));
-                let term = format!("w{kernel}[{c} * 9 + n] * {value}");
-                sum(false, *padding, row, &term)
+                let near = format!("{} + 9 * {row}", table(*padding));
+                format!("tap_sum({near}, w{kernel} + {c} * 9, [&](int near) {{ return {value}; }})")
             }
             Op::Cells
             | Op::Constant(_)
@@ -258,6 +258,19 @@ fn apply(function: Function, x: &str) -> String {
         Function::Clamp { min, max } => format!("clamped({x}, {}, {})", float(min), float(max)),
         Function::Quantise { min, max, step } => {
             format!("quantised({x}, {}, {}, {})", float(min), float(max), float(step))
+        }
+    }
+}
+
+/// A gradient through a function at `x`.
+fn through(function: Function, x: &str, dy: &str) -> String {
+    let slope = slope(function, x);
+    match function {
+        Function::Relu | Function::Clamp { .. } | Function::Quantise { .. } => {
+            format!("through({slope}, {dy})")
+        }
+        Function::Elu | Function::Gelu | Function::Silu | Function::Sigmoid | Function::Tanh => {
+            format!("({slope} * {dy})")
         }
     }
 }

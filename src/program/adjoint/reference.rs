@@ -9,7 +9,7 @@ use super::super::{Function, Program};
 use super::{Adjoint, AdjointNode, AdjointOp, CellSum};
 use crate::error::{Error, Result};
 use crate::grid::{Padding, Step};
-use crate::ops::{matmul, neighbourhood, sum_taps};
+use crate::ops::{matmul, neighbourhood, replace, sum_taps};
 
 /// The result of [`Program::pullback`].
 #[derive(Clone, Debug)]
@@ -123,7 +123,7 @@ impl Given<'_> {
                 .value(op, node.width, values, self.cells, self.step)?,
             AdjointOp::Seed => self.seed.clone(),
             AdjointOp::Embed(ref parts) => embed(parts, node.width, values)?,
-            AdjointOp::Slope { x, dy, function } => (slope(function, value(x))? * value(dy))?,
+            AdjointOp::Slope { x, dy, function } => through(function, value(x), value(dy))?,
             AdjointOp::Dot { a, b } => (value(a) * value(b))?.sum_keepdim(D::Minus1)?,
             AdjointOp::LinearTransposed { dy, weight } => {
                 let dx = matmul(&rows(value(dy))?, param(weight))?;
@@ -281,20 +281,39 @@ fn weighted(weights: &Tensor, x: &Tensor) -> Result<Tensor> {
     Ok(x.broadcast_mul(&weights.unsqueeze(5)?)?.sum(3)?.flatten_from(3)?)
 }
 
-/// The slope of `function` at every element of `x`.
+/// The gradient `dy` through `function` at every element of `x`.
+fn through(function: Function, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    let slope = slope(function, x)?;
+    let product = (&slope * dy)?;
+    Ok(match function {
+        // Where nothing passes, an infinite gradient is not to become NaN.
+        Function::Relu | Function::Clamp { .. } | Function::Quantise { .. } => {
+            replace(&product, &slope.eq(0.0)?, 0.0)?
+        }
+        Function::Elu | Function::Gelu | Function::Silu | Function::Sigmoid | Function::Tanh => product,
+    })
+}
+
+/// The slope of `function` at every element of `x`: NaN where that is NaN, and finite elsewhere.
 fn slope(function: Function, x: &Tensor) -> Result<Tensor> {
-    let is = |condition: Tensor| condition.to_dtype(x.dtype());
+    // Beyond the limit slopes are 0 or 1, and products with an infinity would be NaN.
+    let within = |limit: f64| -> candle_core::Result<Tensor> {
+        let x = replace(x, &x.lt(-limit)?, -limit)?;
+        replace(&x, &x.gt(limit)?, limit)
+    };
     let sigmoid = |x: &Tensor| -> candle_core::Result<Tensor> { (x.neg()?.exp()? + 1.0)?.recip() };
     Ok(match function {
-        Function::Relu => is(x.gt(0.0)?)?,
+        Function::Relu => replace(&replace(x, &x.le(0.0)?, 0.0)?, &x.gt(0.0)?, 1.0)?,
         // The slope of exp(x) - 1, which is 1 where x is not below 0.
-        Function::Elu => x.minimum(&x.zeros_like()?)?.exp()?,
+        Function::Elu => replace(x, &x.gt(0.0)?, 0.0)?.exp()?,
         Function::Gelu => {
+            let x = &within(100.0)?;
             let below = (((x * FRAC_1_SQRT_2)?.erf()? + 1.0)? * 0.5)?;
             let density = ((x.sqr()? * -0.5)?.exp()? * (0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2))?;
             (below + (x * density)?)?
         }
         Function::Silu => {
+            let x = &within(1000.0)?;
             let s = sigmoid(x)?;
             let rise = (x * s.affine(-1.0, 1.0)?)?;
             (s * (rise + 1.0)?)?
@@ -305,7 +324,9 @@ fn slope(function: Function, x: &Tensor) -> Result<Tensor> {
         }
         Function::Tanh => x.tanh()?.sqr()?.affine(-1.0, 1.0)?,
         Function::Clamp { min, max } | Function::Quantise { min, max, step: _ } => {
-            is((x.ge(min)? * x.le(max)?)?)?
+            let outside = (x.lt(min)? + x.gt(max)?)?;
+            let inside = (x.ge(min)? * x.le(max)?)?;
+            replace(&replace(x, &outside, 0.0)?, &inside, 1.0)?
         }
     })
 }

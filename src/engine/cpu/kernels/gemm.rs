@@ -204,7 +204,10 @@ impl Gemm<'_> {
                                 };
                             }
                             if relu {
-                                sum = simd.max_f32s(sum, simd.splat_f32s(0.0));
+                                // No maximum: on some processors it drops NaN.
+                                let zero = simd.splat_f32s(0.0);
+                                let off = simd.less_than_or_equal_f32s(sum, zero);
+                                sum = simd.select_f32s(off, zero, sum);
                             }
                         }
                     }

@@ -292,7 +292,8 @@ mod native {
                                 };
                             }
                             if relu {
-                                sum = _mm512_max_ps(sum, _mm512_setzero_ps());
+                                // Of NaN and another it is the second: NaN stays.
+                                sum = _mm512_max_ps(_mm512_setzero_ps(), sum);
                             }
                         }
                     }

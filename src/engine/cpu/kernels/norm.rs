@@ -4,7 +4,7 @@ use pulp::Simd;
 
 use super::halo::put;
 use super::pointwise::total;
-use super::{Size, View, ViewMut, arch};
+use super::{LANES, Size, View, ViewMut, arch};
 
 /// Lanes normalised at once, so that their sums stay in registers.
 const BLOCK: usize = 64;
@@ -77,6 +77,8 @@ pub(in crate::engine::cpu) fn norm_simd<'a, S: Simd>(_: S, of: Norm<'a>, y: View
 /// in registers. Sums over lanes are kept as vectors until the end.
 const VECTORS: usize = 2;
 
+const ONES: [f32; VECTORS * LANES] = [1.0; VECTORS * LANES];
+
 type Strip<S> = [<S as Simd>::f32s; VECTORS];
 
 /// The first lanes of `x`; missing lanes are 0.
@@ -139,6 +141,11 @@ fn norm_back_strip<S: Simd>(
     let of_x = |c: usize| strip(simd, &of.x.data[c * of.x.stride + at..][..n]);
     let of_dy = |c: usize| strip(simd, &dy.data[c * dy.stride + at..][..n]);
     let (mut mean, mut scale) = (zero, zero);
+    if n < VECTORS * S::F32_LANES {
+        // On missing lanes the square root must not be 0.
+        let is_there = strip(simd, &ONES[..n]);
+        (0..VECTORS).for_each(|v| scale[v] = simd.sub_f32s(simd.splat_f32s(1.0), is_there[v]));
+    }
     for c in 0..channels {
         let x = of_x(c);
         (0..VECTORS).for_each(|v| mean[v] = simd.add_f32s(mean[v], x[v]));
@@ -152,8 +159,7 @@ fn norm_back_strip<S: Simd>(
             scale[v] = simd.mul_add_e_f32s(centred, centred, scale[v]);
         }
     }
-    // On missing lanes the square root must not be 0.
-    let eps = simd.splat_f32s(of.eps.max(f32::MIN_POSITIVE));
+    let eps = simd.splat_f32s(of.eps);
     for scale in &mut scale {
         let root = simd.sqrt_f32s(simd.mul_add_e_f32s(*scale, share, eps));
         *scale = simd.div_f32s(simd.splat_f32s(1.0), root);

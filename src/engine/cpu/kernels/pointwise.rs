@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use super::{Size, View, ViewMut, arch};
-use crate::ops::simd::zip;
+use crate::ops::simd::{relu_gradient, zip};
 
 /// `y = a + b`.
 #[pulp::with_simd(sum = arch())]
@@ -96,12 +96,12 @@ pub(in crate::engine::cpu) fn affine_simd<'a, S: Simd>(
     }
 }
 
-/// The gradient of a ReLU: sets `dy` to 0 where its result `y` is 0.
+/// The gradient of a ReLU: sets `dy` to 0 where its result `y` is 0, and to NaN where that is NaN.
 #[pulp::with_simd(cut_off = arch())]
 #[inline(always)]
 pub(in crate::engine::cpu) fn cut_off_simd<'a, S: Simd>(_: S, y: View<'a>, dy: ViewMut<'a>, size: Size) {
     let mut dy = dy;
-    zip!(size, y, dy, |a, b| *b = if a > 0.0 { *b } else { 0.0 });
+    zip!(size, y, dy, |a, b| *b = relu_gradient(a, *b));
 }
 
 /// Partial sums of a dot product, so that it is vectorised.

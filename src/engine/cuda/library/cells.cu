@@ -199,7 +199,21 @@ DEVICE float near_sum(const int* near, Of f) {
     return sum;
 }
 
-// The same with each neighbour at the opposite offset: the cells to which this one is neighbour n.
+// The sum of taps times f(neighbour), or times 0 beyond the border. A tap of 0 reads nothing.
+template <class Of>
+DEVICE float tap_sum(const int* near, const float* taps, Of f) {
+    float sum = 0.0f;
+#pragma unroll 3
+    for (int n = 0; n < 9; n++) {
+        if (taps[n] != 0.0f) sum += taps[n] * (near[n] >= 0 ? f(near[n]) : 0.0f);
+    }
+    return sum;
+}
+
+// A tap times a value; a tap of 0 reads nothing.
+DEVICE float tapped(float tap, float value) { return tap == 0.0f ? 0.0f : tap * value; }
+
+// The sum of f(cell, n) over the cells to which this one is neighbour n.
 template <class Of>
 DEVICE float mirrored_sum(const int* near, Of f) {
     float sum = 0.0f;

@@ -12,9 +12,8 @@ DEVICE void each_product(const int* near, int lane, Own f, Near g, Store store) 
 #pragma unroll 1
     for (int n = 0; n < 9; n++) {
         float product = 0.0f;
-        if (near[n] >= 0) {
-            for (int c = lane; c < DEPTH; c += TEAM) product += f(c) * g(near[n], c);
-        }
+        // Beyond the border the second factor is 0, which makes NaN of an infinity.
+        for (int c = lane; c < DEPTH; c += TEAM) product += f(c) * (near[n] >= 0 ? g(near[n], c) : 0.0f);
         store(n, team_sum(product));
     }
 }

@@ -46,7 +46,8 @@ DEVICE void multiply_half(float (&sum)[4], const unsigned (&left)[8], const unsi
 
 // sum += left right. In f32 an operand is the sum of two of TF32, and the product of the lower ones is left
 // out. The rest is summed apart, the small terms first, so that what tensor cores cut off is a part of these 16
-// terms and not of the whole sum.
+// terms and not of the whole sum. Those small terms are NaN where an operand is infinite, and the large ones say what
+// the product is.
 DEVICE void multiply(float (&sum)[4], const Operand<4>& left, const Operand<2>& right) {
     if (PRECISION == BF16) {
         const unsigned a[4] = {left.high[0], left.high[1], left.high[2], left.high[3]};
@@ -58,13 +59,13 @@ DEVICE void multiply(float (&sum)[4], const Operand<4>& left, const Operand<2>& 
         for (int half = 0; half < 2; half++) multiply_half(sum, left.high, right.high, half);
         return;
     }
-    float part[4] = {};
+    float small[4] = {}, large[4] = {};
     for (int half = 0; half < 2; half++) {
-        multiply_half(part, left.low, right.high, half);
-        multiply_half(part, left.high, right.low, half);
+        multiply_half(small, left.low, right.high, half);
+        multiply_half(small, left.high, right.low, half);
     }
-    for (int half = 0; half < 2; half++) multiply_half(part, left.high, right.high, half);
-    for (int i = 0; i < 4; i++) sum[i] += part[i];
+    for (int half = 0; half < 2; half++) multiply_half(large, left.high, right.high, half);
+    for (int i = 0; i < 4; i++) sum[i] += large[i] + (small[i] == small[i] ? small[i] : 0.0f);
 }
 
 // A matrix of which output n and term k is values[n by_output + k by_term].
