@@ -6,7 +6,7 @@ use lnca::{AliveMask, CellLayout, Function, Memory, Padding, ProgramBuilder, Rol
 
 use crate::compare::{GRADIENTS, STATES, difference, errors, run};
 use crate::emulate;
-use crate::programs::{Case, Draw, library, noise};
+use crate::programs::{Case, Draw, library, noise, spoil};
 use crate::transitions::shipped;
 
 /// Compares a rollout and its gradients with plain operations.
@@ -234,5 +234,87 @@ fn updates_that_compute_little() {
             vars: vec![table.as_tensor().clone()],
         };
         compare(&case, (2, 3, 5), &rollout(1));
+    }
+}
+
+/// The same infinity, both NaN, or close.
+fn alike(a: f64, b: f64) -> bool {
+    a.is_nan() && b.is_nan() || a == b || (a - b).abs() < 1e-3 * (1.0 + b.abs())
+}
+
+#[test]
+fn functions_of_nan_and_infinities() {
+    if !emulate() {
+        return;
+    }
+    let functions = [
+        Function::Relu,
+        Function::Elu,
+        Function::Gelu,
+        Function::Silu,
+        Function::Sigmoid,
+        Function::Tanh,
+        Function::Clamp { min: -1.0, max: 0.5 },
+        Function::quantise(-1.0, 1.0),
+    ];
+    let layout = CellLayout {
+        input: 1,
+        output: 1,
+        hidden: 0,
+    };
+    let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e38, -1e38, 200.0, -200.0];
+    let x = candle_core::Tensor::new(&[[odd]], &crate::device::device()).unwrap();
+    let x = x.unsqueeze(3).unwrap();
+    let cells = candle_core::Tensor::cat(&[&x, &x.zeros_like().unwrap()], 3).unwrap();
+    for function in functions {
+        let mut p = ProgramBuilder::new(layout);
+        let first = p.slice(p.cells(), 0, 1).unwrap();
+        let update = p.map(first, function).unwrap();
+        let program = p.finish(update).unwrap();
+        let both = |rollout: Rollout| {
+            let cells = Var::from_tensor(&cells).unwrap();
+            let next = rollout.run(&program, &cells).unwrap().narrow(3, 1, 1).unwrap();
+            let grads = next.sum_all().unwrap().backward().unwrap();
+            let slopes = grads.get(&cells).unwrap().narrow(3, 0, 1).unwrap();
+            [next, slopes].map(|x| {
+                let x = x.flatten_all().unwrap().to_dtype(DType::F64).unwrap();
+                x.to_vec1::<f64>().unwrap()
+            })
+        };
+        let (kernels, plain) = (both(Rollout::new(1)), both(Rollout::new(1).plain()));
+        for (kernels, plain) in kernels.iter().zip(&plain) {
+            for ((&a, &b), x) in kernels.iter().zip(plain).zip(odd) {
+                assert!(alike(a, b), "{function:?} of {x}: {a} and {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn random_programs_hide_nothing() {
+    if !emulate() {
+        return;
+    }
+    for seed in 0..24u64 {
+        let (b, h, w) = [(1, 4, 5), (2, 3, 2), (1, 1, 4), (3, 5, 1)][seed as usize % 4];
+        let layout = CellLayout {
+            input: seed as usize % 2,
+            output: 2,
+            hidden: seed as usize % 3,
+        };
+        let mut draw = Draw::new(seed, DType::F32);
+        draw.spoiled = seed as u32 / 2 % 2 * 8;
+        let program = draw.program(layout, (h, w), 1 + seed as usize % 8).unwrap();
+        let cells = noise(&[b, h, w, layout.channels()], seed);
+        let cells = if seed % 4 != 2 { spoil(&cells, seed) } else { cells };
+        let last = |rollout: Rollout| {
+            let last = rollout.run(&program, &cells).unwrap();
+            let last = last.flatten_all().unwrap().to_dtype(DType::F64).unwrap();
+            last.to_vec1::<f64>().unwrap()
+        };
+        let (kernels, plain) = (last(rollout(seed)), last(rollout(seed).plain()));
+        for (i, (&a, &b)) in kernels.iter().zip(&plain).enumerate() {
+            assert!(alike(a, b), "seed {seed} at {i}: {a} and {b}");
+        }
     }
 }
