@@ -85,7 +85,7 @@ fn restorers() -> Result<()> {
         let side = if name == "vitca" { 32 } else { 64 };
         if let Some((autoencoder, weights)) = model.autoencoder() {
             let config = AutoencoderTrainerConfig::default();
-            let mut trainer = AutoencoderTrainer::new(autoencoder, weights, config);
+            let mut trainer = AutoencoderTrainer::new(autoencoder, weights, config)?;
             learn(&format!("{name} autoencoder"), &mut trainer, weights, side)?;
         }
         let mut settings = PoolTrainerConfig {
@@ -113,7 +113,7 @@ fn restorers() -> Result<()> {
     ] {
         let model = Model::new(config, 7, &Device::Cpu)?;
         if let Some(network) = model.network() {
-            let mut trainer = NetworkTrainer::new(network, model.weights(), settings);
+            let mut trainer = NetworkTrainer::new(network, model.weights(), settings)?;
             learn("network", &mut trainer, model.weights(), 16)?;
         }
     }
@@ -176,7 +176,7 @@ fn variational() -> Result<()> {
             pool: 24,
             ..VaeTrainerConfig::default()
         };
-        let mut trainer = VaeTrainer::new(&vae, BinaryImages::digits(64, 5)?.padded(2), settings)?;
+        let mut trainer = VaeTrainer::new(&vae, BinaryImages::digits(64, 5)?.padded(2)?, settings)?;
         for n in 0..4 {
             println!("checksum {name} losses {n}: {:?}", trainer.update()?);
         }

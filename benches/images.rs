@@ -46,7 +46,8 @@ fn images(criterion: &mut Criterion) {
         });
     });
     // Both updates of a batch: 3 and 2 passes through encoder and decoder, with gradients.
-    let mut trainer = AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default());
+    let mut trainer =
+        AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default()).unwrap();
     group.bench_function("autoencoder training batch", |bencher| {
         bencher.iter(|| trainer.learn(black_box(&batch), Key::new(1)).unwrap());
     });

@@ -77,7 +77,7 @@ fn updates(criterion: &mut Criterion) {
     });
     group.bench_function("autoencoder", |bencher| {
         let (autoencoder, weights) = model.autoencoder().unwrap();
-        let mut trainer = AutoencoderTrainer::new(autoencoder, weights, recipe.autoencoder.clone());
+        let mut trainer = AutoencoderTrainer::new(autoencoder, weights, recipe.autoencoder.clone()).unwrap();
         bencher.iter(|| trainer.learn(&batch, Key::new(3)).unwrap());
     });
     group.finish();

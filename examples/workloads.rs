@@ -223,7 +223,7 @@ where
         learning_rate: 1e-6,
         ..AdamConfig::default()
     };
-    let mut adam = Adam::new(weights.vars(), config);
+    let mut adam = Adam::new(weights.vars(), config)?;
     let mut rollout = Rollout::new(case.steps).fire_rate(if case.workload == 4 { 1.0 } else { 0.5 });
     rollout = rollout.memory(match (case.train, args.budget) {
         (false, _) => Memory::Nothing,

@@ -1,6 +1,10 @@
 //! The error type of the crate.
 
+pub(crate) mod check;
+
 use std::path::{Path, PathBuf};
+
+use candle_core::DType;
 
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -29,14 +33,34 @@ pub enum Error {
         /// The value given.
         found: String,
     },
-    /// A weight is missing from a file, left over in it, or of another shape.
+    /// A tensor argument holds numbers of the wrong type.
+    #[error("`{argument}` holds {found:?}, expected {expected}")]
+    DType {
+        /// Name of the argument as the function's signature has it.
+        argument: &'static str,
+        /// The type asked for.
+        expected: String,
+        /// The type given.
+        found: DType,
+    },
+    /// A tensor argument is on another device than what it is used with.
+    #[error("`{argument}` is on {found}, expected {expected}")]
+    Device {
+        /// Name of the argument as the function's signature has it.
+        argument: &'static str,
+        /// The device asked for.
+        expected: String,
+        /// The device given.
+        found: String,
+    },
+    /// A weight is missing from a file, left over in it, of another shape, or not finite.
     #[error("weight `{key}`: expected {expected}, found {found}")]
     Weight {
         /// Full name of the weight, as the file has it.
         key: String,
-        /// Shape asked for, or `no such weight`.
+        /// Shape asked for, `no such weight`, or `finite numbers`.
         expected: String,
-        /// Shape in the file, or `nothing`.
+        /// Shape in the file, `nothing`, or what is not finite and where.
         found: String,
     },
     /// A file exists but does not hold what it should.

@@ -39,7 +39,7 @@
 //! let model = Model::new(recipe.model.clone(), 7, &Device::Cpu)?;
 //! let fit = Fit { epochs: 1, ..Fit::default() };
 //! if let Some((autoencoder, weights)) = model.autoencoder() {
-//!     let mut trainer = AutoencoderTrainer::new(autoencoder, weights, Default::default());
+//!     let mut trainer = AutoencoderTrainer::new(autoencoder, weights, Default::default())?;
 //!     fit.run(&mut trainer, &data, &mut |_| ())?;
 //! }
 //! let mut trainer = recipe.nca_trainer(&model)?;

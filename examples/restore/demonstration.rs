@@ -25,7 +25,7 @@ pub fn show(model: &Model, tiling: &Tiling) -> Result<()> {
     };
     let key = Key::new(7);
     let clean = (0..IMAGES).map(|i| dead_leaves(SIDE, SIDE, key.fold_in(i)));
-    let clean = batch(clean.collect())?;
+    let clean = batch(clean.collect::<lnca::Result<_>>()?)?;
     let keys: Vec<Key> = (0..IMAGES).map(|i| key.fold_in(IMAGES + i)).collect();
     let corrupted = corruption.apply(&clean, corruption.test_difficulty(), &keys)?;
     let restored = pictures(&corrupted, Background::White)?

@@ -46,8 +46,8 @@ impl Data {
         let side = train.side();
         let border = (side.next_power_of_two() - side) / 2;
         Ok(Images {
-            train: train.padded(border),
-            test: test.padded(border),
+            train: train.padded(border)?,
+            test: test.padded(border)?,
             name,
             border,
         })

@@ -91,7 +91,7 @@ fn fit(args: &Args, cells: &Tensor, labels: &[u8], key: Key) -> Result<Linear> {
         normalise: false,
         ..AdamConfig::default()
     };
-    let mut adam = Adam::new(weights.vars(), config);
+    let mut adam = Adam::new(weights.vars(), config)?;
     let bar = bar("probe", args.updates);
     for update in 0..args.updates {
         let mut rng = key.fold_in_name("cells").fold_in(update as u64).rng();

@@ -1,6 +1,6 @@
 //! Shuffles, derangements and the train / validation / test split.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::random::Key;
 use rand::seq::SliceRandom;
 
@@ -20,6 +20,7 @@ pub fn derangement(n: usize, key: Key) -> Result<Vec<usize>> {
     if n < 2 {
         return Err(Error::config("n", "at least 2 images to derange", n));
     }
+    check::elements("n", &[n])?;
     let mut rng = key.rng();
     let mut order: Vec<usize> = (0..n).collect();
     // Rejection keeps the draw uniform; about e shuffles are needed for any n.

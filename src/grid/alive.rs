@@ -19,15 +19,18 @@ pub struct AliveMask {
 }
 
 impl AliveMask {
-    /// An error unless cells of `channels` channels have the one that is compared.
+    /// An error unless cells of `channels` channels have the one that is compared, with a number.
     pub(crate) fn check(&self, channels: usize) -> Result<()> {
-        match self.channel < channels {
-            true => Ok(()),
-            false => Err(Error::config(
+        if self.channel >= channels {
+            return Err(Error::config(
                 "alive.channel",
                 format!("below {channels}"),
                 self.channel,
-            )),
+            ));
+        }
+        match self.threshold.is_nan() {
+            true => Err(Error::config("alive.threshold", "a number", self.threshold)),
+            false => Ok(()),
         }
     }
 

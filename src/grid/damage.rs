@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::random::Key;
 
 /// A part of a grid whose cells are erased: all their channels become 0.
@@ -84,7 +84,7 @@ impl Damage {
             Self::Centre(side) => {
                 let inside = |at: usize, of: usize| {
                     let first = of.saturating_sub(side) / 2;
-                    (first..first + side).contains(&at)
+                    (first..first.saturating_add(side)).contains(&at)
                 };
                 inside(row, height) && inside(column, width)
             }
@@ -95,8 +95,12 @@ impl Damage {
     }
 
     /// 0 where cells are erased, else 1: `[height, width, 1]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for more than 2^34 cells, or than there is memory for.
     pub fn mask(&self, size: (usize, usize), dtype: DType, device: &Device) -> Result<Tensor> {
         let (height, width) = size;
+        check::elements("size", &[height, width])?;
         let cells = (0..height).flat_map(|row| (0..width).map(move |column| (row, column)));
         let mask = cells.map(|cell| f32::from(u8::from(!self.erases(cell, size))));
         let mask = Tensor::from_iter(mask, device)?.reshape((height, width, 1))?;
@@ -106,12 +110,17 @@ impl Damage {
     /// `cells` (`[B, H, W, C]` or `[H, W, C]`) with all channels of the erased ones 0.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a tensor of another rank.
+    /// [`Error::Shape`] for a tensor of another rank, [`Error::DType`] unless it holds floating-point
+    /// numbers.
     pub fn apply(&self, cells: &Tensor) -> Result<Tensor> {
         let size = match *cells.dims() {
             [_, h, w, _] | [h, w, _] => (h, w),
             _ => return Err(Error::shape("cells", "[B, H, W, C] or [H, W, C]", cells.dims())),
         };
-        Ok(cells.broadcast_mul(&self.mask(size, cells.dtype(), cells.device())?)?)
+        check::float("cells", cells)?;
+        // Not a product with the mask: erased cells may hold NaN.
+        let kept = self.mask(size, DType::F32, cells.device())?.ne(0.0)?;
+        let kept = kept.broadcast_as(cells.shape())?;
+        Ok(kept.where_cond(cells, &cells.detach().zeros_like()?)?)
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::random::{Key, unit};
 
 /// What draws are for. Streams are independent of each other.
@@ -70,7 +70,7 @@ impl Draws {
         let images = values.par_chunks_mut(elements.max(1)).enumerate();
         images.for_each(|(image, values)| {
             for (block, values) in values.chunks_mut(WORDS).enumerate() {
-                let words = self.words(block as u32, (first_image + image) as u32);
+                let words = self.words(block as u32, first_image.wrapping_add(image) as u32);
                 for ((element, value), word) in (WORDS * block..).zip(values).zip(words) {
                     *value = f(element, unit(word));
                 }
@@ -103,15 +103,17 @@ pub(crate) fn check_rate(name: &'static str, rate: f64) -> Result<()> {
     }
 }
 
-/// An error unless the setting `name` is a range of at least one number.
-pub(crate) fn check_steps(name: &'static str, steps: &RangeInclusive<usize>) -> Result<()> {
-    match steps.is_empty() {
-        false => Ok(()),
-        true => Err(Error::config(
-            name,
-            "a range that is not empty",
-            format!("{steps:?}"),
-        )),
+/// The most steps of a rollout: each has its own draws.
+pub(crate) const MOST_STEPS: usize = u32::MAX as usize;
+
+/// An error unless the setting `name` is a range of at least one number, all from `least` to [`MOST_STEPS`].
+pub(crate) fn check_steps(name: &'static str, steps: &RangeInclusive<usize>, least: usize) -> Result<()> {
+    match !steps.is_empty() && *steps.start() >= least && *steps.end() <= MOST_STEPS {
+        true => Ok(()),
+        false => {
+            let expected = format!("a range that is not empty, within {least}..={MOST_STEPS}");
+            Err(Error::config(name, expected, format!("{steps:?}")))
+        }
     }
 }
 
@@ -130,6 +132,7 @@ impl FireRate {
         let &[h, w] = rates.dims() else {
             return Err(Error::shape("rates", "[H, W]", rates.dims()));
         };
+        check::float("rates", rates)?;
         let values = rates.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         Ok(Self::Each((h, w), values.into()))
     }

@@ -11,6 +11,7 @@ mod padding;
 mod step;
 
 pub use alive::AliveMask;
+pub(crate) use cells::sizes;
 pub use cells::{CellLayout, OutputStart, doubled};
 pub use damage::Damage;
 pub use padding::Padding;

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 
 /// Which cells lie beyond the border of a grid.
 ///
@@ -43,7 +43,8 @@ impl Padding {
     /// # Errors
     /// [`Error::Shape`] for another rank or an empty axis.
     pub fn pad(self, x: &Tensor) -> Result<Tensor> {
-        grid_dims(x)?;
+        let (b, h, w, c) = grid_dims(x)?;
+        check::elements("x", &[b, h + 2, w + 2, c])?;
         let mut padded = x.clone();
         for axis in [1, 2] {
             padded = match self {
@@ -62,7 +63,7 @@ impl Padding {
 /// The axes of a grid of cells.
 pub(crate) fn grid_dims(x: &Tensor) -> Result<(usize, usize, usize, usize)> {
     match *x.dims() {
-        [b, h, w, c] if b * h * w > 0 => Ok((b, h, w, c)),
+        [b, h, w, c] if b > 0 && h > 0 && w > 0 => Ok((b, h, w, c)),
         _ => Err(Error::shape("x", "[B, H, W, C] with no empty axis", x.dims())),
     }
 }

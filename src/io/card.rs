@@ -56,8 +56,8 @@ pub(crate) fn save<C: Card>(path: &Path, weights: &Weights, card: &C) -> Result<
 /// [`Weights::given`], and returns it with its weights, named as in the file.
 ///
 /// # Errors
-/// As [`read`]; [`Error::File`] if a weight is missing or has not the shape that the card gives it,
-/// [`Error::Weight`] if one is left over.
+/// As [`read`]; [`Error::File`] if a weight is missing or has not the shape that the card gives it, or the
+/// card has a setting out of range; [`Error::Weight`] if one is left over, or holds NaN or an infinity.
 pub(crate) fn load<C: Card, M>(
     path: &Path,
     device: &Device,
@@ -65,7 +65,8 @@ pub(crate) fn load<C: Card, M>(
 ) -> Result<M> {
     let (values, card) = read(path, device)?;
     let (model, weights) = build(card, values.clone()).map_err(|error| match error {
-        Error::Candle(error) => Error::file(path, error),
+        // What the card asks for is not in the file, or is nothing that can be.
+        error @ (Error::Candle(_) | Error::Config { .. } | Error::Shape { .. }) => Error::file(path, error),
         other => other,
     })?;
     weights.load(&values)?;

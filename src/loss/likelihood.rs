@@ -6,11 +6,12 @@
 
 use candle_core::{D, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::ops::Function;
 
 /// `ln(1 + exp(x))`, elementwise, without overflow. Its gradient is the sigmoid of `x`, also at 0.
 pub fn softplus(x: &Tensor) -> Result<Tensor> {
+    check::float("x", x)?;
     // The gradient is set explicitly: composed of ReLU and |x|, it would be wrong at 0.
     let value = x.detach();
     let softplus = (value.relu()? + (value.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
@@ -27,6 +28,7 @@ pub fn softplus(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`Error::Shape`] if they do not fit.
 pub fn log_bernoulli(images: &Tensor, logits: &Tensor) -> Result<Tensor> {
+    check::as_other("images", images, "`logits`", logits)?;
     let images = match (images.dims(), logits.dims()) {
         (&[b, h, w, 1], &[b2, h2, w2, 1]) if (b, h, w) == (b2, h2, w2) => images.clone(),
         (&[b, h, w, 1], &[b2, _, h2, w2, 1]) if (b, h, w) == (b2, h2, w2) => {
@@ -91,6 +93,7 @@ impl Posterior {
     }
 
     fn check(&self, name: &'static str, z: &Tensor) -> Result<()> {
+        check::as_other(name, z, "the means", &self.mean)?;
         let (b, latent) = self.mean.dims2()?;
         match *z.dims() {
             [b2, s, latent2] if (b, latent) == (b2, latent2) && s > 0 => Ok(()),

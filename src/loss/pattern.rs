@@ -5,7 +5,7 @@ use candle_core::{D, DType, Tensor};
 use super::overflow::{OverflowNorm, overflow};
 use super::style::{StyleLoss, fingerprint};
 use super::term::Term;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::random::Key;
 
 /// A loss of the states of an automaton.
@@ -18,6 +18,14 @@ pub trait PatternLoss: Send + Sync {
 
     /// All settings, and enough of the target to identify it.
     fn settings(&self) -> serde_json::Value;
+
+    /// An error if a setting is out of range; trainers ask for it before they start. By default none is.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the setting.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The mean of squared differences between the first channels of states and an image: Growing NCA
@@ -31,11 +39,14 @@ impl ImageLoss {
     /// The loss for `target`, `[H, W, channels]`, for instance premultiplied RGBA.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it does not have three non-empty axes.
+    /// [`Error::Shape`] if it does not have three non-empty axes, [`Error::DType`] unless it holds
+    /// floating-point numbers, [`Error::Config`] if it holds NaN or infinities.
     pub fn new(target: Tensor) -> Result<Self> {
         if target.rank() != 3 || target.elem_count() == 0 {
             return Err(Error::shape("target", "[H, W, channels]", target.dims()));
         }
+        check::float("target", &target)?;
+        check::finite_values("target", &target)?;
         Ok(Self { target })
     }
 
@@ -47,6 +58,7 @@ impl ImageLoss {
     /// The squared differences, `[B, H, W, channels]`.
     fn squares(&self, cells: &Tensor) -> Result<Tensor> {
         let (h, w, channels) = self.target.dims3()?;
+        check::of_type("cells", cells, self.target.dtype())?;
         match *cells.dims() {
             [_, height, width, c] if (height, width) == (h, w) && c >= channels => Ok(cells
                 .narrow(D::Minus1, 0, channels)?
@@ -104,6 +116,7 @@ impl TextureLoss {
     }
 
     fn colours(&self, cells: &Tensor) -> Result<Tensor> {
+        check::float("cells", cells)?;
         match *cells.dims() {
             [_, _, _, channels] if channels >= 3 => {
                 Ok(cells.narrow(D::Minus1, 0, 3)?.affine(self.scale, 0.5)?)
@@ -138,5 +151,10 @@ impl PatternLoss for TextureLoss {
             "loss": "texture", "style": self.style.settings(),
             "scale": self.scale, "overflow": self.overflow, "norm": self.norm,
         })
+    }
+
+    fn check(&self) -> Result<()> {
+        check::finite("scale", self.scale)?;
+        check::not_negative("overflow", self.overflow)
     }
 }

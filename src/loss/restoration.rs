@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::overflow::{OverflowNorm, cell_overflow};
 use super::term::Term;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::CellLayout;
-use crate::metric::ssim;
+use crate::metric::similarity;
+use crate::ops::replace;
 
 /// The distance between restored and clean images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +71,25 @@ impl RestorationLoss {
         }
     }
 
+    /// An error unless all weights are finite, 0 or more, and not all of them 0.
+    pub(crate) fn check(&self) -> Result<()> {
+        let weights = [
+            ("rec", self.rec),
+            ("lat", self.lat),
+            ("over_out", self.over_out),
+            ("over_hid", self.over_hid),
+            ("ssim", self.ssim),
+            ("tv", self.tv),
+        ];
+        for (name, weight) in weights {
+            check::not_negative(name, weight)?;
+        }
+        match weights.iter().any(|(_, weight)| *weight > 0.0) {
+            true => Ok(()),
+            false => Err(Error::config("loss", "a term with a weight above 0", "none")),
+        }
+    }
+
     /// The terms with non-zero weights, for `cells` that show `restored` images, given `clean` ones. `target`
     /// returns the target of the output channels; it is called only if LAT is in use.
     pub fn terms(
@@ -100,7 +120,9 @@ impl RestorationLoss {
             terms.push(Term::new("over_hid", self.over_hid, hidden));
         }
         if self.ssim != 0.0 {
-            let likeness = ssim(restored, clean)?.mean_all()?.to_dtype(restored.dtype())?;
+            let likeness = similarity(restored, clean)?
+                .mean_all()?
+                .to_dtype(restored.dtype())?;
             terms.push(Term::new("ssim", self.ssim, (1.0 - likeness)?));
         }
         if self.tv != 0.0 {
@@ -125,7 +147,8 @@ pub fn mae(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// DIST: `max(0, MSE(anchor, positive) - MSE(anchor, negative) + margin)`, one hinge for the whole batch.
 pub fn dist(anchor: &Tensor, positive: &Tensor, negative: &Tensor, margin: f64) -> Result<Tensor> {
     let gap = ((mse(anchor, positive)? - mse(anchor, negative)?)? + margin)?;
-    Ok(gap.relu()?)
+    // Not Candle's ReLU, which makes 0 of NaN.
+    Ok(replace(&gap, &gap.lt(0.0)?, 0.0)?)
 }
 
 /// The mask m of TASK and EQ: 1 where clean and corrupted values differ, element by element.
@@ -172,6 +195,8 @@ fn magnitude(x: &Tensor) -> Result<Tensor> {
 }
 
 fn same_shape(a: &Tensor, b: &Tensor) -> Result<()> {
+    check::float("a", a)?;
+    check::as_other("b", b, "`a`", a)?;
     match a.dims() == b.dims() {
         true => Ok(()),
         false => Err(Error::shape("b", format!("{:?}, as `a`", a.dims()), b.dims())),

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, WithDType};
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::ops::matmul;
 use crate::random::Key;
 
@@ -18,10 +18,11 @@ pub fn directions(
     dtype: DType,
     device: &Device,
 ) -> Result<Tensor> {
-    if channels * count == 0 {
+    if channels == 0 || count == 0 {
         let found = format!("{channels} channels, {count} directions");
         return Err(Error::config("channels, count", "at least 1 each", found));
     }
+    check::elements("count", &[channels, count])?;
     let mut rng = key.rng();
     let mut normal = || -> f64 { StandardNormal.sample(&mut rng) };
     let values: Vec<f64> = (0..channels * count).map(|_| normal()).collect();
@@ -43,7 +44,17 @@ pub fn unit_columns(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
 pub fn sliced_transport(source: &Tensor, target: &Tensor, directions: &Tensor) -> Result<Tensor> {
-    let (_, n, channels) = source.dims3()?;
+    for (name, x, rank) in [
+        ("source", source, 3),
+        ("target", target, 3),
+        ("directions", directions, 2),
+    ] {
+        if x.rank() != rank || x.elem_count() == 0 {
+            let expected = format!("{rank} axes, none of them empty");
+            return Err(Error::shape(name, expected, x.dims()));
+        }
+    }
+    let (_, _, channels) = source.dims3()?;
     let fits = |x: &Tensor, shape: &[usize]| x.dims() == shape;
     let (p, m) = (directions.dim(1)?, target.dim(1)?);
     if !fits(directions, &[channels, p]) {
@@ -53,10 +64,13 @@ pub fn sliced_transport(source: &Tensor, target: &Tensor, directions: &Tensor) -
             directions.dims(),
         ));
     }
-    if !fits(target, &[1, m, channels]) || m == 0 || n == 0 {
+    if !fits(target, &[1, m, channels]) {
         let expected = format!("[1, M, {channels}], neither set empty");
         return Err(Error::shape("target", expected, target.dims()));
     }
+    check::float("source", source)?;
+    check::as_other("target", target, "`source`", source)?;
+    check::as_other("directions", directions, "`source`", source)?;
     let project = |x: &Tensor| -> Result<Tensor> {
         let (b, n, _) = x.dims3()?;
         let flat = matmul(&x.reshape((b * n, channels))?, directions)?;

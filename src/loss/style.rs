@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Tensor};
 
 use super::sliced_transport::{directions, sliced_transport};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::ops::gather;
 use crate::random::Key;
 
@@ -58,7 +58,10 @@ impl PatchTransport {
         if !fits {
             return Err(Error::shape("target", "[5 or more, 5 or more, 3]", target.dims()));
         }
-        if levels * directions == 0 {
+        check::float("target", target)?;
+        check::finite_values("target", target)?;
+        check::elements("directions", &[3 * PATCH * PATCH, directions])?;
+        if levels == 0 || directions == 0 {
             let found = format!("{levels} levels, {directions} directions");
             return Err(Error::config("levels, directions", "at least 1 each", found));
         }
@@ -83,6 +86,7 @@ impl StyleLoss for PatchTransport {
     }
 
     fn distance(&self, images: &Tensor, key: Key) -> Result<Tensor> {
+        check::float("images", images)?;
         let mut image = images.clone();
         let mut sum = Tensor::zeros((), images.dtype(), images.device())?;
         for (level, target) in self.target.iter().enumerate() {

@@ -8,6 +8,7 @@ use super::sliced_transport::{directions, sliced_transport};
 use super::style::{StyleLoss, as_sets, compress, fingerprint, gram_distance};
 use crate::error::{Error, Result};
 use crate::metric::gram;
+use crate::ops::replace;
 use crate::random::Key;
 
 /// Layers: index in torchvision's list, output channels, and whether styles use the features; `None` is a
@@ -95,7 +96,9 @@ impl Vgg16 {
                 continue;
             };
             if let Some((kernel, shift)) = convolutions.next() {
-                x = x.conv2d(kernel, 1, 1, 1, 1)?.broadcast_add(shift)?.relu()?;
+                // Not Candle's ReLU, which makes 0 of NaN.
+                let sums = x.conv2d(kernel, 1, 1, 1, 1)?.broadcast_add(shift)?;
+                x = replace(&sums, &sums.lt(0.0)?, 0.0)?;
             }
             if tapped {
                 taps.push(as_sets(&x)?);

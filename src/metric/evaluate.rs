@@ -7,7 +7,7 @@ use super::similarity::{psnr, relative, ssim};
 use crate::data::Batches;
 #[cfg(doc)]
 use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Result, check};
 
 /// Mean metrics over test images, of the restored and of the corrupted images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,7 +42,8 @@ impl Scores {
 /// restored images, which are not clamped.
 ///
 /// # Errors
-/// The errors of `restore`, and [`Error::Shape`] for images smaller than the SSIM window.
+/// The errors of `restore`, [`Error::Shape`] for images smaller than the SSIM window, and [`Error::Config`]
+/// if restored images hold NaN or infinities.
 pub fn evaluate(
     batches: &Batches,
     device: &Device,
@@ -54,6 +55,7 @@ pub fn evaluate(
         let batch = batch?;
         let restored = restore(&batch.corrupted, images)?;
         images += batch.clean.dim(0)?;
+        check::finite_values("restored", &restored)?;
         let values = [
             ssim(&restored, &batch.clean)?,
             psnr(&restored, &batch.clean)?,

@@ -5,5 +5,6 @@ mod similarity;
 mod texture;
 
 pub use evaluate::{Scores, evaluate};
+pub(crate) use similarity::similarity;
 pub use similarity::{SSIM_WINDOW, psnr, relative, ssim};
 pub use texture::{FilterBank, gram};

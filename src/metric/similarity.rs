@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::ops::matmul;
 
 /// Side of the Gaussian window of SSIM, and of the smallest image it accepts.
@@ -18,8 +18,17 @@ const C2: f64 = 0.03 * 0.03;
 /// differences of squares cancel in f32. Source: Wang et al. 2004, as in TensorFlow's `tf.image.ssim`.
 ///
 /// # Errors
-/// [`Error::Shape`] if the images differ in shape or are smaller than the window.
+/// [`Error::Shape`] if the images differ in shape or are smaller than the window; [`Error::DType`] unless
+/// they hold floating-point numbers, [`Error::Config`] if they hold NaN or infinities.
 pub fn ssim(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    pair(a, b)?;
+    check::finite_values("a", a)?;
+    check::finite_values("b", b)?;
+    similarity(a, b)
+}
+
+/// [`ssim`] of images that may hold NaN: what is not finite is for the caller to tell.
+pub(crate) fn similarity(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (_, h, w, _) = pair(a, b)?;
     if h < SSIM_WINDOW || w < SSIM_WINDOW {
         return Err(Error::shape(
@@ -49,9 +58,12 @@ pub fn ssim(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// `-10 log10(mse)` for images in `[0, 1]`, not clamped; plus infinity for identical images.
 ///
 /// # Errors
-/// [`Error::Shape`] if the images differ in shape.
+/// [`Error::Shape`] if the images differ in shape; [`Error::DType`] unless they hold floating-point numbers,
+/// [`Error::Config`] if they hold NaN or infinities.
 pub fn psnr(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     pair(a, b)?;
+    check::finite_values("a", a)?;
+    check::finite_values("b", b)?;
     let difference = (a.to_dtype(DType::F64)? - b.to_dtype(DType::F64)?)?;
     let mse = difference.sqr()?.flatten_from(1)?.mean(D::Minus1)?;
     Ok((mse.log()? * (-10.0 / std::f64::consts::LN_10))?)
@@ -98,9 +110,12 @@ fn window_means(x: &Tensor) -> Result<Tensor> {
 }
 
 fn pair(a: &Tensor, b: &Tensor) -> Result<(usize, usize, usize, usize)> {
+    check::float("a", a)?;
+    check::float("b", b)?;
+    check::on_device("b", b, "`a`", a.device())?;
     match *a.dims() {
-        [n, h, w, c] if n * h * w * c > 0 && a.dims() == b.dims() => Ok((n, h, w, c)),
-        [n, h, w, c] if n * h * w * c > 0 => {
+        [n, h, w, c] if a.elem_count() > 0 && a.dims() == b.dims() => Ok((n, h, w, c)),
+        [_, _, _, _] if a.elem_count() > 0 => {
             Err(Error::shape("b", format!("{:?}, as `a`", a.dims()), b.dims()))
         }
         _ => Err(Error::shape("a", "[B, H, W, C] with no empty axis", a.dims())),

@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::error::{Error, Result};
-use crate::ops::matmul;
+use crate::error::{Error, Result, check};
+use crate::ops::{Function, matmul};
 use crate::random::Key;
 
 /// Side of a filter in pixels.
@@ -62,7 +62,9 @@ impl FilterBank {
     /// averaged over the levels that both have. It is 0 for equal textures, about 1 for unrelated ones.
     ///
     /// # Errors
-    /// [`Error::Shape`] for images of another shape.
+    /// [`Error::Shape`] for images of another shape, [`Error::DType`] unless they hold floating-point
+    /// numbers,
+    /// [`Error::Config`] if they hold NaN or infinities.
     pub fn distance(&self, image: &Tensor, target: &Tensor) -> Result<f64> {
         let (image, target) = (self.grams("image", image)?, self.grams("target", target)?);
         let levels = image.iter().zip(&target);
@@ -80,11 +82,13 @@ impl FilterBank {
         if !fits {
             return Err(Error::shape(name, "[7 or more, 7 or more, 3]", image.dims()));
         }
+        check::float(name, image)?;
+        check::finite_values(name, image)?;
         let image = image.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let mut level = image.permute((2, 0, 1))?.unsqueeze(0)?.contiguous()?;
         let mut grams = vec![];
         while grams.len() < LEVELS && level.dim(2)?.min(level.dim(3)?) >= SIDE {
-            let features = level.conv2d(&self.filters, 0, 1, 1, 1)?.relu()?;
+            let features = Function::Relu.of(&level.conv2d(&self.filters, 0, 1, 1, 1)?)?;
             let sets = features.flatten_from(2)?.transpose(1, 2)?;
             grams.push(gram(&sets.to_dtype(DType::F64)?)?);
             let (h, w) = (level.dim(2)? / 2 * 2, level.dim(3)? / 2 * 2);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::OutputStart;
 use crate::io::card::{self, Card};
 use crate::io::safetensors::{Tensors, take_prefixed};
@@ -347,7 +347,8 @@ impl Model {
     /// Restores `images` (`[B, H, W, 3]`, any height and width); see [`Restorer::restore`].
     ///
     /// # Errors
-    /// As [`Restorer::restore`].
+    /// As [`Restorer::restore`]; [`Error::DType`] or [`Error::Device`] unless the images are in f32 on the
+    /// device of the model, [`Error::Weight`] if one of its weights holds NaN or an infinity.
     pub fn restore(&self, images: &Tensor, key: Key) -> Result<Tensor> {
         self.restore_by(images, &self.rollout(key))
     }
@@ -355,19 +356,28 @@ impl Model {
     /// As [`Model::restore`], by the given rollout. A network ignores it.
     ///
     /// # Errors
-    /// As [`Restorer::restore`].
+    /// As [`Model::restore`].
     pub fn restore_by(&self, images: &Tensor, rollout: &Rollout) -> Result<Tensor> {
-        match &self.system {
+        check::of_type("images", images, DType::F32)?;
+        check::on_device("images", images, "the weights", self.weights.device())?;
+        let restored = match &self.system {
             System::Nca { restorer, .. } => restorer(Learning::Transition).restore(images, rollout),
-            System::Network { frozen, .. } => Ok(frozen.forward(&images.detach())?.detach()),
-        }
+            System::Network { frozen, .. } => {
+                check::finite_values("images", images)?;
+                let restored = frozen.forward(&images.detach())?.detach();
+                check::finite_values("restored", &restored).map(|()| restored)
+            }
+        };
+        // Only of a result that is wrong it is asked whether the weights are.
+        restored.or_else(|error| self.all_weights().check_finite().and(Err(error)))
     }
 
     /// Writes card and weights to a safetensors file, atomically.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if it cannot be written, [`Error::Weight`] if a weight holds NaN or an infinity.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.all_weights().check_finite()?;
         card::save(path.as_ref(), &self.all_weights(), &self.card)
     }
 

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::{CellLayout, OutputStart};
 use crate::model::autoencoder::Autoencoder;
 use crate::rollout::{Memory, Rollout};
@@ -38,10 +38,12 @@ pub trait Restorer: Send + Sync {
     /// and the result is cropped. No gradient is kept.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `images` are not a batch of RGB images.
+    /// [`Error::Shape`] if `images` are not a batch of RGB images, [`Error::DType`] unless they hold
+    /// floating-point numbers; [`Error::Config`] with the position of the first NaN or infinity in `images`
+    /// or in the restored images.
     fn restore(&self, images: &Tensor, rollout: &Rollout) -> Result<Tensor> {
         let (h, w) = match *images.dims() {
-            [b, h, w, 3] if b * h * w > 0 => (h, w),
+            [b, h, w, 3] if b > 0 && h > 0 && w > 0 => (h, w),
             _ => {
                 return Err(Error::shape(
                     "images",
@@ -50,6 +52,8 @@ pub trait Restorer: Send + Sync {
                 ));
             }
         };
+        check::float("images", images)?;
+        check::finite_values("images", images)?;
         let images = images.detach();
         let (below, right) = (
             h.next_multiple_of(self.multiple()) - h,
@@ -59,7 +63,8 @@ pub trait Restorer: Send + Sync {
         let rollout = rollout.clone().memory(Memory::Nothing);
         let cells = self.evolve(&self.seed(&padded)?, &rollout)?;
         let restored = self.readout(&cells, &padded)?.detach();
-        Ok(restored.narrow(1, 0, h)?.narrow(2, 0, w)?.contiguous()?)
+        let restored = restored.narrow(1, 0, h)?.narrow(2, 0, w)?.contiguous()?;
+        check::finite_values("restored", &restored).map(|()| restored)
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::error::Result;
+use crate::error::{Result, check};
 use crate::ops::{last_axis, rows};
 
 /// Layer norm over the last axis, `(x - mean) / sqrt(var + eps) * weight + bias`, biased variance.
@@ -18,7 +18,12 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     /// Scale 1 and shift 0 over `channels`, named `weight` and `bias`.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) if there is no channel, or `eps` is negative or no number.
     pub fn new(channels: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        check::channels("channels", channels)?;
+        check::not_negative("eps", eps)?;
         Ok(Self {
             weight: vb.get_with_hints(channels, "weight", Init::Const(1.0))?,
             bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?,
@@ -49,9 +54,12 @@ impl LayerNorm {
     /// Normalises `x` (`[.., channels]`).
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) if the last axis of `x` is not `channels`.
+    /// [`Error::Shape`](crate::Error::Shape) if the last axis of `x` is not `channels`;
+    /// [`Error::DType`](crate::Error::DType) or [`Error::Device`](crate::Error::Device) unless it is of the
+    /// scale's type and on its device.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         last_axis(x, self.weight.elem_count())?;
+        check::as_other("x", x, "the scale", &self.weight)?;
         if rows::supported(x) {
             return Ok(rows::layer_norm(x, &self.weight, &self.bias, self.eps)?);
         }

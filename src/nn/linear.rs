@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 
 use super::weights::{glorot_uniform, uniform};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::ops::{last_axis, matmul, rows};
 
 /// A linear layer over the last axis, `x * weight^T + bias`.
@@ -71,10 +71,12 @@ impl Linear {
     /// `[.., input]` to `[.., output]`.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) if the last axis of `x` is not `input`.
+    /// [`Error::Shape`] if the last axis of `x` is not `input`; [`Error::DType`] or [`Error::Device`] unless
+    /// it is of the kernel's type and on its device.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (output, input) = self.weight.dims2()?;
         let rest = last_axis(x, input)?;
+        check::as_other("x", x, "the kernel", &self.weight)?;
         let rows = x.reshape((x.elem_count() / input, input))?;
         let y = matmul(&rows, &self.weight.t()?)?;
         let y = match &self.bias {

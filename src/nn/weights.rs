@@ -10,7 +10,7 @@ use candle_nn::{Init, VarBuilder};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::random::Key;
 
 /// The weights of a model: variables by name, in name order.
@@ -105,7 +105,8 @@ impl Weights {
     /// Sets every variable from `values`.
     ///
     /// # Errors
-    /// [`Error::Weight`] if a weight is missing, left over or of another shape; then nothing was set.
+    /// [`Error::Weight`] if a weight is missing, left over, of another shape, or holds NaN or infinities;
+    /// then nothing was set.
     pub fn load(&self, values: &BTreeMap<String, Tensor>) -> Result<()> {
         let vars = self.lock();
         let mismatch = |key: &str, expected: String, found: String| Error::Weight {
@@ -120,7 +121,7 @@ impl Weights {
                 Some(value) if value.dims() != var.dims() => {
                     return Err(mismatch(name, expected, format!("shape {:?}", value.dims())));
                 }
-                Some(_) => {}
+                Some(value) => finite(name, value)?,
             }
         }
         if let Some((name, value)) = values.iter().find(|(name, _)| !vars.contains_key(*name)) {
@@ -133,9 +134,27 @@ impl Weights {
         Ok(())
     }
 
+    /// An error that names the first weight that holds NaN or an infinity, if there is one.
+    pub(crate) fn check_finite(&self) -> Result<()> {
+        self.lock()
+            .iter()
+            .try_for_each(|(name, var)| finite(name, var.as_tensor()))
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Var>> {
         // The map is never left half-changed, so a panic while it is locked does no harm.
         self.vars.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn finite(name: &str, value: &Tensor) -> Result<()> {
+    match check::not_finite(value)? {
+        None => Ok(()),
+        Some(found) => Err(Error::Weight {
+            key: name.to_string(),
+            expected: "finite numbers".into(),
+            found,
+        }),
     }
 }
 
@@ -164,6 +183,11 @@ impl SimpleBackend for Weights {
                 ),
             },
             None => {
+                check::elements("weight", shape.dims()).map_err(|error| Error::Weight {
+                    key: name.to_string(),
+                    expected: "sizes for which there is memory".into(),
+                    found: error.to_string(),
+                })?;
                 let values = initial_values(init, &shape, self.key.fold_in_name(name));
                 Tensor::from_vec(values, shape, device)?
             }
@@ -211,7 +235,7 @@ impl SimpleBackend for Frozen {
 
 /// Glorot-uniform initialisation: uniform within `sqrt(6 / (fan_in + fan_out))`.
 pub fn glorot_uniform(fan_in: usize, fan_out: usize) -> Init {
-    let limit = (6.0 / (fan_in + fan_out) as f64).sqrt();
+    let limit = (6.0 / fan_in.saturating_add(fan_out) as f64).sqrt();
     Init::Uniform {
         lo: -limit,
         up: limit,

@@ -16,7 +16,13 @@ pub(crate) fn activate(x: &Tensor, f: Function) -> error::Result<Tensor> {
 
 impl Function {
     /// The function of every element of `x`, of any shape.
+    ///
+    /// # Errors
+    /// [`Error::DType`](crate::Error::DType) unless `x` holds floating-point numbers,
+    /// [`Error::Config`](crate::Error::Config) if bounds are in the wrong order or no numbers.
     pub fn of(&self, x: &Tensor) -> error::Result<Tensor> {
+        error::check::float("x", x)?;
+        self.check()?;
         plain(x, *self)
     }
 }
@@ -64,9 +70,7 @@ pub(super) fn plain(x: &Tensor, f: Function) -> error::Result<Tensor> {
         }
         Function::Sigmoid => sigmoid(x)?,
         Function::Tanh => x.tanh()?,
-        Function::Clamp { min, max } => {
-            (clip(x, min.into(), max.into())? * one_or_nan(x)?)?
-        }
+        Function::Clamp { min, max } => (clip(x, min.into(), max.into())? * one_or_nan(x)?)?,
         Function::Quantise { min, max, step } => {
             let clipped = plain(x, Function::Clamp { min, max })?;
             let (least, step) = (f64::from(min), f64::from(step));

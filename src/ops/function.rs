@@ -1,5 +1,7 @@
 //! Functions of one number.
 
+use crate::error::{Error, Result};
+
 /// A function of one number, applied to every channel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Function {
@@ -36,6 +38,26 @@ pub enum Function {
 }
 
 impl Function {
+    /// An error unless its bounds are numbers in order, and its step is finite and above 0.
+    pub(crate) fn check(&self) -> Result<()> {
+        let (name, is_right) = match *self {
+            Self::Clamp { min, max } => ("clamp", min <= max),
+            Self::Quantise { min, max, step } => (
+                "quantise",
+                min < max && min.is_finite() && max.is_finite() && step > 0.0 && step.is_finite(),
+            ),
+            Self::Relu | Self::Elu | Self::Gelu | Self::Silu | Self::Sigmoid | Self::Tanh => return Ok(()),
+        };
+        match is_right {
+            true => Ok(()),
+            false => Err(Error::config(
+                name,
+                "bounds that are numbers, the lower one first",
+                format!("{self:?}"),
+            )),
+        }
+    }
+
     /// Rounding to 256 values from about `min` to about `max`, moved so that 0 is one of them.
     pub fn quantise(min: f32, max: f32) -> Self {
         let step = (max - min) / 255.0;

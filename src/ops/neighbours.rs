@@ -29,8 +29,8 @@ pub(crate) fn neighbours((h, w): (usize, usize), padding: Padding) -> Vec<Option
 }
 
 /// 3x3 filters applied to every channel: `x` (`[B, H, W, C]`) by `kernel` (`[C, filters, 9]`) to
-/// `[B, H, W, C * filters]`; channel `c * filters + f` is filter f of channel c, not flipped. A tap of 0 reads
-/// nothing: no NaN and no infinity either.
+/// `[B, H, W, C * filters]`; channel `c * filters + f` is filter f of channel c, not flipped. A tap of 0
+/// reads nothing: no NaN and no infinity either.
 pub(crate) fn stencil(x: &Tensor, kernel: &Tensor, padding: Padding) -> Result<Tensor> {
     let (_, h, w, _) = x.dims4()?;
     let padded = padding.pad(x)?;
@@ -60,8 +60,12 @@ fn tap(near: &Tensor, factor: &Tensor) -> Result<Tensor> {
     // The factor's gradient passes here too: it may be learned.
     let seen = near.detach();
     let finite = seen.abs()?.lt(f64::INFINITY)?;
-    let nothing = finite.where_cond(&seen, &seen.zeros_like()?)?.broadcast_mul(factor)?;
-    Ok(zero.broadcast_as(product.shape())?.where_cond(&nothing, &product)?)
+    let nothing = finite
+        .where_cond(&seen, &seen.zeros_like()?)?
+        .broadcast_mul(factor)?;
+    Ok(zero
+        .broadcast_as(product.shape())?
+        .where_cond(&nothing, &product)?)
 }
 
 /// The sum over each cell's neighbours of the taps that they send to it: `[B, H, W, 9 C]` to `[B, H, W, C]`.

@@ -63,8 +63,8 @@ fn clip(x: f32, min: f32, max: f32) -> f32 {
     if x > max { max } else { x }
 }
 
-/// e^x, to a relative error below 3e-7; 0 where it is less than the least normal number, infinite from 2^127.5
-/// on.
+/// e^x, to a relative error below 3e-7; 0 where it is less than the least normal number, infinite from
+/// 2^127.5 on.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     // The exponents of the bounds are those of 0 and of infinity.
@@ -148,7 +148,11 @@ pub(crate) fn map_simd<'a, S: Simd>(_: S, f: Function, x: View<'a>, y: ViewMut<'
             zip!(size, x, y, |a, b| {
                 let value = 0.5 * a * (1.0 + erf(a * std::f32::consts::FRAC_1_SQRT_2));
                 // Below, the error of erf would count as often as `a` says.
-                *b = if a < -4.0 * std::f32::consts::SQRT_2 { 0.0 } else { value }
+                *b = if a < -4.0 * std::f32::consts::SQRT_2 {
+                    0.0
+                } else {
+                    value
+                }
             })
         }
         Function::Silu => zip!(size, x, y, |a, b| {

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::op::{Attention, Node, Op};
 use super::{Function, Program};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::draws::check_dropout;
 use crate::grid::{CellLayout, Padding};
 use crate::nn::{LayerNorm, Linear};
@@ -24,6 +24,9 @@ impl Value {
 }
 
 /// Builds a [`Program`], operation by operation.
+///
+/// Weights are floating-point numbers of one type on one device, else an operation that takes them gives
+/// [`Error::DType`] or [`Error::Device`]. Values have at most 2^20 channels, else it gives [`Error::Config`].
 #[derive(Clone, Debug)]
 pub struct ProgramBuilder {
     layout: CellLayout,
@@ -63,8 +66,9 @@ impl ProgramBuilder {
     pub fn constant(&mut self, table: &Tensor) -> Result<Value> {
         match *table.dims() {
             [_, _, width] if width > 0 => {
-                let table = self.param(table);
-                Ok(self.push(Op::Constant(table), width))
+                check::channels("table", width)?;
+                self.params.push(table.clone());
+                Ok(self.push(Op::Constant(self.params.len() - 1), width))
             }
             _ => Err(Error::shape("table", "[H, W, width]", table.dims())),
         }
@@ -93,7 +97,8 @@ impl ProgramBuilder {
         if parts.is_empty() {
             return Err(Error::config("parts", "at least one", 0));
         }
-        let width = parts.iter().map(Value::width).sum();
+        let width = parts.iter().map(Value::width).fold(0, usize::saturating_add);
+        check::channels("parts", width)?;
         let parts = parts.iter().map(|part| part.node).collect();
         Ok(self.push(Op::Concat(parts), width))
     }
@@ -111,7 +116,8 @@ impl ProgramBuilder {
                 return Err(Error::shape("weight", expected, weight.dims()));
             }
         };
-        let weight = self.param(weight);
+        check::channels("weight", output)?;
+        let weight = self.param("weight", weight)?;
         let bias = self.vector("bias", bias, output)?;
         let x = x.node;
         Ok(self.push(Op::Linear { x, weight, bias }, output))
@@ -154,8 +160,10 @@ impl ProgramBuilder {
                 return Err(Error::shape("kernels", expected, kernels.dims()));
             }
         };
-        let kernel = self.param(&kernels);
-        let (x, width) = (x.node, x.width * filters);
+        let width = x.width.saturating_mul(filters);
+        check::channels("kernels", width)?;
+        let kernel = self.param("kernels", &kernels)?;
+        let x = x.node;
         Ok(self.push(Op::Depthwise { x, kernel, padding }, width))
     }
 
@@ -179,6 +187,7 @@ impl ProgramBuilder {
                 return Err(Error::shape("kernel", expected, kernel.dims()));
             }
         };
+        self.check_type("kernel", kernel)?;
         let kernel = kernel.reshape((output, x.width, 9))?;
         // Neighbours exchange whichever is narrower: inputs or products.
         if output < x.width {
@@ -203,7 +212,7 @@ impl ProgramBuilder {
     /// [`Error::Config`] if 9 does not divide the channels of `x`.
     pub fn sum_taps(&mut self, x: Value, padding: Padding) -> Result<Value> {
         self.check(&[x])?;
-        if !x.width.is_multiple_of(9) {
+        if x.width == 0 || !x.width.is_multiple_of(9) {
             return Err(Error::config("x", "a multiple of 9 channels", x.width));
         }
         let (x, width) = (x.node, x.width / 9);
@@ -217,7 +226,8 @@ impl ProgramBuilder {
     /// [`Error::Config`] if `x` is not of this program.
     pub fn neighbourhood(&mut self, x: Value, padding: Padding) -> Result<Value> {
         self.check(&[x])?;
-        let (x, width) = (x.node, 9 * x.width);
+        let (x, width) = (x.node, x.width.saturating_mul(9));
+        check::channels("x", width)?;
         Ok(self.push(Op::Neighbourhood { x, padding }, width))
     }
 
@@ -242,6 +252,7 @@ impl ProgramBuilder {
     /// [`Error::Shape`] if a weight is not `[x.width()]`.
     pub fn layer_norm(&mut self, x: Value, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Value> {
         self.check(&[x])?;
+        check::not_negative("eps", eps)?;
         let weight = self.required("weight", weight, x.width)?;
         let bias = self.required("bias", bias, x.width)?;
         let (x, width) = (x.node, x.width);
@@ -268,6 +279,7 @@ impl ProgramBuilder {
     /// [`Error::Shape`] if `scale` is not `[x.width()]`.
     pub fn rms_norm(&mut self, x: Value, scale: &Tensor, eps: f64) -> Result<Value> {
         self.check(&[x])?;
+        check::not_negative("eps", eps)?;
         let scale = self.required("scale", scale, x.width)?;
         let (x, width) = (x.node, x.width);
         Ok(self.push(Op::RmsNorm { x, scale, eps }, width))
@@ -307,6 +319,7 @@ impl ProgramBuilder {
 
     fn inverse(&mut self, x: Value, eps: f64, centred: bool) -> Result<Value> {
         self.check(&[x])?;
+        check::not_negative("eps", eps)?;
         let x = x.node;
         Ok(self.push(Op::InverseRms { x, eps, centred }, 1))
     }
@@ -314,9 +327,10 @@ impl ProgramBuilder {
     /// `function` of every channel.
     ///
     /// # Errors
-    /// [`Error::Config`] if `x` is not of this program.
+    /// [`Error::Config`] if `x` is not of this program, or bounds are in the wrong order or no numbers.
     pub fn map(&mut self, x: Value, function: Function) -> Result<Value> {
         self.check(&[x])?;
+        function.check()?;
         let (x, width) = (x.node, x.width);
         Ok(self.push(Op::Map { x, function }, width))
     }
@@ -457,6 +471,7 @@ impl ProgramBuilder {
     /// [`Error::Config`] if it is not as wide as the layout's output and hidden channels together.
     pub fn finish(self, update: Value) -> Result<Program> {
         self.check(&[update])?;
+        self.layout.check_sizes()?;
         let channels = self.layout.update_channels();
         if update.width != channels {
             let expected = format!("{channels} channels, output and hidden");
@@ -479,16 +494,30 @@ impl ProgramBuilder {
         }
     }
 
-    fn param(&mut self, tensor: &Tensor) -> usize {
+    fn param(&mut self, name: &'static str, tensor: &Tensor) -> Result<usize> {
+        self.check_type(name, tensor)?;
         self.params.push(tensor.clone());
-        self.params.len() - 1
+        Ok(self.params.len() - 1)
+    }
+
+    /// An error unless a weight is of floating-point numbers, and of the type and on the device of the
+    /// others.
+    fn check_type(&self, name: &'static str, tensor: &Tensor) -> Result<()> {
+        let mut weights = self
+            .nodes
+            .iter()
+            .filter(|node| !matches!(node.op, Op::Constant(_)));
+        match weights.find_map(|node| node.op.params().first().copied()) {
+            Some(other) => check::as_other(name, tensor, "the other weights", &self.params[other]),
+            None => check::float(name, tensor),
+        }
     }
 
     fn required(&mut self, name: &'static str, tensor: &Tensor, width: usize) -> Result<usize> {
         if tensor.dims() != [width] {
             return Err(Error::shape(name, format!("[{width}]"), tensor.dims()));
         }
-        Ok(self.param(tensor))
+        self.param(name, tensor)
     }
 
     fn vector(&mut self, name: &'static str, tensor: Option<&Tensor>, width: usize) -> Result<Option<usize>> {

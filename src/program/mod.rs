@@ -30,7 +30,7 @@ mod device {
 
 use candle_core::Tensor;
 
-use crate::error::Result;
+use crate::error::{Result, check};
 use crate::grid::{AliveMask, CellLayout};
 
 pub use crate::ops::Function;
@@ -94,6 +94,14 @@ impl Program {
     /// linear map, whose weight is a permutation of its kernel.
     pub fn weights(&self) -> &[Tensor] {
         &self.params
+    }
+
+    /// An error unless cells and weights are of one type and on one device. Constants are converted.
+    pub(crate) fn check_types(&self, cells: &Tensor) -> Result<()> {
+        check::float("cells", cells)?;
+        let constants: Vec<usize> = self.constants().map(|(_, param)| param).collect();
+        let mut weights = (0..self.params.len()).filter(|param| !constants.contains(param));
+        weights.try_for_each(|param| check::as_other("cells", cells, "the weights", &self.params[param]))
     }
 
     /// The channels of the cells that the program works on.

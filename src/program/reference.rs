@@ -14,6 +14,7 @@ impl Program {
     /// The update of every cell: `[B, H, W, C]` to `[B, H, W, output + hidden]`.
     pub(crate) fn evaluate(&self, cells: &Tensor, step: &Step) -> Result<Tensor> {
         self.layout.check(cells)?;
+        self.check_types(cells)?;
         let mut values: Vec<Tensor> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             let value = self.value(&node.op, node.width, &values, cells, step)?;

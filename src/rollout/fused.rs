@@ -8,6 +8,7 @@ use candle_core::{DType, Tensor};
 use super::{Memory, Rollout};
 use crate::engine::{self, Fallback};
 use crate::error::{Error, Result};
+use crate::program::Program;
 use crate::transition::TransitionFn;
 
 impl Rollout {
@@ -17,24 +18,28 @@ impl Rollout {
         transition: &T,
         cells: &Tensor,
     ) -> Result<Option<Fused<'_>>> {
-        if self.plain || self.steps == 0 {
+        if self.steps == 0 {
             return Ok(None);
         }
         let fallback = |reason: Fallback| {
             reason.tell();
             Ok(None)
         };
+        // Plain operations, too, run only what an engine would run alike.
+        let program = transition.program(cells)?;
+        let program = program.map(|program| agreeing(transition, program)).transpose()?;
+        if let Some(program) = &program {
+            program.check_types(cells)?;
+        }
+        if self.plain {
+            return Ok(None);
+        }
         if self.memory == Memory::Everything {
             return fallback(Fallback::Everything);
         }
-        let Some(mut program) = transition.program(cells)? else {
+        let Some(mut program) = program else {
             return fallback(Fallback::NoProgram);
         };
-        if program.layout() != transition.layout() {
-            let (expected, found) = (transition.layout(), program.layout());
-            let expected = format!("the layout of its transition, {expected:?}");
-            return Err(Error::config("program", expected, format!("{found:?}")));
-        }
         let masks = self
             .masks
             .iter()
@@ -52,10 +57,34 @@ impl Rollout {
                 rollout: self,
                 compiled,
                 masks: self.masks.is_some().then(|| Arc::new(masks)),
-                every: self.stretch(cells),
+                every: self.stretch(cells).min(self.steps),
             })),
             Err(reason) => fallback(reason),
         }
+    }
+}
+
+/// The program of `transition` with its alive mask.
+///
+/// # Errors
+/// [`Error::Config`] if the program is for other cells, or has another alive mask.
+fn agreeing(transition: &impl TransitionFn, program: Program) -> Result<Program> {
+    let differs = |what: &str, expected: String, found: String| {
+        Err(Error::config(
+            "program",
+            format!("the {what} of its transition, {expected}"),
+            found,
+        ))
+    };
+    let (expected, found) = (transition.layout(), program.layout());
+    if expected != found {
+        return differs("layout", format!("{expected:?}"), format!("{found:?}"));
+    }
+    match (transition.alive_mask(), program.alive) {
+        // The transition knows what dies; its program need not repeat it.
+        (rule, None) => program.with_alive_mask(rule),
+        (rule, found) if rule != found => differs("alive mask", format!("{rule:?}"), format!("{found:?}")),
+        _ => Ok(program),
     }
 }
 

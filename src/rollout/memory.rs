@@ -32,7 +32,8 @@ impl Memory {
                     1 => steps,
                     _ => steps.div_ceil(*stretch) + stretch,
                 };
-                let stretches = 1..=steps.max(1);
+                // Beyond twice the root of the steps, longer stretches store more.
+                let stretches = 1..=steps.clamp(1, 2 * steps.isqrt() + 2);
                 let least = stretches.clone().min_by_key(stored).unwrap_or(1);
                 stretches.clone().find(|s| stored(s) <= fit).unwrap_or(least)
             }

@@ -11,8 +11,8 @@ use candle_core::Tensor;
 use rand::Rng;
 
 use crate::engine::Precision;
-use crate::error::{Error, Result};
-use crate::grid::draws::{FireRate, check_steps};
+use crate::error::{Error, Result, check};
+use crate::grid::draws::{FireRate, MOST_STEPS, check_steps};
 use crate::random::Key;
 use crate::transition::TransitionFn;
 
@@ -64,9 +64,9 @@ impl Rollout {
     /// rollout's key.
     ///
     /// # Errors
-    /// [`Error::Config`] if the range is empty.
+    /// [`Error::Config`] if the range is empty, or ends above 2^32 - 1.
     pub fn sampled(steps: RangeInclusive<usize>, key: Key) -> Result<Self> {
-        check_steps("steps", &steps)?;
+        check_steps("steps", &steps, 0)?;
         let drawn = key.fold_in_name("steps").rng().random_range(steps);
         Ok(Self::new(drawn).key(key))
     }
@@ -141,7 +141,9 @@ impl Rollout {
     /// # Errors
     /// [`Error::Shape`] if `cells` do not fit the transition's layout, a given mask does not fit the
     /// cells or an update is not `[B, H, W, output + hidden]`; [`Error::Config`] for a fire rate
-    /// outside `[0, 1]`, a stretch of 0 steps or a wrong number of masks.
+    /// outside `[0, 1]`, a stretch of 0 steps, a wrong number of masks, or 2^32 steps and more;
+    /// [`Error::DType`] or [`Error::Device`] unless cells and weights hold floating-point numbers of one type
+    /// on one device.
     pub fn run<T>(&self, transition: &T, cells: &Tensor) -> Result<Tensor>
     where
         T: TransitionFn + Clone + 'static,
@@ -157,7 +159,7 @@ impl Rollout {
         };
         let mut cells = cells.clone();
         for start in (0..self.steps).step_by(stretch) {
-            let steps = start..self.steps.min(start + stretch);
+            let steps = start..self.steps.min(start.saturating_add(stretch));
             cells = recompute::stretch(transition, self, &cells, steps)?;
         }
         Ok(cells)
@@ -166,12 +168,14 @@ impl Rollout {
     /// The cells after every step, the last included: `steps` times `[B, H, W, C]`.
     ///
     /// # Errors
-    /// As [`Rollout::run`].
+    /// As [`Rollout::run`], and [`Error::Shape`] if all cells are more than 2^34 numbers, or than there is
+    /// memory for.
     pub fn trajectory<T>(&self, transition: &T, cells: &Tensor) -> Result<Vec<Tensor>>
     where
         T: TransitionFn + Clone + 'static,
     {
         self.check(transition, cells)?;
+        check::elements("steps", &[self.steps, cells.elem_count()])?;
         let mut cells = cells.clone();
         let fused = self.compile(transition, &cells)?;
         let step = |step: usize| {
@@ -198,7 +202,16 @@ impl Rollout {
 
     fn check(&self, transition: &impl TransitionFn, cells: &Tensor) -> Result<()> {
         let (b, h, w) = transition.layout().check(cells)?;
+        check::float("cells", cells)?;
+        let channels = transition.layout().channels();
+        transition
+            .alive_mask()
+            .iter()
+            .try_for_each(|rule| rule.check(channels))?;
         self.fire_rate.check((h, w))?;
+        check::count("steps", self.steps, (0, MOST_STEPS))?;
+        let first = MOST_STEPS.saturating_sub(b - 1);
+        check::count("first_image", self.first_image, (0, first))?;
         if self.memory == Memory::Every(0) {
             return Err(Error::config("memory", "stretches of at least one step", 0));
         }
@@ -210,6 +223,9 @@ impl Rollout {
             if let Some(mask) = masks.iter().find(|mask| mask.dims() != [b, h, w, 1]) {
                 return Err(Error::shape("masks", format!("[{b}, {h}, {w}, 1]"), mask.dims()));
             }
+            masks
+                .iter()
+                .try_for_each(|mask| check::finite_values("masks", mask))?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::adam_kernels::{Change, Mean, norm};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::io::safetensors::{Tensors, add_prefixed, take_prefixed};
 
 /// Settings of [`Adam`]; the defaults are the published ones.
@@ -58,6 +58,23 @@ impl Default for AdamConfig {
 }
 
 impl AdamConfig {
+    /// An error unless all numbers are in their ranges. A learning rate of 0 is: it measures a loss, and
+    /// changes no weight.
+    pub(super) fn check(&self) -> Result<()> {
+        check::not_negative("learning_rate", self.learning_rate)?;
+        let factors = self.drops.iter().map(|(_, factor)| *factor);
+        factors
+            .into_iter()
+            .try_for_each(|factor| check::not_negative("drops", factor))?;
+        if self.cosine_updates == Some(0) {
+            return Err(Error::config("cosine_updates", "at least 1", 0));
+        }
+        check::below_one("beta1", self.beta1)?;
+        check::below_one("beta2", self.beta2)?;
+        check::positive("eps", self.eps)?;
+        self.clip.map_or(Ok(()), |clip| check::positive("clip", clip))
+    }
+
     /// The learning rate of update t, counted from 0: `lr / 2 * (1 + cos(pi * min(t, N) / N))`, times the
     /// drops so far.
     pub fn learning_rate_at(&self, update: usize) -> f64 {
@@ -84,13 +101,18 @@ pub struct Adam {
 
 impl Adam {
     /// An optimiser of `vars`. Variables that a loss does not depend on are not changed.
-    pub fn new(vars: Vec<(String, Var)>, config: AdamConfig) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`Error::Config`] unless learning rate and drops are finite and 0 or more, betas in `[0, 1)`, and eps
+    /// and clip finite and above 0.
+    pub fn new(vars: Vec<(String, Var)>, config: AdamConfig) -> Result<Self> {
+        config.check()?;
+        Ok(Self {
             config,
             vars,
             moments: BTreeMap::new(),
             updates: 0,
-        }
+        })
     }
 
     /// Its settings.
@@ -142,7 +164,7 @@ impl Adam {
             .clip
             .map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
         let AdamConfig { beta1, beta2, .. } = self.config;
-        let t = self.updates as i32 + 1;
+        let t = i32::try_from(self.updates).map_or(i32::MAX, |updates| updates.saturating_add(1));
         let correction = (1.0 - beta2.powi(t)).sqrt();
         let rate = self.learning_rate() * correction / (1.0 - beta1.powi(t));
         let eps = match self.config.eps_after_correction {

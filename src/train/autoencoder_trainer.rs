@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::adam::{Adam, AdamConfig};
 use super::trainer::{Reading, Trainer, descend};
 use crate::data::{Batch, derangement};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::loss;
 use crate::loss::Term;
-use crate::metric::ssim;
+use crate::metric::similarity;
 use crate::model::autoencoder::Autoencoder;
 use crate::nn::Weights;
 use crate::random::Key;
@@ -79,13 +79,31 @@ pub struct AutoencoderTrainer {
 
 impl AutoencoderTrainer {
     /// A trainer of `autoencoder`, whose weights are `weights`.
-    pub fn new(autoencoder: &Autoencoder, weights: &Weights, config: AutoencoderTrainerConfig) -> Self {
-        Self {
-            adam: Adam::new(weights.vars(), config.adam.clone()),
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings out of range.
+    pub fn new(
+        autoencoder: &Autoencoder,
+        weights: &Weights,
+        config: AutoencoderTrainerConfig,
+    ) -> Result<Self> {
+        for (name, value) in [
+            ("rec", config.rec),
+            ("dist", config.dist),
+            ("task", config.task),
+            ("eq", config.eq),
+            ("tv", config.tv),
+            ("perturbation", config.perturbation),
+        ] {
+            check::not_negative(name, value)?;
+        }
+        check::finite("margin", config.margin)?;
+        Ok(Self {
+            adam: Adam::new(weights.vars(), config.adam.clone())?,
             autoencoder: autoencoder.clone(),
             weights: weights.clone(),
             config,
-        }
+        })
     }
 
     /// The two updates of one batch. `noise` (`[B, h, w, D]`, standard normal) perturbs the clean latent.
@@ -197,7 +215,7 @@ impl Trainer for AutoencoderTrainer {
         let score = |images: &Tensor| -> Result<Vec<f64>> {
             let encoded = self.autoencoder.encode(images, false)?;
             let decoded = self.autoencoder.decode(&encoded.latent, &encoded.skip, false)?;
-            Ok(ssim(&decoded, images)?.to_vec1()?)
+            Ok(similarity(&decoded, images)?.to_vec1()?)
         };
         let (clean, corrupted) = (score(&batch.clean)?, score(&batch.corrupted)?);
         Ok(clean

@@ -51,6 +51,8 @@ pub(super) fn save<P: Serialize + DeserializeOwned>(
     (weights, adam): (&Weights, &Adam),
     state: State<P>,
 ) -> Result<()> {
+    // What is not finite must not replace what was.
+    weights.check_finite()?;
     let mut tensors = Tensors::new();
     add_prefixed(&mut tensors, "weights.", weights.snapshot()?);
     add_prefixed(&mut tensors, "best.", state.best);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::{self, Identity};
 use super::trainer::{Reading, Trainer};
 use crate::data::{Batches, Corruption, Curriculum, Dataset};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::io::safetensors::Tensors;
 use crate::metric::SSIM_WINDOW;
 use crate::random::Key;
@@ -142,8 +142,8 @@ impl Fit {
     /// # Errors
     /// [`Error::Diverged`] if a loss or gradient is not finite: the weights then are those before that
     /// update, and the last checkpoint is kept. [`Error::File`] if the checkpoint belongs to another run.
-    /// [`Error::Config`] if there is no epoch or no full batch to train on, or validation images are missing
-    /// or smaller than the SSIM window.
+    /// [`Error::Config`] if there is no epoch or no full batch to train on, validation images are missing or
+    /// smaller than the SSIM window, or corruption or curriculum are out of range.
     pub fn run(
         &self,
         trainer: &mut dyn Trainer,
@@ -156,7 +156,7 @@ impl Fit {
         let validation = data.validation_batches(self.batch_size)?;
         let batches = data.train.training_batches(0, self.batch_size, None, key)?.len();
         if trainer.optimiser().config().cosine_updates.is_none() {
-            let updates = self.epochs * batches * trainer.updates_per_batch();
+            let updates = self.epochs.saturating_mul(batches * trainer.updates_per_batch());
             trainer.optimiser_mut().anneal_over(updates);
         }
         let mut run = Run {
@@ -171,7 +171,7 @@ impl Fit {
         (run.tell)(&Event::Started {
             phase,
             done: run.progress.epoch * batches + run.progress.batch,
-            batches: self.epochs * batches,
+            batches: self.epochs.saturating_mul(batches),
         });
         while run.progress.epoch < self.epochs {
             let started = Instant::now();
@@ -188,8 +188,15 @@ impl Fit {
     }
 
     fn check(&self, data: &TrainingData) -> Result<()> {
-        if self.epochs == 0 {
-            return Err(Error::config("epochs", "at least 1", 0));
+        check::count("epochs", self.epochs, (1, u32::MAX as usize))?;
+        check::count("batch_size", self.batch_size, (1, u32::MAX as usize))?;
+        if let Some(curriculum) = data.curriculum {
+            curriculum.check()?;
+        }
+        if let Some(corruption) = data.corruption {
+            let curriculum = data.curriculum.unwrap_or_else(|| corruption.curriculum());
+            corruption.check(curriculum.min)?;
+            corruption.check(curriculum.max)?;
         }
         if data.validation.is_empty() {
             return Err(Error::config("validation", "at least one image", 0));

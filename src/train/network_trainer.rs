@@ -7,7 +7,7 @@ use super::trainer::{Reading, Trainer, descend};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::loss::{Term, mae, psnr_loss};
-use crate::metric::ssim;
+use crate::metric::similarity;
 use crate::model::baseline::Network;
 use crate::nn::Weights;
 use crate::random::Key;
@@ -64,7 +64,7 @@ impl NetworkTrainerConfig {
 /// let small = NafNetConfig { width: 8, encoder: vec![1], middle: 1, decoder: vec![1] };
 /// let weights = Weights::new(7, DType::F32, &Device::Cpu);
 /// let network = NafNet::new(&small, weights.builder())?;
-/// let mut trainer = NetworkTrainer::new(network, &weights, NetworkTrainerConfig::nafnet());
+/// let mut trainer = NetworkTrainer::new(network, &weights, NetworkTrainerConfig::nafnet())?;
 /// let images = Dataset::dead_leaves(20, 16, 7)?.split(7)?;
 /// let data = TrainingData {
 ///     train: images.train,
@@ -85,13 +85,16 @@ pub struct NetworkTrainer<N> {
 
 impl<N: Network> NetworkTrainer<N> {
     /// A trainer of `weights`, those of `network`.
-    pub fn new(network: N, weights: &Weights, config: NetworkTrainerConfig) -> Self {
-        Self {
-            adam: Adam::new(weights.vars(), config.adam.clone()),
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for settings of the optimiser out of range.
+    pub fn new(network: N, weights: &Weights, config: NetworkTrainerConfig) -> Result<Self> {
+        Ok(Self {
+            adam: Adam::new(weights.vars(), config.adam.clone())?,
             network,
             weights: weights.clone(),
             config,
-        }
+        })
     }
 }
 
@@ -131,6 +134,6 @@ impl<N: Network> Trainer for NetworkTrainer<N> {
 
     fn validate(&self, batch: &Batch, _: usize) -> Result<Vec<f64>> {
         let restored = self.network.forward(&batch.corrupted)?;
-        Ok(ssim(&restored, &batch.clean)?.to_vec1()?)
+        Ok(similarity(&restored, &batch.clean)?.to_vec1()?)
     }
 }

@@ -13,7 +13,7 @@ use super::checkpoint::{self, Identity};
 use super::learner::Learner;
 use super::pool::one;
 use super::trainer::{Reading, descend};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::Damage;
 use crate::grid::draws::{check_rate, check_steps};
 use crate::io::safetensors::Tensors;
@@ -125,7 +125,10 @@ impl PatternTrainerConfig {
     }
 
     fn check(&self) -> Result<()> {
-        check_steps("steps", &self.steps)?;
+        // An update of no step cannot train a transition.
+        check_steps("steps", &self.steps, 1)?;
+        self.bound
+            .map_or(Ok(()), |bound| check::positive("bound", bound))?;
         check_rate("fire_rate", self.fire_rate)?;
         if self.batch == 0 || (self.pool > 0 && self.pool < self.batch) {
             let expected = match self.pool {
@@ -197,12 +200,17 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         config: PatternTrainerConfig,
     ) -> Result<Self> {
         config.check()?;
+        loss.check()?;
         transition.layout().check(seed)?;
+        check::float("seed", seed)?;
+        check::finite_values("seed", seed)?;
         if seed.dim(0)? != 1 {
             return Err(Error::shape("seed", "[1, H, W, C]", seed.dims()));
         }
+        check::elements("batch", &[config.batch, seed.elem_count()])?;
+        check::elements("pool", &[config.pool, seed.elem_count()])?;
         Ok(Self {
-            adam: Adam::new(weights.vars(), config.adam.clone()),
+            adam: Adam::new(weights.vars(), config.adam.clone())?,
             pool: vec![None; config.pool],
             transition,
             weights: weights.clone(),

@@ -14,11 +14,11 @@ use crate::data::Batch;
 use crate::engine::Precision;
 #[cfg(doc)]
 use crate::error::Error;
-use crate::error::Result;
-use crate::grid::draws::{check_rate, check_steps};
+use crate::error::{Result, check};
+use crate::grid::draws::{MOST_STEPS, check_rate, check_steps};
 use crate::io::safetensors::{Tensors, add_prefixed, take_prefixed};
 use crate::loss::RestorationLoss;
-use crate::metric::ssim;
+use crate::metric::similarity;
 use crate::model::Restorer;
 use crate::nn::Weights;
 use crate::random::Key;
@@ -112,16 +112,20 @@ impl PoolTrainer {
     /// A trainer of `weights`, the weights of `restorer` that learn.
     ///
     /// # Errors
-    /// [`Error::Config`] for an empty range of steps, or a fire rate or decay outside `[0, 1]`.
+    /// [`Error::Config`] for a range of steps that is empty or holds 0, a fire rate or decay outside `[0,
+    /// 1]`, or other settings out of range.
     pub fn new(restorer: Arc<dyn Restorer>, weights: &Weights, config: PoolTrainerConfig) -> Result<Self> {
-        check_steps("steps", &config.steps)?;
+        config.loss.check()?;
+        // An update of no step cannot train a transition.
+        check_steps("steps", &config.steps, 1)?;
+        check::count("validation_steps", config.validation_steps, (0, MOST_STEPS))?;
         check_rate("fire_rate", config.fire_rate)?;
         if let Some(decay) = config.average {
             check_rate("average", decay)?;
         }
         Ok(Self {
             average: config.average.map(WeightAverage::new),
-            adam: Adam::new(weights.vars(), config.adam.clone()),
+            adam: Adam::new(weights.vars(), config.adam.clone())?,
             pool: Pool::new(config.pool),
             weights: weights.clone(),
             restorer,
@@ -272,7 +276,7 @@ impl Trainer for PoolTrainer {
             .key(Key::new(0).fold_in_name("validation"))
             .first_image(first_image);
         let restored = self.restorer.restore(&batch.corrupted, &rollout)?;
-        Ok(ssim(&restored, &batch.clean)?.to_vec1()?)
+        Ok(similarity(&restored, &batch.clean)?.to_vec1()?)
     }
 
     fn state(&self) -> Result<Tensors> {

@@ -138,7 +138,7 @@ impl Recipe {
             Some(network) => {
                 self.check(model)?;
                 let config = self.network.clone();
-                Ok(Box::new(NetworkTrainer::new(network, model.weights(), config)))
+                Ok(Box::new(NetworkTrainer::new(network, model.weights(), config)?))
             }
         }
     }

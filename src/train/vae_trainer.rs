@@ -13,7 +13,7 @@ use super::learner::Learner;
 use super::pool::Pool;
 use super::trainer::{Reading, descend};
 use crate::data::BinaryImages;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::Damage;
 use crate::grid::draws::check_steps;
 use crate::loss::{Posterior, Term, log_bernoulli};
@@ -88,7 +88,7 @@ pub struct Evolving {
 /// use lnca::{Vae, VaeCard, VaeConfig};
 ///
 /// # fn main() -> lnca::Result<()> {
-/// let images = BinaryImages::digits(20, 7)?.padded(2);
+/// let images = BinaryImages::digits(20, 7)?.padded(2)?;
 /// let vae = Vae::new(VaeCard::new(VaeConfig::small()), 7, &Device::Cpu)?;
 /// let config = VaeTrainerConfig { batch: 4, ..VaeTrainerConfig::default() };
 /// let mut trainer = VaeTrainer::new(&vae, images.clone(), config)?;
@@ -128,16 +128,15 @@ impl VaeTrainer {
         if config.batch == 0 {
             return Err(Error::config("batch", "at least 1", 0));
         }
-        check_steps("steps", &config.steps)?;
-        if let Some(clip) = config.adam.clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
-            return Err(Error::config("clip", "above 0", clip));
-        }
+        check_steps("steps", &config.steps, 1)?;
+        check::elements("batch", &[config.batch, size, size])?;
+        check::not_negative("beta", config.beta)?;
         if matches!(vae.decoder(), Decoder::Broadcast(_)) && (1..config.batch / 2).contains(&config.pool) {
             let expected = format!("0, or {} and more, half of a batch", config.batch / 2);
             return Err(Error::config("pool", expected, config.pool));
         }
         Ok(Self {
-            adam: Adam::new(vae.weights().vars(), config.adam.clone()),
+            adam: Adam::new(vae.weights().vars(), config.adam.clone())?,
             pool: Pool::new(config.pool),
             vae: vae.clone(),
             images,

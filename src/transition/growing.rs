@@ -8,7 +8,7 @@ use super::TransitionFn;
 use super::filters::{Lattice, perception};
 #[cfg(doc)]
 use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Result, check};
 use crate::grid::{AliveMask, CellLayout, Padding};
 use crate::nn::Linear;
 use crate::ops::{Function, stencil};
@@ -69,6 +69,9 @@ impl Growing {
     /// [`Error::Config`] if the alive channel lies outside the layout.
     pub fn new(config: GrowingConfig, vb: VarBuilder) -> Result<Self> {
         let channels = config.layout.channels();
+        config.layout.check_sizes()?;
+        check::channels("hidden_dim", config.hidden_dim)?;
+        check::finite("angle", config.angle)?;
         config.alive.iter().try_for_each(|rule| rule.check(channels))?;
         let update = config.layout.update_channels();
         Ok(Self {
@@ -91,6 +94,7 @@ impl Growing {
     /// y-gradient, the gradients being Sobel filters divided by 8 and rotated by the angle.
     pub fn perceive(&self, cells: &Tensor) -> Result<Tensor> {
         self.config.layout.check(cells)?;
+        check::float("cells", cells)?;
         let filters = self.filters(cells)?.reshape((1, 3, 9))?;
         let channels = self.config.layout.channels();
         let each = filters.broadcast_as((channels, 3, 9))?.contiguous()?;
@@ -109,6 +113,7 @@ impl TransitionFn for Growing {
     }
 
     fn program(&self, cells: &Tensor) -> Result<Option<Program>> {
+        check::as_other("cells", cells, "the weights", self.hidden.weight())?;
         let mut p = ProgramBuilder::new(self.config.layout);
         let seen = p.stencil(p.cells(), &self.filters(cells)?, self.config.padding)?;
         let hidden = p.layer(seen, &self.hidden)?;

@@ -84,8 +84,8 @@ pub trait TransitionFn: Send + Sync {
     /// on a CPU then runs fused, several times faster and in a fraction of the memory.
     ///
     /// The engine calls this once a rollout (plain operations once a step), so a program may hold tensors
-    /// derived from weights. Its update must equal [`TransitionFn::update`], its alive mask
-    /// [`TransitionFn::alive_mask`].
+    /// derived from weights. Its update must equal [`TransitionFn::update`]; its alive mask is that of
+    /// [`TransitionFn::alive_mask`] if it has none itself, and a rollout with two that differ is an error.
     fn program(&self, cells: &Tensor) -> Result<Option<Program>> {
         let _ = cells;
         Ok(None)

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
 use super::split_linear::SplitLinear;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::{CellLayout, Padding};
 use crate::nn::{LayerNorm, Linear, glorot_uniform};
 use crate::ops::matmul;
@@ -96,7 +96,11 @@ impl Nafca {
     /// [`Error::Config`] if a width cannot be halved by its gate, or the dropout rate is not in `[0, 1)`.
     pub fn new(config: NafcaConfig, vb: VarBuilder) -> Result<Self> {
         let cell = config.layout.channels();
-        let (e, f) = (config.embed_dim, config.ffn_expand * cell);
+        config.layout.check_sizes()?;
+        let (e, f) = (config.embed_dim, config.ffn_expand.saturating_mul(cell));
+        check::channels("embed_dim", e)?;
+        check::channels("ffn_expand", f)?;
+        check::not_negative("eps", config.eps)?;
         if e == 0 || e % 2 == 1 {
             return Err(Error::config("embed_dim", "even and positive", e));
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
 use super::filters::{Lattice, perception};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::{CellLayout, Padding};
 use crate::nn::Linear;
 use crate::ops::{Function, stencil};
@@ -109,15 +109,15 @@ impl Texture {
             let expected = "none or weights, where values are not clipped";
             return Err(Error::config("quantisation", expected, "everything"));
         }
-        if config.clip.is_some_and(|clip| clip <= 0.0 || clip.is_nan()) {
-            return Err(Error::config("clip", "positive", format!("{:?}", config.clip)));
+        config.layout.check_sizes()?;
+        check::channels("hidden_dim", config.hidden_dim)?;
+        check::finite("angle", config.angle)?;
+        check::finite("filter_scale", config.filter_scale)?;
+        if let Some(clip) = config.clip {
+            check::positive("clip", clip.into())?;
         }
         let (channels, update) = (config.layout.channels(), config.layout.update_channels());
         let (input, hidden) = (4 * channels, config.hidden_dim);
-        if input == 0 || hidden == 0 || update == 0 {
-            let found = format!("{channels} channels, {update} of them updated, {hidden} hidden");
-            return Err(Error::config("channels", "at least 1 each", found));
-        }
         // V3 was published with PyTorch's default initialisation, bias included.
         let hidden_layer = Linear::uniform(input, hidden, true, vb.pp("hidden"))?;
         let layer = vb.pp("output");
@@ -151,6 +151,7 @@ impl Texture {
         if directions.rank() != 3 || directions.dim(2)? != 2 {
             return Err(Error::shape("directions", "[H, W, 2]", directions.dims()));
         }
+        check::float("directions", directions)?;
         Ok(Self {
             directions: Some(directions.clone()),
             ..self.clone()
@@ -162,6 +163,7 @@ impl Texture {
     /// clipping.
     pub fn perceive(&self, cells: &Tensor) -> Result<Tensor> {
         self.config.layout.check(cells)?;
+        check::float("cells", cells)?;
         let channels = self.config.layout.channels();
         let filters = self.filters(cells)?.reshape((1, 4, 9))?;
         let each = filters.broadcast_as((channels, 4, 9))?.contiguous()?;
@@ -175,6 +177,15 @@ impl Texture {
     /// [`Error::Shape`] if the cells do not fit the layout, or have fewer than 3 channels.
     pub fn rgb(&self, cells: &Tensor) -> Result<Tensor> {
         self.config.layout.check(cells)?;
+        check::float("cells", cells)?;
+        if self.config.layout.channels() < 3 {
+            let found = self.config.layout.channels();
+            return Err(Error::config(
+                "layout",
+                "3 channels or more, to show colours",
+                found,
+            ));
+        }
         let scale = match self.config.clip {
             Some(clip) => 1.0 / f64::from(clip),
             None => 1.0,
@@ -269,6 +280,7 @@ impl TransitionFn for Texture {
     }
 
     fn program(&self, cells: &Tensor) -> Result<Option<Program>> {
+        check::as_other("cells", cells, "the weights", self.hidden.weight())?;
         let mut p = ProgramBuilder::new(self.config.layout);
         let (weight, bias) = self.weights(&self.hidden)?;
         let (seen, weight) = self.seen(&mut p, cells, weight)?;
@@ -323,7 +335,8 @@ fn field(
     like: &Tensor,
     direction: impl Fn(f64, f64) -> (f64, f64),
 ) -> Result<Tensor> {
-    let mut values = Vec::with_capacity(2 * height * width);
+    check::float("like", like)?;
+    let mut values = Vec::with_capacity(check::elements("(height, width)", &[height, width, 2])?);
     for (row, column) in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
         let along = |at: usize, of: usize| (at as f64 + 0.5) / of as f64;
         let (x, y) = direction(along(column, width), along(row, height));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
 use super::split_linear::SplitLinear;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::{CellLayout, Padding};
 use crate::nn::{LayerNorm, Linear, glorot_uniform};
 use crate::ops::{Function, matmul};
@@ -117,6 +117,11 @@ impl Vitca {
     /// [`Error::Config`] if `heads` does not divide `embed_dim`.
     pub fn new(config: VitcaConfig, vb: VarBuilder) -> Result<Self> {
         let (cell, e) = (config.layout.channels(), config.embed_dim);
+        config.layout.check_sizes()?;
+        check::channels("embed_dim", e)?;
+        check::channels("mlp_dim", config.mlp_dim)?;
+        check::count("depth", config.depth, (0, check::MOST_LAYERS))?;
+        check::not_negative("eps", config.eps)?;
         if config.heads == 0 || e == 0 || !e.is_multiple_of(config.heads) {
             let expected = format!("a divisor of embed_dim = {e}");
             return Err(Error::config("heads", expected, config.heads));
@@ -293,6 +298,7 @@ pub fn positional_table(
     order: PositionalOrder,
     device: &Device,
 ) -> Result<Tensor> {
+    check::elements("positions", &[positions, channels])?;
     let order: Vec<usize> = match order {
         PositionalOrder::Interleaved => (0..channels).collect(),
         PositionalOrder::Block => {

@@ -6,7 +6,9 @@ use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::TransitionFn;
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::{Result, check};
 use crate::grid::{CellLayout, Padding};
 use crate::nn::{Linear, uniform};
 use crate::ops::Function;
@@ -98,9 +100,8 @@ impl Vnca {
     /// [`Error::Config`] if the layout has nothing to update.
     pub fn new(config: VncaConfig, vb: VarBuilder) -> Result<Self> {
         let (channels, update) = (config.layout.channels(), config.layout.update_channels());
-        if update == 0 {
-            return Err(Error::config("layout", "an output or hidden channel", "neither"));
-        }
+        config.layout.check_sizes()?;
+        check::count("blocks", config.blocks, (0, check::MOST_LAYERS))?;
         let (layer, init) = (vb.pp("perception"), uniform(9 * channels));
         let perception = (
             layer.get_with_hints((channels, channels, 3, 3), "weight", init)?,

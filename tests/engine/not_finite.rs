@@ -72,7 +72,11 @@ fn functions() -> Vec<(Function, [f32; 8], [f32; 8])> {
             [NAN, 0.5, -1.0, 0.5, -1.0, 0.5, -1.0, 0.25],
             with(flat, 1.0),
         ),
-        (rounded, [NAN, max, min, max, min, max, min, near], with(flat, 1.0)),
+        (
+            rounded,
+            [NAN, max, min, max, min, max, min, near],
+            with(flat, 1.0),
+        ),
     ]
 }
 
@@ -107,11 +111,7 @@ fn functions_keep_nan_and_take_infinities_to_their_limits() {
             ("engine", by_rollout(function, &Rollout::new(1), &x)),
             ("plain", by_rollout(function, &Rollout::new(1).plain(), &x)),
         ];
-        let types = [
-            ("f32", DType::F32),
-            ("f64", DType::F64),
-            ("bf16", DType::BF16),
-        ];
+        let types = [("f32", DType::F32), ("f64", DType::F64), ("bf16", DType::BF16)];
         for (name, dtype) in types {
             let x = Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap();
             let y = function.of(&x).unwrap();
@@ -123,7 +123,11 @@ fn functions_keep_nan_and_take_infinities_to_their_limits() {
             for i in 0..count {
                 let (x, expected, slope) = (INPUTS[i % 8], expected[i % 8], slopes[i % 8]);
                 let what = format!("{function:?} of {x}, {way}, {i}");
-                assert!(alike(found[i], expected, within), "{what}: {} for {expected}", found[i]);
+                assert!(
+                    alike(found[i], expected, within),
+                    "{what}: {} for {expected}",
+                    found[i]
+                );
                 let found = found_slopes[i];
                 assert!(alike(found, slope, within), "{what}, slope: {found} for {slope}");
             }
@@ -159,7 +163,10 @@ fn pullbacks_have_the_same_slopes() {
             }
             let cells = Tensor::full(x, (1, 1, 1, 1), &device()).unwrap();
             let found = values(&Rollout::new(1).run(&Slope(function), &cells).unwrap())[0];
-            assert!((found.is_nan() && slope.is_nan()) || (found - slope).abs() < 2e-3, "{function:?} {x}: {found}");
+            assert!(
+                (found.is_nan() && slope.is_nan()) || (found - slope).abs() < 2e-3,
+                "{function:?} {x}: {found}"
+            );
         }
     }
 }
@@ -177,10 +184,16 @@ fn a_fused_relu_keeps_nan() {
             let update = p.linear(hidden, &ones, None).unwrap();
             let program = p.finish(update).unwrap();
             let cells = Var::from_tensor(&Tensor::full(0.5f32, (1, 3, 7, 1), &device()).unwrap()).unwrap();
-            let expected = [NAN, INF, 0.5][[NAN, INF, -INF].iter().position(|x| x.to_bits() == odd.to_bits()).unwrap()];
+            let expected = [NAN, INF, 0.5][[NAN, INF, -INF]
+                .iter()
+                .position(|x| x.to_bits() == odd.to_bits())
+                .unwrap()];
             for rollout in ways(1) {
                 let next = rollout.run(&program, &cells).unwrap();
-                assert!(values(&next).iter().all(|&x| alike(x, expected, 0.0)), "{odd}: {next}");
+                assert!(
+                    values(&next).iter().all(|&x| alike(x, expected, 0.0)),
+                    "{odd}: {next}"
+                );
                 let grads = next.sum_all().unwrap().backward().unwrap();
                 let slope = if odd == -INF { NAN } else { expected };
                 let found = values(grads.get(&cells).unwrap());
@@ -223,13 +236,20 @@ fn nan_in_dead_cells_dies_and_gives_no_life() {
                 cells[2 * 15 + channel] = odd;
                 cells[2 * 35 + channel] = odd;
                 let cells = Tensor::from_vec(cells, (1, 6, 6, 2), &device()).unwrap();
-                let [_, engine, plain] = ways(1).map(|rollout| values(&rollout.run(&program, &cells).unwrap()));
+                let [_, engine, plain] =
+                    ways(1).map(|rollout| values(&rollout.run(&program, &cells).unwrap()));
                 for (i, (&a, &b)) in engine.iter().zip(&plain).enumerate() {
-                    assert!(alike(a, b, 0.0), "{padding:?} {odd} in {channel}, at {i}: {a} and {b}");
+                    assert!(
+                        alike(a, b, 0.0),
+                        "{padding:?} {odd} in {channel}, at {i}: {a} and {b}"
+                    );
                 }
                 // A NaN is above no threshold.
                 let expected = if channel == 0 && odd == INF { NAN } else { 0.0 };
-                assert!(alike(engine[2 * 35 + 1], 0.0, 0.0) || expected.is_nan(), "{engine:?}");
+                assert!(
+                    alike(engine[2 * 35 + 1], 0.0, 0.0) || expected.is_nan(),
+                    "{engine:?}"
+                );
             }
         }
     }
@@ -247,7 +267,10 @@ fn cells_that_do_not_fire_take_no_nan() {
         next.iter().filter(|x| x.is_nan()).count()
     };
     let [bf16, engine, plain] = ways(1).map(count);
-    assert!(engine == plain && bf16 == plain && engine > 10 && engine < 70, "{engine} {plain}");
+    assert!(
+        engine == plain && bf16 == plain && engine > 10 && engine < 70,
+        "{engine} {plain}"
+    );
 }
 
 /// A fixed filter whose taps are 0 next to NaN, as in Sobel filters.
@@ -282,10 +305,17 @@ fn a_tap_of_zero_reads_nothing() {
             });
             for i in 0..3 * 49 {
                 assert!(alike(engine.0[i], plain.0[i], 1e-6), "{padding:?} {odd} at {i}");
-                assert!(alike(engine.1[i], plain.1[i], 1e-6), "{padding:?} {odd} at {i}, gradient");
+                assert!(
+                    alike(engine.1[i], plain.1[i], 1e-6),
+                    "{padding:?} {odd} at {i}, gradient"
+                );
             }
             // Above the odd cell the second filter has a tap of 0, and the first reads the cell alone.
-            assert!(engine.0[3 * 17..][1..3].iter().all(|x| x.is_finite()), "{:?}", &engine.0[51..54]);
+            assert!(
+                engine.0[3 * 17..][1..3].iter().all(|x| x.is_finite()),
+                "{:?}",
+                &engine.0[51..54]
+            );
         }
     }
 }
@@ -295,7 +325,10 @@ fn compare(program: &Program, cells: &Tensor, rollout: &Rollout, what: &str) {
     let run = |rollout: Rollout| values(&rollout.run(program, cells).unwrap());
     let (engine, plain) = (run(rollout.clone()), run(rollout.clone().plain()));
     for (i, (&a, &b)) in engine.iter().zip(&plain).enumerate() {
-        assert!(alike(a, b, 1e-3), "{what}: {a} by the engine, {b} by plain operations, at {i}");
+        assert!(
+            alike(a, b, 1e-3),
+            "{what}: {a} by the engine, {b} by plain operations, at {i}"
+        );
     }
 }
 

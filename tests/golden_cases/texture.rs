@@ -335,7 +335,7 @@ pub fn train(check: &mut Check) -> Result<()> {
         ..AdamConfig::default()
     };
     let vars = weights.vars();
-    let mut adam = Adam::new(vars.clone(), config);
+    let mut adam = Adam::new(vars.clone(), config)?;
     for update in 0..masks.dim(0)? {
         let masks = steps(&masks.get(update)?)?;
         let state = Rollout::new(masks.len()).masks(masks).run(&rule, &x)?;

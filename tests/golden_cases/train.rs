@@ -39,7 +39,7 @@ pub fn adam(check: &mut Check) -> Result<()> {
         Ok((name, var))
     });
     let vars: Vec<(String, Var)> = vars.collect::<Result<_>>()?;
-    let mut adam = Adam::new(vars.clone(), adam_config(check.case, "config.")?);
+    let mut adam = Adam::new(vars.clone(), adam_config(check.case, "config.")?)?;
     let mut rates = Vec::new();
     let mut trace = vec![Vec::new(); vars.len()];
     for step in 0..check.case.count("config.steps")? {
@@ -94,7 +94,7 @@ pub fn train_autoencoder(check: &mut Check) -> Result<()> {
         margin: number("margin")?,
         perturbation: number("perturbation")?,
     };
-    let mut trainer = AutoencoderTrainer::new(&model, &weights, config);
+    let mut trainer = AutoencoderTrainer::new(&model, &weights, config)?;
     let [anchor, positive, negative, noise] =
         ["in.anchor", "in.positive", "in.negative", "in.eps"].map(|name| check.input(name));
     let (anchor, positive, negative, noise) = (anchor?, positive?, negative?, noise?);
@@ -268,7 +268,7 @@ pub fn growing_train(check: &mut Check) -> Result<()> {
         ..adam_config(case, "")?
     };
     let vars = weights.vars();
-    let mut adam = Adam::new(vars.clone(), config);
+    let mut adam = Adam::new(vars.clone(), config)?;
     for update in 0..masks.dim(0)? {
         let masks = growing::steps(&masks.get(update)?)?;
         let state = Rollout::new(masks.len()).masks(masks).run(&rule, &x)?;

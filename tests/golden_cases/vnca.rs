@@ -366,7 +366,7 @@ pub fn train(check: &mut Check) -> Result<()> {
         ..VaeTrainerConfig::default().adam
     };
     let beta1 = config.beta1;
-    let mut adam = Adam::new(vars.clone(), config);
+    let mut adam = Adam::new(vars.clone(), config)?;
     let noise = check.input("eps")?;
     for update in 0..noise.dim(0)? {
         let posterior = linear_posterior(&flat, &weight, &bias)?;

@@ -262,7 +262,15 @@ fn functions_of_nan_and_infinities() {
         output: 1,
         hidden: 0,
     };
-    let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e38, -1e38, 200.0, -200.0];
+    let odd = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        1e38,
+        -1e38,
+        200.0,
+        -200.0,
+    ];
     let x = candle_core::Tensor::new(&[[odd]], &crate::device::device()).unwrap();
     let x = x.unsqueeze(3).unwrap();
     let cells = candle_core::Tensor::cat(&[&x, &x.zeros_like().unwrap()], 3).unwrap();

@@ -75,7 +75,8 @@ fn training() -> Result<[u64; 4]> {
     let batches = data.training_batches(0, 8, Some((Corruption::NOISE, 0.5)), Key::new(1))?;
     let model = Model::new(ModelConfig::latent_nafca(), 4, &device())?;
     let (autoencoder, weights) = model.autoencoder().expect("a latent model");
-    let mut first = AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default());
+    let mut first =
+        AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default()).unwrap();
     let config = PoolTrainerConfig {
         steps: 1..=3,
         fire_rate: 0.5,
@@ -101,7 +102,7 @@ fn training() -> Result<[u64; 4]> {
 
 /// Updates of variational autoencoders with every decoder.
 fn variational() -> Result<Vec<u64>> {
-    let images = BinaryImages::digits(40, 5)?.padded(2);
+    let images = BinaryImages::digits(40, 5)?.padded(2)?;
     let decoders = [
         DecoderConfig::Doubling { steps: 2, blocks: 1 },
         DecoderConfig::Broadcast {

@@ -38,7 +38,7 @@ fn models() -> Result<Vec<Vae>> {
 
 fn digits(count: usize) -> Result<Tensor> {
     let all: Vec<usize> = (0..count).collect();
-    BinaryImages::digits(count, 1)?.padded(2).batch(&all, &device())
+    BinaryImages::digits(count, 1)?.padded(2)?.batch(&all, &device())
 }
 
 #[test]
@@ -182,9 +182,9 @@ fn what_does_not_fit_is_an_error_with_a_name() -> Result<()> {
         named(Vae::new(VaeCard::new(config), 0, &device()))
     };
     assert_eq!(with(&|config| config.size = 28), "size");
-    assert_eq!(with(&|config| config.size = 0), "border");
+    assert_eq!(with(&|config| config.size = 0), "size");
     assert_eq!(with(&|config| config.border = 16), "border");
-    assert_eq!(with(&|config| config.latent = 0), "encoder");
+    assert_eq!(with(&|config| config.latent = 0), "latent");
     assert_eq!(with(&|config| config.encoder = 0), "encoder");
     assert_eq!(with(&|config| config.encoder = usize::MAX), "encoder");
     assert_eq!(with(&|config| config.border = usize::MAX), "border");
@@ -237,7 +237,7 @@ fn what_does_not_fit_is_an_error_with_a_name() -> Result<()> {
             change(&mut config);
             named(VaeTrainer::new(&vae, images, config))
         };
-        let padded = images.padded(2);
+        let padded = images.padded(2)?;
         assert_eq!(trainer(images.clone(), &|_| ()), "images");
         assert_eq!(trainer(padded.take(0), &|_| ()), "images");
         assert_eq!(trainer(padded.clone(), &|config| config.batch = 0), "batch");
@@ -306,7 +306,10 @@ fn binarised_mnist_from_a_folder() -> Result<()> {
         ..VaeConfig::default()
     };
     let vae = Vae::new(VaeCard::new(config), 0, &device())?;
-    let test = parts.test.padded(2).batch(&[0, 1, 2, 3, 4, 5, 6, 7], &device())?;
+    let test = parts
+        .test
+        .padded(2)?
+        .batch(&[0, 1, 2, 3, 4, 5, 6, 7], &device())?;
     let bound = |vae: &Vae| -> Result<f64> {
         let estimates = vae.estimate(&test, 4, Key::new(1), 0)?;
         Ok(lnca::model::vae::Estimate::mean(&estimates).iwelbo)
@@ -314,7 +317,7 @@ fn binarised_mnist_from_a_folder() -> Result<()> {
     let before = bound(&vae)?;
     let mut trainer = VaeTrainer::new(
         &vae,
-        parts.train.padded(2),
+        parts.train.padded(2)?,
         VaeTrainerConfig {
             adam: AdamConfig {
                 learning_rate: 3e-3,

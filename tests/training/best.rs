@@ -23,7 +23,7 @@ impl Scripted {
         let weights = Weights::new(0, DType::F64, &device());
         weights.builder().get_with_hints(1, "batches", Init::Const(0.0))?;
         Ok(Self {
-            adam: Adam::new(weights.vars(), AdamConfig::default()),
+            adam: Adam::new(weights.vars(), AdamConfig::default()).unwrap(),
             weights,
             scores: scores.to_vec(),
         })

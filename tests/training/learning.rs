@@ -62,7 +62,8 @@ fn a_latent_automaton_learns_to_denoise() -> Result<()> {
     };
 
     let (autoencoder, weights) = model.autoencoder().expect("a latent model");
-    let mut trainer = AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default());
+    let mut trainer =
+        AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default()).unwrap();
     let mut first = Course::default();
     fit.run(&mut trainer, &data, &mut |event| first.hear(event))?;
 

@@ -29,7 +29,7 @@ fn nafnet_and_restormer_learn() -> Result<()> {
         decoder: vec![1],
     };
     let nafnet = NafNet::new(&config, weights.builder())?;
-    let mut trainer = NetworkTrainer::new(nafnet, &weights, NetworkTrainerConfig::nafnet());
+    let mut trainer = NetworkTrainer::new(nafnet, &weights, NetworkTrainerConfig::nafnet()).unwrap();
     let (first, last) = progress(&mut trainer)?;
     assert!(last < first - 0.5, "PSNR loss {first} to {last}");
 
@@ -41,7 +41,7 @@ fn nafnet_and_restormer_learn() -> Result<()> {
         ..RestormerConfig::default()
     };
     let restormer = Restormer::new(&config, weights.builder())?;
-    let mut trainer = NetworkTrainer::new(restormer, &weights, NetworkTrainerConfig::restormer());
+    let mut trainer = NetworkTrainer::new(restormer, &weights, NetworkTrainerConfig::restormer()).unwrap();
     let (first, last) = progress(&mut trainer)?;
     assert!(last < 0.95 * first, "{first} to {last}");
     Ok(())

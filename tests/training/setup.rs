@@ -93,7 +93,8 @@ impl Phase {
             return Ok((model, Box::new(trainer)));
         }
         if let (Phase::Autoencoder, Some((autoencoder, weights))) = (self, model.autoencoder()) {
-            let trainer = AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default());
+            let trainer =
+                AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default()).unwrap();
             return Ok((model, Box::new(trainer)));
         }
         let trainer = PoolTrainer::new(model.restorer()?, model.weights(), self.pool_config())?;

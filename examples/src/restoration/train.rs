@@ -123,7 +123,7 @@ impl<'a> Run<'a> {
         let Some((autoencoder, weights)) = self.model.autoencoder() else {
             return Ok(());
         };
-        let mut trainer = AutoencoderTrainer::new(autoencoder, weights, self.recipe.autoencoder.clone());
+        let mut trainer = AutoencoderTrainer::new(autoencoder, weights, self.recipe.autoencoder.clone())?;
         let fit = self.fit(trainer.phase(), self.settings.ae_epochs);
         run_phase(&fit, &mut trainer, &self.images.training, &mut self.log, &|| {
             Ok(())

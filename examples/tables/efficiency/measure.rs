@@ -132,7 +132,7 @@ fn train(args: &Args, device: &Device) -> Result<Measured> {
     let batch = |n: u64| -> lnca::Result<Batch> { batches.get(n as usize % batches.len(), device) };
     let mut autoencoder_seconds = Vec::new();
     if let Some((autoencoder, weights)) = model.autoencoder() {
-        let mut trainer = AutoencoderTrainer::new(autoencoder, weights, recipe.autoencoder.clone());
+        let mut trainer = AutoencoderTrainer::new(autoencoder, weights, recipe.autoencoder.clone())?;
         autoencoder_seconds = repeat(args.seconds, device, |n| {
             trainer.learn(&batch(n)?, Key::new(n))?;
             Ok(())

@@ -93,7 +93,7 @@ fn measure(model: ModelName, args: &Args) -> Result<Speed> {
     let mut autoencoder = 0.0;
     if let Some((layers, weights)) = model.autoencoder() {
         let config = recipe.autoencoder.clone();
-        autoencoder = time(&mut AutoencoderTrainer::new(layers, weights, config))?;
+        autoencoder = time(&mut AutoencoderTrainer::new(layers, weights, config)?)?;
     }
     Ok(Speed(autoencoder, time(&mut *recipe.trainer(&model)?)?))
 }

@@ -2,8 +2,9 @@
 
 use super::curriculum::Curriculum;
 use super::motion_blur::{Rotation, check_images, motion_blur, motion_kernel};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::draws::check_rate;
+use crate::ops::Function;
 use crate::random::Key;
 use candle_core::{Device, Tensor};
 use rand::Rng;
@@ -22,8 +23,11 @@ pub fn masked_noise(clean: &Tensor, mask: &Tensor, noise: &Tensor) -> Result<Ten
         if tensor.dims() != expected {
             return Err(Error::shape(name, format!("{expected:?}"), tensor.dims()));
         }
+        check::as_other(name, tensor, "`clean`", clean)?;
     }
-    Ok(clean.broadcast_add(&(mask * noise)?)?.clamp(0f64, 1f64)?)
+    // Not Candle's clamp, which makes a number of NaN.
+    let noisy = clean.broadcast_add(&(mask * noise)?)?;
+    Function::Clamp { min: 0.0, max: 1.0 }.of(&noisy)
 }
 
 /// A synthetic corruption of clean images. Its draws depend only on the key of each image.
@@ -71,6 +75,21 @@ impl Corruption {
         }
     }
 
+    /// An error unless its settings are in their ranges, and `difficulty` is one that it has.
+    pub(crate) fn check(&self, difficulty: f64) -> Result<()> {
+        match *self {
+            Self::Noise { sigma } => {
+                check_rate("difficulty", difficulty)?;
+                check::not_negative("sigma", sigma)
+            }
+            Self::Blur { .. } if (1.0..256.0).contains(&difficulty) => Ok(()),
+            Self::Blur { .. } => {
+                let expected = "a blur of 1 to 255 pixels";
+                Err(Error::config("difficulty", expected, difficulty))
+            }
+        }
+    }
+
     /// Corrupts `clean`, `[B, H, W, C]` in `[0, 1]`. Image `b` depends only on `keys[b]`: not on its place in
     /// the batch, other images or the number of threads.
     ///
@@ -79,6 +98,7 @@ impl Corruption {
     /// [`Error::Config`] if `difficulty` or `sigma` is out of range.
     pub fn apply(&self, clean: &Tensor, difficulty: f64, keys: &[Key]) -> Result<Tensor> {
         check_images("clean", clean)?;
+        self.check(difficulty)?;
         let (images, height, width, _) = clean.dims4()?;
         if images != keys.len() {
             let expected = format!("[{}, H, W, C], one image per key", keys.len());
@@ -86,10 +106,6 @@ impl Corruption {
         }
         match *self {
             Self::Noise { sigma } => {
-                check_rate("difficulty", difficulty)?;
-                if !(sigma >= 0.0 && sigma.is_finite()) {
-                    return Err(Error::config("sigma", "a finite number, 0 or more", sigma));
-                }
                 let pixels = height * width;
                 let mut mask = Vec::with_capacity(images * pixels);
                 let mut noise = Vec::with_capacity(images * pixels);
@@ -109,7 +125,6 @@ impl Corruption {
                 masked_noise(clean, &like_clean(mask)?, &like_clean(noise)?)
             }
             Self::Blur { rotation } => {
-                // A negative or NaN difficulty casts to 0, which the kernel refuses.
                 let size = difficulty as usize;
                 let kernels: Result<Vec<_>> = keys
                     .iter()

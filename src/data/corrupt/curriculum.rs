@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result, check};
+
 /// Difficulty growing linearly with the epoch between two bounds:
 /// `clip(epoch / epochs * range, min, max)`.
 ///
@@ -38,6 +40,21 @@ impl Curriculum {
         min: 4.0,
         max: 10.0,
     };
+
+    /// An error unless all are finite, and the bounds in order.
+    pub(crate) fn check(&self) -> Result<()> {
+        check::finite("range", self.range)?;
+        check::finite("min", self.min)?;
+        check::finite("max", self.max)?;
+        match self.min <= self.max {
+            true => Ok(()),
+            false => Err(Error::config(
+                "min",
+                format!("at most `max`, {}", self.max),
+                self.min,
+            )),
+        }
+    }
 
     /// Difficulty of `epoch` (from 0) in a phase of `epochs` epochs.
     pub fn difficulty(&self, epoch: usize, epochs: usize) -> f64 {

@@ -1,6 +1,6 @@
 //! Motion blur along a straight line at an angle.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use candle_core::{DType, Device, Tensor, WithDType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -107,7 +107,11 @@ pub fn motion_blur(images: &Tensor, kernels: &[MotionKernel]) -> Result<Tensor> 
     match images.dtype() {
         DType::F32 => correlate::<f32>(images, kernels),
         DType::F64 => correlate::<f64>(images, kernels),
-        other => Err(Error::config("images", "dtype f32 or f64", other.as_str())),
+        found => Err(Error::DType {
+            argument: "images",
+            expected: "F32 or F64".into(),
+            found,
+        }),
     }
 }
 
@@ -152,7 +156,7 @@ fn correlate<T: WithDType>(images: &Tensor, kernels: &[MotionKernel]) -> Result<
 /// An error unless this argument is a batch of images, `[B, H, W, C]`.
 pub(super) fn check_images(argument: &'static str, tensor: &Tensor) -> Result<()> {
     match tensor.rank() {
-        4 => Ok(()),
+        4 => check::float(argument, tensor),
         _ => Err(Error::shape(argument, "[B, H, W, C]", tensor.dims())),
     }
 }

@@ -1,5 +1,6 @@
 //! Dead-leaves images, a statistical model of natural scenes.
 
+use crate::error::{Result, check};
 use crate::random::{Key, Philox};
 use rand::Rng;
 use rand_distr::StandardNormal;
@@ -18,9 +19,13 @@ const LEAST_RADIUS: f32 = 3.0;
 /// radius, since some photographs show foliage and some a wall. Leaves take their colours from a palette of
 /// the image (bright and dark shades of a few related hues) and have slight shading and texture. Model: Lee,
 /// Mumford and Huang, "Occlusion models for natural images" (2001).
-pub fn dead_leaves(height: usize, width: usize, key: Key) -> Vec<u8> {
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) for more pixels than 2^34, or than there is memory for.
+pub fn dead_leaves(height: usize, width: usize, key: Key) -> Result<Vec<u8>> {
+    let (rows, columns) = (height.saturating_mul(SAMPLES), width.saturating_mul(SAMPLES));
+    check::elements("(height, width)", &[rows, columns, 3])?;
     let mut rng = key.rng();
-    let (rows, columns) = (height * SAMPLES, width * SAMPLES);
     let side = (rows.max(columns) as f32).max(4.0 * LEAST_RADIUS);
     let least = LEAST_RADIUS * (side / 4.0 / LEAST_RADIUS).powf(rng.random());
     let palette = palette(&mut rng);
@@ -56,7 +61,7 @@ pub fn dead_leaves(height: usize, width: usize, key: Key) -> Vec<u8> {
             pixels.extend(sum.map(|s| (s / (SAMPLES * SAMPLES) as f32 * 255.0).round() as u8));
         }
     }
-    pixels
+    Ok(pixels)
 }
 
 fn normal(rng: &mut Philox) -> f32 {
@@ -181,18 +186,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_is_a_function_of_its_key() {
-        let image = dead_leaves(32, 24, Key::new(5));
+    fn an_image_is_a_function_of_its_key() -> Result<()> {
+        let image = dead_leaves(32, 24, Key::new(5))?;
         assert_eq!(image.len(), 32 * 24 * 3);
-        assert_eq!(image, dead_leaves(32, 24, Key::new(5)));
-        assert_ne!(image, dead_leaves(32, 24, Key::new(6)));
-        assert!(dead_leaves(0, 3, Key::new(1)).is_empty());
-        assert_eq!(dead_leaves(1, 1, Key::new(1)).len(), 3);
+        assert_eq!(image, dead_leaves(32, 24, Key::new(5))?);
+        assert_ne!(image, dead_leaves(32, 24, Key::new(6))?);
+        assert!(dead_leaves(0, 3, Key::new(1))?.is_empty());
+        assert_eq!(dead_leaves(1, 1, Key::new(1))?.len(), 3);
+        Ok(())
     }
 
     #[test]
     fn neighbours_are_alike_and_channels_correlate() {
-        let images: Vec<u8> = (0..40).flat_map(|i| dead_leaves(32, 32, Key::new(i))).collect();
+        let images: Vec<u8> = (0..40)
+            .flat_map(|i| dead_leaves(32, 32, Key::new(i)).unwrap())
+            .collect();
         let value = |i: usize| f64::from(images[i]);
         let correlation = |pairs: Vec<(f64, f64)>| {
             let n = pairs.len() as f64;

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::io::{decode, lanczos_resize};
 
 /// Samples along each side of a pixel.
@@ -43,13 +43,15 @@ impl Emblem {
     /// premultiplied RGBA in `[0, 1]`, `[side + 2 padding, side + 2 padding, 4]`.
     ///
     /// # Errors
-    /// [`Error::Config`] if `side` is 0.
+    /// [`Error::Config`] if `side` is 0, [`Error::Shape`] if the picture has more than 2^34 numbers, or than
+    /// there is memory for.
     pub fn draw(&self, side: usize, padding: usize) -> Result<Tensor> {
         if side == 0 {
             return Err(Error::config("side", "at least 1", 0));
         }
+        let mut pixels = Vec::with_capacity(check::elements("side", &[side, side, 4])?);
+        with_padding((side, side), padding)?;
         let fine = (side * SAMPLES) as f64;
-        let mut pixels = Vec::with_capacity(side * side * 4);
         for (row, column) in (0..side).flat_map(|row| (0..side).map(move |column| (row, column))) {
             let mut sum = [0.0; 4];
             for (i, j) in (0..SAMPLES).flat_map(|i| (0..SAMPLES).map(move |j| (i, j))) {
@@ -139,11 +141,13 @@ fn flower(x: f64, y: f64) -> Option<Colour> {
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] if the file cannot be read or is neither PNG nor JPEG; [`Error::Config`]
-/// if `side` is 0.
+/// if `side` is 0; [`Error::Shape`] if the target has more than 2^34 numbers, or than there is memory for.
 pub fn read_target(path: impl AsRef<Path>, side: usize, padding: usize) -> Result<Tensor> {
     if side == 0 {
         return Err(Error::config("side", "at least 1", 0));
     }
+    check::elements("side", &[side, side, 4])?;
+    with_padding((side, side), padding)?;
     let image = decode(path.as_ref())?.into_rgba8();
     let (width, height) = (image.width() as usize, image.height() as usize);
     let longest = height.max(width);
@@ -166,6 +170,13 @@ pub fn read_target(path: impl AsRef<Path>, side: usize, padding: usize) -> Resul
             .for_each(|colour| *colour = colour.min(alpha));
     }
     padded(pixels, size, padding)
+}
+
+/// An error unless there is memory for a picture of `size` and its padding.
+fn with_padding(size: (usize, usize), padding: usize) -> Result<()> {
+    let both = padding.saturating_mul(2);
+    let [height, width] = [size.0, size.1].map(|side| side.saturating_add(both));
+    check::elements("padding", &[height, width, 4]).map(|_| ())
 }
 
 fn padded(pixels: Vec<f32>, (height, width): (usize, usize), padding: usize) -> Result<Tensor> {

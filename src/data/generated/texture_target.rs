@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::io::{Picture, lanczos_resize};
 use crate::random::Key;
 
@@ -35,16 +35,18 @@ impl Swatch {
     /// The texture as a square of `side` pixels, RGB in `[0, 1]`: `[side, side, 3]`.
     ///
     /// # Errors
-    /// [`Error::Config`] if `side` is 0.
+    /// [`Error::Config`] if `side` is 0, [`Error::Shape`] if the texture has more than 2^34 numbers, or than
+    /// there is memory for.
     pub fn draw(&self, side: usize) -> Result<Tensor> {
         if side == 0 {
             return Err(Error::config("side", "at least 1", 0));
         }
+        let count = check::elements("side", &[side, side, 3])?;
         let bubbles = match self {
             Self::Bubbles => bubbles(side as f64),
             Self::Weave => vec![],
         };
-        let mut pixels = Vec::with_capacity(side * side * 3);
+        let mut pixels = Vec::with_capacity(count);
         for (row, column) in (0..side).flat_map(|row| (0..side).map(move |column| (row, column))) {
             let mut sum = [0.0; 3];
             for (i, j) in (0..SAMPLES).flat_map(|i| (0..SAMPLES).map(move |j| (i, j))) {

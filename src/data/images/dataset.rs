@@ -3,7 +3,7 @@
 use crate::data::corrupt::Corruption;
 use crate::data::generated::dead_leaves;
 use crate::data::sampling::{Split, shuffled, split};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::random::Key;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -83,17 +83,19 @@ impl Dataset {
     /// `count` dead-leaves images with a side of `size` pixels, which need no file.
     ///
     /// # Errors
-    /// [`Error::Config`] if `count` or `size` is 0, or `size` is above 4096.
+    /// [`Error::Config`] if `count` or `size` is 0, or `size` is above 4096; [`Error::Shape`] for more images
+    /// than there is memory for.
     pub fn dead_leaves(count: usize, size: usize, seed: u64) -> Result<Self> {
         if count == 0 {
             return Err(Error::config("count", "at least 1 image", count));
         }
         check_side(size)?;
+        check::elements("count", &[count, size, size, 3])?;
         let key = Key::new(seed).fold_in_name("dead leaves");
         let images: Vec<Vec<u8>> = (0..count as u64)
             .into_par_iter()
             .map(|image| dead_leaves(size, size, key.fold_in(image)))
-            .collect();
+            .collect::<Result<_>>()?;
         Self::new(size, images.concat(), None, None)
     }
 

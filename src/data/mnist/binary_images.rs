@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::data::generated::{DIGIT_SIDE, digit};
 use crate::data::sampling::shuffled;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::random::Key;
 
 /// Square images of zeros and ones, optionally with labels. Clones share the pixels.
@@ -67,6 +67,7 @@ impl BinaryImages {
         if count == 0 {
             return Err(Error::config("count", "at least 1 image", 0));
         }
+        check::elements("count", &[count, DIGIT_SIDE, DIGIT_SIDE])?;
         let key = Key::new(seed).fold_in_name("digits");
         let drawn: Vec<(u8, Vec<u8>)> = (0..count as u64)
             .into_par_iter()
@@ -130,19 +131,23 @@ impl BinaryImages {
     }
 
     /// The same images with `border` black pixels added on every side.
-    pub fn padded(&self, border: usize) -> Self {
-        let side = self.side + 2 * border;
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for more pixels than 2^34, or than there is memory for.
+    pub fn padded(&self, border: usize) -> Result<Self> {
+        let side = self.side.saturating_add(border.saturating_mul(2));
+        check::elements("border", &[self.len(), side, side])?;
         let mut pixels = vec![0; self.len() * side * side];
         for (row, line) in self.pixels.chunks_exact(self.side).enumerate() {
             let (image, row) = (row / self.side, row % self.side);
             let start = (image * side + row + border) * side + border;
             pixels[start..start + self.side].copy_from_slice(line);
         }
-        Self {
+        Ok(Self {
             side,
             pixels: Arc::new(pixels),
             labels: self.labels.clone(),
-        }
+        })
     }
 
     /// The images with these indices as a tensor of zeros and ones, `[B, side, side, 1]`, f32.
@@ -173,7 +178,7 @@ mod tests {
     #[test]
     fn padding_moves_images_and_keeps_them() -> Result<()> {
         let images = BinaryImages::new(2, vec![1, 0, 0, 1, 1, 1, 0, 0], Some(vec![3, 4]))?;
-        let padded = images.padded(1);
+        let padded = images.padded(1)?;
         assert_eq!((padded.len(), padded.side(), padded.label(1)), (2, 4, Some(4)));
         assert_eq!(
             padded.image(1),

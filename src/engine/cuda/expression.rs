@@ -115,9 +115,7 @@ impl Writer<'_> {
                 self.moved(n, c, &|part, c| self.own(part, row, c))
             }
             AdjointOp::Ordinary(op) => self.computed_ordinary(op, *width, row, c),
-            AdjointOp::Slope { x, dy, function } => {
-                through(*function, &own(*x), &own(*dy))
-            }
+            AdjointOp::Slope { x, dy, function } => through(*function, &own(*x), &own(*dy)),
             AdjointOp::MirroredTaps { dy, padding } => {
                 let term = self.at(*dy, "near", &format!("(n * {width} + {c})"));
                 sum(true, *padding, row, &term)

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use candle_nn::{BatchNorm, Init, ModuleT, VarBuilder};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::nn::glorot_uniform;
 use crate::ops::convolution::{Window, convolve, convolve_transposed};
 use crate::ops::{Function, activate};
@@ -58,6 +58,8 @@ impl AdjustedConv {
         if stride == 0 {
             return Err(Error::config("stride", "1 or more", stride));
         }
+        check::channels("input", input)?;
+        check::channels("output", output)?;
         let shape = match direction {
             Direction::Down => (output, input, 3, 3),
             Direction::Up => (input, output, 3, 3),
@@ -87,6 +89,10 @@ impl AdjustedConv {
         })
     }
 
+    pub(super) fn kernel(&self) -> &Tensor {
+        &self.kernel
+    }
+
     /// `[B, H, W, in]` to `[B, H', W', out]`. With `training`, the batch norm uses the statistics of this
     /// batch and updates its running ones.
     ///
@@ -101,6 +107,7 @@ impl AdjustedConv {
             let expected = format!("[B, H, W, {input}] with no empty axis");
             return Err(Error::shape("x", expected, x.dims()));
         }
+        check::as_other("x", x, "the weights", &self.kernel)?;
         let (h, w, stride) = (x.dim(1)?, x.dim(2)?, self.stride);
         let windows = |h: usize, w: usize| (Window::same(h, 3, stride), Window::same(w, 3, stride));
         let y = match self.direction {

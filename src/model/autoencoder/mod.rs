@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use Activation::{Sigmoid, Swish};
 use Direction::{Down, Up};
 pub use conv::{Activation, AdjustedConv, Direction};
@@ -96,6 +96,7 @@ impl Autoencoder {
             let expected = format!("a positive multiple of {parts}");
             return Err(Error::config("latent_channels", expected, d));
         }
+        check::channels("latent_channels", d)?;
         let layer = |name: &str, channels, resize, activation| {
             AdjustedConv::new(channels, resize, activation, config.conv_bias, vb.pp(name))
         };
@@ -159,7 +160,10 @@ impl Autoencoder {
     pub fn skip(&self, images: &Tensor, training: bool) -> Result<Tensor> {
         let multiple = self.multiple();
         match *images.dims() {
-            [b, h, w, 3] if b * h * w > 0 && h.is_multiple_of(multiple) && w.is_multiple_of(multiple) => {
+            [_, h, w, 3]
+                if images.elem_count() > 0 && h.is_multiple_of(multiple) && w.is_multiple_of(multiple) =>
+            {
+                check::as_other("images", images, "the weights", self.enc1.kernel())?;
                 self.enc1.forward(images, training)
             }
             _ => {
@@ -180,8 +184,11 @@ impl Autoencoder {
         let &[b, h, w, c] = latent.dims() else {
             return Err(Error::shape("latent", format!("[B, h, w, {d}]"), latent.dims()));
         };
-        if c != d || b * h * w == 0 {
+        if c != d || latent.elem_count() == 0 {
             return Err(Error::shape("latent", format!("[B, h, w, {d}]"), latent.dims()));
+        }
+        for (name, x) in [("latent", latent), ("skip", skip)] {
+            check::as_other(name, x, "the weights", self.dec2.kernel())?;
         }
         let expected = [b, h * scale, w * scale, 2 * d / self.multiple()];
         if skip.dims() != expected {

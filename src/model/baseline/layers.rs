@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::Padding;
 use crate::nn::Linear;
 use crate::ops::{add_channels, depthwise, neighbourhood};
@@ -45,6 +45,8 @@ impl Conv {
             Kind::Depthwise => (1, 3),
             Kind::Halving => (input, 2),
         };
+        check::channels("channels", input)?;
+        check::channels("channels", output)?;
         let init = uniform(each * side * side);
         let bias = match bias {
             true => Some(vb.get_with_hints(output, "bias", init)?),
@@ -52,6 +54,10 @@ impl Conv {
         };
         let weight = vb.get_with_hints((output, each, side, side), "weight", init)?;
         Ok(Self { kind, weight, bias })
+    }
+
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
     }
 
     /// 1x1.
@@ -123,10 +129,14 @@ pub(super) fn halves(x: &Tensor) -> Result<(Tensor, Tensor)> {
     Ok((part(0)?, part(half)?))
 }
 
-/// Height and width of images, `[B, H, W, 3]`.
-pub(super) fn size(images: &Tensor) -> Result<(usize, usize)> {
+/// Height and width of images, `[B, H, W, 3]`, which are to be of the type and on the device of the first
+/// layer.
+pub(super) fn size(images: &Tensor, first: &Conv) -> Result<(usize, usize)> {
     match *images.dims() {
-        [b, h, w, 3] if b * h * w > 0 => Ok((h, w)),
+        [_, h, w, 3] if images.elem_count() > 0 => {
+            check::as_other("images", images, "the weights", first.weight())?;
+            Ok((h, w))
+        }
         _ => Err(Error::shape(
             "images",
             "[B, H, W, 3] with no empty axis",

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{Conv, halves, pixel_shuffle, size};
 use super::network::Network;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::nn::LayerNorm;
 use crate::ops::{matmul, scale_channels, scale_parts};
 
@@ -57,8 +57,15 @@ impl NafNet {
             let expected = format!("{levels} levels, as the encoder");
             return Err(Error::config("decoder", expected, config.decoder.len()));
         }
-        if config.width == 0 {
-            return Err(Error::config("width", "at least 1", 0));
+        check::count("encoder", levels, (0, 16))?;
+        check::count("width", config.width, (1, check::MOST_CHANNELS >> levels))?;
+        let blocks = config
+            .encoder
+            .iter()
+            .chain(&config.decoder)
+            .chain([&config.middle]);
+        for &blocks in blocks {
+            check::count("blocks", blocks, (0, check::MOST_LAYERS))?;
         }
         let blocks = |count: usize, channels: usize, vb: VarBuilder| -> Result<Vec<Block>> {
             (0..count).map(|n| Block::new(channels, vb.pp(n))).collect()
@@ -86,7 +93,7 @@ impl NafNet {
 
 impl Network for NafNet {
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let (h, w) = size(images)?;
+        let (h, w) = size(images, &self.intro)?;
         let multiple = 1 << self.encoder.len();
         let rest = |side: usize| side.next_multiple_of(multiple) - side;
         let images = images

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{Conv, halves, pixel_shuffle, pixel_unshuffle, size};
 use super::network::Network;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::nn::LayerNorm;
 use crate::ops::{Function, activate, matmul};
 
@@ -62,6 +62,15 @@ impl Restormer {
     /// # Errors
     /// [`Error::Config`] if heads do not divide the channels of their level, or a size is 0.
     pub fn new(config: &RestormerConfig, vb: VarBuilder) -> Result<Self> {
+        check::count("width", config.width, (1, check::MOST_CHANNELS >> 4))?;
+        for blocks in config.blocks.into_iter().chain([config.refinement]) {
+            check::count("blocks", blocks, (0, check::MOST_LAYERS))?;
+        }
+        let most = (check::MOST_CHANNELS / (config.width << 4)) as f64;
+        if !(config.expansion > 0.0 && config.expansion <= most) {
+            let expected = format!("above 0, at most {most}");
+            return Err(Error::config("expansion", expected, config.expansion));
+        }
         let channels = |level: usize| config.width << level;
         for (level, heads) in config.heads.into_iter().enumerate() {
             if heads == 0 || channels(level) == 0 || !channels(level).is_multiple_of(heads) {
@@ -118,7 +127,7 @@ impl Restormer {
 
 impl Network for Restormer {
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let (h, w) = size(images)?;
+        let (h, w) = size(images, &self.embed)?;
         let images = reflected(&reflected(images, 1)?, 2)?;
         let mut x = self.embed.forward(&images)?;
         let mut skips = vec![];

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(doc)]
 use crate::error::Error;
-use crate::error::Result;
-use crate::grid::{AliveMask, CellLayout};
+use crate::error::{Result, check};
+use crate::grid::{AliveMask, CellLayout, sizes};
 use crate::io::card::{self, Card};
 use crate::nn::Weights;
 use crate::program::Program;
@@ -160,8 +160,9 @@ impl Pattern {
     /// Writes weights and card to a safetensors file, atomically.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if it cannot be written, [`Error::Weight`] if a weight holds NaN or an infinity.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.weights.check_finite()?;
         card::save(path.as_ref(), &self.weights, &self.card)
     }
 
@@ -204,12 +205,13 @@ impl Pattern {
     /// The seed, `[batch, H, W, C]`: a single cell in the middle, or zeros for a texture.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a size is 0.
+    /// [`Error::Shape`] if a size is 0, or all are more than 2^34 elements or than there is memory for.
     pub fn seed(&self, batch: usize, (height, width): (usize, usize)) -> Result<Tensor> {
         let (layout, device) = (self.rule.layout(), self.weights.device());
         match &self.rule {
             Rule::Growing(_) => layout.single_cell((batch, height, width), DType::F32, device),
             Rule::Texture(_) => {
+                sizes((batch, height, width), layout.channels())?;
                 let shape = (batch, height, width, layout.channels());
                 Ok(Tensor::zeros(shape, DType::F32, device)?)
             }
@@ -229,7 +231,10 @@ impl Pattern {
     pub fn rgba(&self, cells: &Tensor) -> Result<Tensor> {
         self.rule.layout().check(cells)?;
         match &self.rule {
-            Rule::Growing(_) => Ok(cells.narrow(3, 0, 4)?),
+            Rule::Growing(rule) => {
+                check::count("layout", rule.layout().channels(), (4, check::MOST_CHANNELS))?;
+                Ok(cells.narrow(3, 0, 4)?)
+            }
             Rule::Texture(rule) => {
                 let rgb = rule.rgb(cells)?;
                 let alpha = rgb.narrow(3, 0, 1)?.ones_like()?;

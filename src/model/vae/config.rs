@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::grid::draws::check_rate;
+use crate::error::{Error, Result, check};
+use crate::grid::draws::{MOST_STEPS, check_rate};
 
 /// Sizes of a [`Vae`](super::Vae); the defaults are those of the article's doubling automaton.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +73,15 @@ impl VaeConfig {
     }
 
     pub(super) fn check(&self) -> Result<()> {
+        let sizes = [
+            ("size", self.size),
+            ("latent", self.latent),
+            ("encoder", self.encoder),
+        ];
+        for (name, size) in sizes {
+            check::count(name, size, (1, 1 << 16))?;
+        }
+        check::count("steps", self.decoder.steps(), (0, MOST_STEPS))?;
         if self.border >= self.size.div_ceil(2) {
             let expected = format!("below half of the size, {}", self.size);
             return Err(Error::config("border", expected, self.border));

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::conv::Conv;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::{Damage, doubled};
 use crate::nn::Linear;
 use crate::ops::convolution::Window;
@@ -21,7 +21,10 @@ fn logits(cells: &Tensor) -> Result<Tensor> {
 fn single(rule: &Vnca, z: &Tensor) -> Result<Tensor> {
     let channels = rule.layout().channels();
     match *z.dims() {
-        [b, latent] if latent == channels && b > 0 => Ok(z.reshape((b, 1, 1, channels))?),
+        [b, latent] if latent == channels && b > 0 => {
+            check::float("z", z)?;
+            Ok(z.reshape((b, 1, 1, channels))?)
+        }
         _ => Err(Error::shape("z", format!("[B, {channels}]"), z.dims())),
     }
 }
@@ -72,6 +75,15 @@ impl Doubling {
         &self.rule
     }
 
+    /// The first cells, if there is memory for the last.
+    fn first(&self, z: &Tensor) -> Result<Tensor> {
+        let cells = single(&self.rule, z)?;
+        check::count("doublings", self.doublings, (0, 17))?;
+        let side = 1 << self.doublings;
+        check::elements("doublings", &[cells.elem_count(), side, side])?;
+        Ok(cells)
+    }
+
     /// The logits of pixels (`[B, H, W, 1]`) for latents `z` (`[B, Z]`); `rollout` is run after each
     /// doubling.
     ///
@@ -79,7 +91,7 @@ impl Doubling {
     /// [`Error::Shape`] if the latents have not as many dimensions as cells have channels; as
     /// [`Rollout::run`].
     pub fn decode(&self, z: &Tensor, rollout: &Rollout) -> Result<Tensor> {
-        let mut cells = single(&self.rule, z)?;
+        let mut cells = self.first(z)?;
         for _ in 0..self.doublings {
             cells = rollout.run(&self.rule, &doubled(&cells)?)?;
         }
@@ -92,7 +104,7 @@ impl Doubling {
     /// # Errors
     /// As [`Doubling::decode`].
     pub fn growth(&self, z: &Tensor, rollout: &Rollout) -> Result<Vec<Vec<Tensor>>> {
-        let mut cells = single(&self.rule, z)?;
+        let mut cells = self.first(z)?;
         let stage = |_| {
             let mut states = vec![doubled(&cells)?];
             states.extend(rollout.trajectory(&self.rule, &states[0])?);
@@ -131,6 +143,8 @@ impl Broadcast {
     pub fn seed(&self, z: &Tensor) -> Result<Tensor> {
         let cell = single(&self.rule, z)?;
         let (b, .., channels) = cell.dims4()?;
+        check::count("size", self.size, (1, 1 << 17))?;
+        check::elements("size", &[b, self.size, self.size, channels])?;
         Ok(cell
             .broadcast_as((b, self.size, self.size, channels))?
             .contiguous()?)
@@ -213,6 +227,7 @@ impl Deconvolution {
         if !matches!(*z.dims(), [b, z] if b > 0 && z == latent) {
             return Err(Error::shape("z", format!("[B, {latent}]"), z.dims()));
         }
+        check::as_other("z", z, "the weights", self.input.weight())?;
         let mut side = self.side;
         let features = self.input.forward(z)?.reshape(((), self.width, side, side))?;
         let mut x = features.permute((0, 2, 3, 1))?.contiguous()?;

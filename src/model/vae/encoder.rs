@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
 
 use super::conv::Conv;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::loss::Posterior;
 use crate::nn::Linear;
 use crate::ops::convolution::Window;
@@ -61,6 +61,7 @@ impl Encoder {
             let expected = format!("[B, {size}, {size}, 1]");
             return Err(Error::shape("images", expected, images.dims()));
         }
+        check::as_other("images", images, "the weights", self.output.weight())?;
         let mut x = images.clone();
         for (conv, stride) in self.convolutions.iter().zip(STRIDES) {
             let window = Window::padded(x.dim(1)?, 5, stride, 2);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{DecoderConfig, VaeConfig};
 use super::decoder::{Broadcast, Decoder, Deconvolution, Doubling};
 use super::encoder::Encoder;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::io::card::{self, Card};
 use crate::loss::{Posterior, iwelbo, log_bernoulli, log_prior};
 use crate::nn::Weights;
@@ -152,8 +152,9 @@ impl Vae {
     /// Writes weights and card to a safetensors file, atomically.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if it cannot be written, [`Error::Weight`] if a weight holds NaN or an infinity.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.weights.check_finite()?;
         card::save(path.as_ref(), &self.weights, &self.card)
     }
 
@@ -213,8 +214,13 @@ impl Vae {
     /// `count` latents drawn from the prior: `[count, Z]`.
     ///
     /// # Errors
-    /// [`Error::Candle`] if the device has no memory for them.
+    /// [`Error::Config`] if `count` is 0, [`Error::Shape`] for more than there is memory for.
     pub fn prior(&self, count: usize, key: Key) -> Result<Tensor> {
+        check::count(
+            "count",
+            count,
+            (1, check::MOST_ELEMENTS / self.card.config.latent),
+        )?;
         self.noise(count, 1, key)?.squeeze(1).map_err(Error::from)
     }
 
@@ -226,6 +232,8 @@ impl Vae {
 
     fn noise_from(&self, first: usize, (images, samples): (usize, usize), key: Key) -> Result<Tensor> {
         let latent = self.card.config.latent;
+        check::elements("samples", &[images, samples, latent])?;
+        check::count("first_image", first, (0, usize::MAX - images))?;
         let mut values: Vec<f32> = Vec::with_capacity(images * samples * latent);
         for image in first..first + images {
             let mut rng = key.fold_in_name("noise").fold_in(image as u64).rng();

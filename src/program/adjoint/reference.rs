@@ -7,7 +7,7 @@ use candle_core::{D, Tensor};
 
 use super::super::{Function, Program};
 use super::{Adjoint, AdjointNode, AdjointOp, CellSum};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::grid::{Padding, Step};
 use crate::ops::{matmul, neighbourhood, replace, sum_taps};
 
@@ -60,13 +60,15 @@ impl Program {
     ///
     /// # Errors
     /// [`Error::Shape`] if `cells` do not fit the layout or a table of the program, or `grad` does not fit
-    /// `cells`.
+    /// `cells`; [`Error::DType`] unless all hold floating-point numbers of one type.
     pub fn pullback(&self, cells: &Tensor, step: &Step, grad: &Tensor) -> Result<Pullback> {
         let (b, h, w) = self.layout.check(cells)?;
         let expected = [b, h, w, self.layout.update_channels()];
         if grad.dims() != expected {
             return Err(Error::shape("grad", format!("{expected:?}"), grad.dims()));
         }
+        self.check_types(cells)?;
+        check::as_other("grad", grad, "`cells`", cells)?;
         let adjoint = Adjoint::new(self, true, &vec![true; self.params.len()]);
         let given = Given {
             program: &self.clone().detached(),
