@@ -174,6 +174,15 @@ impl SimpleBackend for Weights {
             }
             return Ok(var.as_tensor().clone());
         }
+        if !dtype.is_float() {
+            let (argument, expected) = ("dtype", "F32, or another type of floating-point numbers".into());
+            return Err(Error::DType {
+                argument,
+                expected,
+                found: dtype,
+            }
+            .into());
+        }
         let value = match &self.given {
             Some(given) => match given.get(name) {
                 Some(value) if value.shape() == &shape => value.to_device(device)?,

@@ -3,14 +3,20 @@
 use candle_core::{D, DType, Tensor};
 
 use super::gather_sums::{gather, gather_sums};
-use crate::error::Result;
+use crate::error::{Result, check};
 use crate::grid::{Padding, grid_dims};
 
 /// The nine cells around each cell of `x` (`[B, H, W, C]`): `[B, H, W, 9, C]`.
 ///
 /// Neighbours come in row-major order from the upper left; the fifth is the cell itself.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) for another rank, an empty axis, or more than there is memory for;
+/// [`Error::DType`](crate::Error::DType) unless `x` holds floating-point numbers.
 pub fn neighbourhood(x: &Tensor, padding: Padding) -> Result<Tensor> {
     let (b, h, w, c) = grid_dims(x)?;
+    check::float("x", x)?;
+    check::elements("x", &[b, h, w, 9, c])?;
     let near = gather(&x.reshape((b, h * w, c))?, neighbours((h, w), padding))?;
     Ok(near.reshape((b, h, w, 9, c))?)
 }

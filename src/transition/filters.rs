@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Result, check};
 
 /// The lattice that an array of cells stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,7 @@ pub(super) fn perception(
     laplacian: bool,
     like: &Tensor,
 ) -> Result<Tensor> {
+    check::finite("angle", angle)?;
     let (sin, cos) = angle.sin_cos();
     let (x, y) = (lattice.x_gradient(), lattice.y_gradient());
     let both = || x.iter().zip(y);

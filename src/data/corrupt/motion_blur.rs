@@ -99,7 +99,7 @@ pub fn motion_blur(images: &Tensor, kernels: &[MotionKernel]) -> Result<Tensor> 
         return Err(Error::shape("images", expected, images.dims()));
     }
     for kernel in kernels {
-        if kernel.size == 0 || kernel.weights.len() != kernel.size * kernel.size {
+        if kernel.size == 0 || kernel.size.checked_mul(kernel.size) != Some(kernel.weights.len()) {
             let expected = format!("[{0}, {0}], with `size` at least 1", kernel.size);
             return Err(Error::shape("weights", expected, &[kernel.weights.len()]));
         }

@@ -59,13 +59,14 @@ DEVICE void multiply(float (&sum)[4], const Operand<4>& left, const Operand<2>& 
         for (int half = 0; half < 2; half++) multiply_half(sum, left.high, right.high, half);
         return;
     }
-    float small[4] = {}, large[4] = {};
+    float part[4] = {};
     for (int half = 0; half < 2; half++) {
-        multiply_half(small, left.low, right.high, half);
-        multiply_half(small, left.high, right.low, half);
+        multiply_half(part, left.low, right.high, half);
+        multiply_half(part, left.high, right.low, half);
     }
-    for (int half = 0; half < 2; half++) multiply_half(large, left.high, right.high, half);
-    for (int i = 0; i < 4; i++) sum[i] += large[i] + (small[i] == small[i] ? small[i] : 0.0f);
+    for (int i = 0; i < 4; i++) part[i] = part[i] == part[i] ? part[i] : 0.0f;
+    for (int half = 0; half < 2; half++) multiply_half(part, left.high, right.high, half);
+    for (int i = 0; i < 4; i++) sum[i] += part[i];
 }
 
 // A matrix of which output n and term k is values[n by_output + k by_term].
