@@ -3,6 +3,8 @@
 mod animation;
 mod atomic;
 pub(crate) mod card;
+mod litter;
+mod photograph;
 mod picture;
 mod render;
 mod resize;
@@ -10,6 +12,8 @@ pub mod safetensors;
 
 pub use animation::Animation;
 pub use atomic::write_atomic;
+pub(crate) use litter::is_litter;
+pub use photograph::Photograph;
 pub(crate) use picture::decode;
 #[cfg(test)]
 pub(crate) use picture::tests as picture_tests;
