@@ -2,7 +2,7 @@
 
 use super::cifar;
 use super::dataset::{Dataset, check_side};
-use super::files::{ends_in, is_picture, walk};
+use super::files::{Listing, ends_in, is_picture, walk};
 use super::pairs::{Pair, are_paired, by_folders, by_words};
 use super::tiles::{TileCounts, TilePairs, Tiles};
 use crate::data::sampling::{Split, shuffled};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::io::{Picture, ResizeMode, lanczos_resize};
 use crate::random::Key;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -100,16 +100,25 @@ pub struct LoadReport {
     /// Images read: tiles, if photographs were cut.
     pub images: usize,
     /// Files that could not be read, and why. The partner of such a file is skipped, too.
+    #[serde(serialize_with = "shown")]
     pub skipped: Vec<(PathBuf, String)>,
     /// Counts of tiles; zeros if nothing was cut.
     pub tiles: TileCounts,
+}
+
+/// Names need not be UTF-8, which would be an error of serialisation.
+fn shown<S: Serializer>(skipped: &[(PathBuf, String)], to: S) -> Result<S::Ok, S::Error> {
+    let shown = skipped
+        .iter()
+        .map(|(path, reason)| (path.to_string_lossy(), reason));
+    to.collect_seq(shown)
 }
 
 impl Dataset {
     /// Reads the images in and below the folder `dir`, or a single CIFAR-10 file, in parallel.
     ///
     /// Files are sorted by name. Unreadable files are skipped, reported and logged, as long as one can be
-    /// read.
+    /// read. Names with a dot at the start, and others that systems leave in folders, are passed over.
     ///
     /// # Errors
     /// An error if the folder is missing or has no image, none can be read, an image of a pair has no partner
@@ -155,11 +164,15 @@ impl Dataset {
 
 fn load(dir: &Path, options: &OpenOptions, progress: Progress<'_>) -> Result<(Dataset, LoadReport)> {
     let is_file = std::fs::metadata(dir).map_err(Error::io(dir))?.is_file();
-    let paths = match &options.kind {
-        Some(Kind::PairFolders { .. }) => Vec::new(),
-        _ if is_file => vec![PathBuf::new()],
+    let listing = match &options.kind {
+        Some(Kind::PairFolders { .. }) => Listing::default(),
+        _ if is_file => Listing {
+            files: vec![PathBuf::new()],
+            ..Listing::default()
+        },
         _ => walk(dir)?,
     };
+    let paths = &listing.files;
     let bins = || paths.iter().filter(|path| ends_in(&dir.join(path), &["bin"]));
     let kind = match &options.kind {
         Some(kind) => kind.clone(),
@@ -169,7 +182,7 @@ fn load(dir: &Path, options: &OpenOptions, progress: Progress<'_>) -> Result<(Da
                 "expected a folder of images or a CIFAR-10 .bin file",
             ));
         }
-        None if are_paired(&paths) => Kind::Pairs,
+        None if are_paired(&listing) => Kind::Pairs,
         None if paths.iter().any(|path| is_picture(path)) => Kind::Folder,
         None => Kind::Cifar,
     };
@@ -190,10 +203,10 @@ fn load(dir: &Path, options: &OpenOptions, progress: Progress<'_>) -> Result<(Da
                 })
             })
         }
-        Kind::Pairs => loading.run(kind, by_words(paths)?, read_pair),
+        Kind::Pairs => loading.run(kind, by_words(listing.files)?, read_pair),
         Kind::PairFolders { clean, damaged } => {
             let (clean, damaged) = (dir.join(clean), dir.join(damaged));
-            let pairs = by_folders((&clean, walk(&clean)?), (&damaged, walk(&damaged)?))?;
+            let pairs = by_folders((&clean, walk(&clean)?.files), (&damaged, walk(&damaged)?.files))?;
             loading.run(kind, pairs, read_pair)
         }
         Kind::Cifar => {
@@ -323,7 +336,7 @@ impl Loading<'_> {
 mod tests {
     use super::super::cifar::tests::records;
     use super::*;
-    use crate::io::picture_tests::{sample, write};
+    use crate::io::picture_tests::{sample, tagged_jpeg, write};
 
     fn open(dir: &Path, options: &OpenOptions) -> Result<(Dataset, LoadReport)> {
         Dataset::open(dir, options, &|_, _| ())
@@ -360,6 +373,70 @@ mod tests {
         assert_eq!(data.clean(0), Some(&sample(4, 4, 2).pixels[..]));
         assert!(report.skipped[0].0.ends_with("a/bad.jpg"), "{:?}", report.skipped);
         assert!(!data.is_paired());
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn odd_files_are_passed_over_or_reported() -> Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        write(&sample(4, 4, 7), &path("good.png"));
+        std::fs::rename(path("good.png"), path("good.PNG")).unwrap();
+        std::fs::create_dir(path("folder.png")).unwrap();
+        for name in ["._good.png", "Thumbs.db", "desktop.ini"] {
+            std::fs::write(path(name), "x").unwrap();
+        }
+        // These four are reported.
+        std::fs::write(path("empty.jpg"), "").unwrap();
+        symlink("nowhere.png", path("dead.png")).unwrap();
+        symlink("circle.png", path("circle.png")).unwrap();
+        let strange = std::ffi::OsStr::from_bytes(b"\xFF.png");
+        std::fs::write(dir.path().join(strange), "x").unwrap();
+        let (data, report) = open(dir.path(), &small())?;
+        assert_eq!((data.len(), report.found, report.skipped.len()), (1, 5, 4));
+        let text = serde_json::to_string(&report).unwrap();
+        assert!(text.contains("empty.jpg") && text.contains('\u{FFFD}'), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn partners_that_are_stored_turned_match() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        // Side by side: to the left white, to the right black. Turned by a quarter, it is white on top.
+        let pixels = |white: &dyn Fn(usize, usize) -> bool, width: usize| {
+            let pixel = |i: usize| [if white(i / width, i % width) { 255 } else { 0 }; 3];
+            (0..32 * 16).flat_map(pixel).collect()
+        };
+        let upright = Picture {
+            height: 32,
+            width: 16,
+            pixels: pixels(&|y, _| y < 16, 16),
+        };
+        let lying = Picture {
+            height: 16,
+            width: 32,
+            pixels: pixels(&|_, x| x < 16, 32),
+        };
+        write(&upright, &dir.path().join("gt/a.jpg"));
+        let path = dir.path().join("input/a.jpg");
+        write(&lying, &path);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, tagged_jpeg(&bytes, 6)).unwrap();
+        let options = OpenOptions {
+            tiles: None,
+            fit: ResizeMode::Squash,
+            ..small()
+        };
+        let (data, _) = open(dir.path(), &options)?;
+        let far = |a: &u8, b: &u8| a.abs_diff(*b) > 16;
+        let (clean, damaged) = (data.clean(0).unwrap(), data.damaged(0).unwrap());
+        assert!(
+            !clean.iter().zip(damaged).any(|(a, b)| far(a, b)),
+            "{clean:?} {damaged:?}"
+        );
         Ok(())
     }
 
