@@ -32,23 +32,22 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let target = followed(path)?;
-    let old = match fs::metadata(&target) {
+    let old = match fs::metadata(path) {
         Ok(old) => Some(old),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    match &old {
-        Some(old) if old.is_dir() => return Err(ErrorKind::IsADirectory.into()),
-        // To rename a file over one that may not be written would need no permission of it.
-        Some(_) => {
-            let mut file = OpenOptions::new().write(true).open(&target)?;
-            if !file.metadata()?.is_file() {
-                return file.write_all(bytes).and_then(|()| file.flush());
-            }
+    if let Some(old) = &old {
+        if old.is_dir() {
+            return Err(ErrorKind::IsADirectory.into());
         }
-        None => {}
+        // To rename a file over one that may not be written would need no permission of it.
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        if !old.is_file() {
+            return file.write_all(bytes).and_then(|()| file.flush());
+        }
     }
+    let target = followed(path)?;
     let (partial, file) = partial_beside(&target)?;
     fill(file, bytes, old.as_ref())
         .and_then(|()| fs::rename(&partial, &target))
@@ -231,6 +230,23 @@ mod tests {
                 fs::remove_file(&link).unwrap();
             }
             assert!(names(folder.path()).is_empty());
+        }
+
+        #[cfg(target_os = "linux")]
+        #[test]
+        fn pipes_are_written() {
+            use std::io::Read;
+            use std::os::fd::AsRawFd;
+            let folder = tempfile::tempdir().unwrap();
+            let link = folder.path().join("link");
+            let (mut reader, writer) = std::io::pipe().unwrap();
+            // As /dev/stdout, it leads to a name that is no file.
+            symlink(format!("/proc/self/fd/{}", writer.as_raw_fd()), &link).unwrap();
+            write_atomic(&link, b"bytes").unwrap();
+            drop(writer);
+            let mut found = vec![];
+            reader.read_to_end(&mut found).unwrap();
+            assert_eq!(found, b"bytes");
         }
     }
 }
