@@ -66,8 +66,8 @@ impl TransitionFn for Perceptron {
     }
 }
 
-/// Trains a transition of its own, a perceptron, with a pool of states to remove noise from images, for about a
-/// minute, and writes images before and after to out/custom_transition.png.
+/// Trains a transition of its own, a perceptron, with a pool of states to remove noise from images, for
+/// about a minute, and writes images before and after to out/custom_transition.png.
 #[derive(Parser)]
 #[command(version)]
 struct Args {}

@@ -8,8 +8,8 @@ use lnca::io::write_atomic;
 
 use crate::{Result, at, note};
 
-/// A log must not end the training it is about: where a line cannot be written, that is said once, and the line is kept
-/// until there is room for it.
+/// A log must not end the training it is about: where a line cannot be written, that is said once, and the
+/// line is kept until there is room for it.
 pub struct Lines {
     path: PathBuf,
     file: File,

@@ -24,8 +24,8 @@ pub fn begin(text: Arguments) {
     let _ = stderr().write_all(text.to_string().as_bytes());
 }
 
-/// Prints a line of results to stdout. If its reader has gone, as in `... | head`, nothing more is wanted, and
-/// that is no error.
+/// Prints a line of results to stdout. If its reader has gone, as in `... | head`, nothing more is wanted,
+/// and that is no error.
 ///
 /// # Errors
 /// It cannot be written for another reason, such as a full disk.

@@ -137,8 +137,8 @@ struct Log {
 }
 
 impl Log {
-    /// The log of a training that goes on after so many updates; later lines are of updates that its checkpoint
-    /// lacks.
+    /// The log of a training that goes on after so many updates; later lines are of updates that its
+    /// checkpoint lacks.
     fn open(path: &Path, updates: usize) -> Result<Self> {
         let mut lines = match updates {
             0 => vec![],

@@ -9,6 +9,7 @@ mod picture;
 mod render;
 mod resize;
 pub mod safetensors;
+mod whole;
 
 pub use animation::Animation;
 pub use atomic::write_atomic;
@@ -20,3 +21,4 @@ pub(crate) use picture::tests as picture_tests;
 pub use picture::{Picture, ResizeMode, write_png};
 pub use render::{Background, enlarged, pictures, sheet, unskewed};
 pub use resize::lanczos_resize;
+pub(crate) use whole::read_whole;

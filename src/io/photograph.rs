@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub struct Photograph {
     /// The colours.
     pub picture: Picture,
-    /// 0 where it is transparent and 255 where it is opaque, `[height, width]`; `None` if the file does not say.
+    /// 0 where it is transparent and 255 where it is opaque, `[height, width]`; `None` if the file has none.
     pub alpha: Option<Vec<u8>>,
     /// Whether the file knows no colours.
     pub grey: bool,
@@ -42,8 +42,8 @@ impl Photograph {
         })
     }
 
-    /// Whether the name of `path` ends in `.png`, `.jpg` or `.jpeg`, so that [`write`](Self::write) knows what
-    /// to write.
+    /// Whether the name of `path` ends in `.png`, `.jpg` or `.jpeg`, so that [`write`](Self::write) knows
+    /// what to write.
     ///
     /// # Errors
     /// [`Error::File`] if it does not.

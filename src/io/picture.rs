@@ -2,6 +2,7 @@
 
 use super::atomic::write_atomic;
 use super::resize::lanczos_resize;
+use super::whole::read_whole;
 use crate::error::{Error, Result};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -105,7 +106,7 @@ pub fn write_png(picture: &Picture, path: impl AsRef<Path>) -> Result<()> {
 /// Decodes a PNG or JPEG file, whatever its name says, and turns it upright. The image is never empty. All
 /// pictures are read by this function, so that they agree on what is up.
 pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let bytes = read_whole(path)?;
     let wrong = |error: image::ImageError| Error::file(path, error);
     let mut reader = ImageReader::new(Cursor::new(&bytes))
         .with_guessed_format()

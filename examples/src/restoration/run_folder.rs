@@ -28,8 +28,8 @@ impl RunFolder {
         Ok(Self { dir, _lock: lock })
     }
 
-    /// Prepares the folder for a run with `settings`. With `resume`, a run that is there is resumed; otherwise
-    /// its checkpoints and log are removed.
+    /// Prepares the folder for a run with `settings`. With `resume`, a run that is there is resumed;
+    /// otherwise its checkpoints and log are removed.
     ///
     /// # Errors
     /// The run there has other settings or lacks its checkpoints, or the folder cannot be written.
@@ -45,6 +45,14 @@ impl RunFolder {
             Some(found) if resume => {
                 self.compare(&found?, &wanted)?;
                 self.find_checkpoints()?;
+            }
+            None if resume && self.names()?.iter().any(|name| is_checkpoint(name)) => {
+                let advice = "leave out --resume to start over";
+                return Err(format!(
+                    "{} is missing, which says what run its checkpoints are of; {advice}",
+                    path.display()
+                )
+                .into());
             }
             found => {
                 match (found.is_some(), resume) {
@@ -166,6 +174,15 @@ mod tests {
         open("2", false)?;
         assert!(!checkpoint.exists());
         open("2", true)?;
+        fs::write(&checkpoint, "")?;
+        fs::remove_file(folder.path().join("run.json"))?;
+        let error = open("2", true).err().map(|error| error.to_string());
+        let error = error.unwrap_or_default();
+        assert!(
+            error.contains("run.json is missing") && checkpoint.exists(),
+            "{error}"
+        );
+        open("2", false)?;
         fs::write(folder.path().join("model.safetensors"), "")?;
         let error = open("2", true).err().map(|error| error.to_string());
         let error = error.unwrap_or_default();

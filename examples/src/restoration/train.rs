@@ -316,9 +316,9 @@ fn start_from(model: &Model, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Trains with a progress bar and a log, and calls `improved` whenever the weights are the best so far. If that
-/// fails, it is said, and the training goes on: the checkpoint has these weights, too, and where that cannot be
-/// written, the training ends.
+/// Trains with a progress bar and a log, and calls `improved` whenever the weights are the best so far. If
+/// that fails, it is said, and the training goes on: the checkpoint has these weights, too, and where that
+/// cannot be written, the training ends.
 fn run_phase(
     fit: &Fit,
     trainer: &mut dyn Trainer,

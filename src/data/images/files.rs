@@ -13,8 +13,8 @@ pub(super) struct Listing {
     pub folders: Vec<PathBuf>,
 }
 
-/// Files and folders below `dir`. What a system put there is passed over, dot files among it, and so are pipes
-/// and devices, since reading them might never end; links are followed, each folder once.
+/// Files and folders below `dir`. What a system put there is passed over, dot files among it, and so are
+/// pipes and devices, since reading them might never end; links are followed, each folder once.
 ///
 /// # Errors
 /// [`Error::Io`] if `dir` or a folder below it cannot be listed.

@@ -145,7 +145,8 @@ fn list(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let path = entry.map_err(Error::io(dir))?.path();
         let name = path.file_name().unwrap_or_default();
-        // A dead link stays: to read it fails, and names it. Of others that are no files, reading might never end.
+        // A dead link stays: to read it fails, and names it. Of others that are no files, reading might
+        // never end.
         let readable = fs::metadata(&path).is_ok_and(|data| data.is_file()) || !path.exists();
         if readable && !is_litter(name) {
             let name = name.to_string_lossy().to_lowercase();
