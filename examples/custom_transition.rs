@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
+use clap::Parser;
 use lnca::data::{Corruption, Dataset};
 use lnca::nn::Linear;
 use lnca::random::Key;
@@ -19,7 +20,9 @@ use lnca::{
     Weights, evaluate, neighbourhood,
 };
 use lnca_examples::Result;
+use lnca_examples::args::parse;
 use lnca_examples::contact_sheet::{ContactSheet, Label};
+use lnca_examples::output::print;
 use lnca_examples::progress::TrainingProgress;
 
 /// A whole new automaton: a perceptron of two layers on the 3x3 neighbourhood of a cell.
@@ -63,7 +66,14 @@ impl TransitionFn for Perceptron {
     }
 }
 
+/// Trains a transition of its own, a perceptron, with a pool of states to remove noise from images, for
+/// about a minute, and writes images before and after to out/custom_transition.png.
+#[derive(Parser)]
+#[command(version)]
+struct Args {}
+
 fn main() -> ExitCode {
+    let Args {} = parse();
     lnca_examples::exit(run())
 }
 
@@ -105,10 +115,10 @@ fn run() -> Result<()> {
     let scores = evaluate(&test(8)?, &Device::Cpu, |images, first| {
         restorer.restore(images, &rollout.clone().first_image(first))
     })?;
-    println!(
+    print(format_args!(
         "{} test images: SSIM {:.4} before, {:.4} after",
         scores.images, scores.ssim_corrupted, scores.ssim
-    );
+    ))?;
 
     let shown = test(8)?.get(0, &Device::Cpu)?;
     let restored = restorer.restore(&shown.corrupted, &rollout)?;
@@ -125,6 +135,5 @@ fn run() -> Result<()> {
         ],
     }
     .save(path)?;
-    println!("{}", path.display());
-    Ok(())
+    print(path.display())
 }

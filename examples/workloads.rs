@@ -5,7 +5,8 @@
 //!
 //! It uses nothing that the other examples share, not even their allocator: it measures the library alone.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, ErrorKind, Write, stderr, stdin, stdout};
+use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -41,13 +42,13 @@ struct Args {
     #[arg(long)]
     case: Case,
     /// Threads of the rollout
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = whole::<1024>)]
     threads: usize,
     /// Wait for lines `go` on standard input
     #[arg(long)]
     serve: bool,
     /// Repetitions without --serve
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = whole::<1_000_000>)]
     reps: usize,
     /// Plain Candle operations instead of the engine
     #[arg(long)]
@@ -60,12 +61,24 @@ struct Args {
     budget: Option<usize>,
 }
 
+/// Parses a whole number from 1.
+fn whole<const MOST: usize>(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (1..=MOST).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number from 1 to {MOST}")),
+    }
+}
+
 /// Precision of matrix products.
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Dtype {
     F32,
     Bf16,
 }
+
+/// Most cells and most steps of a case.
+const MOST_CELLS: usize = 1 << 24;
+const MOST_STEPS: usize = 1_000_000;
 
 /// A workload: a number, its grid and its length.
 #[derive(Clone)]
@@ -79,10 +92,14 @@ struct Case {
 }
 
 impl FromStr for Case {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(name: &str) -> std::result::Result<Self, Self::Err> {
-        Self::parse(name).ok_or("not of the form W4_train_b8_8 or W2_train_b8_72_s8")
+        Self::parse(name).ok_or_else(|| {
+            format!(
+                "not of the form W4_train_b8_8 or W2_train_b8_72_s8, at most {MOST_CELLS} cells and {MOST_STEPS} steps"
+            )
+        })
     }
 }
 
@@ -95,15 +112,17 @@ impl Case {
             "train" => true,
             _ => return None,
         };
-        let batch = parts.next()?.strip_prefix('b')?.parse().ok()?;
-        let side = parts.next()?.parse().ok()?;
+        let batch: usize = parts.next()?.strip_prefix('b')?.parse().ok()?;
+        let side: usize = parts.next()?.parse().ok()?;
+        let cells = side.checked_mul(side)?.checked_mul(batch)?;
         let usual = if train && workload > 2 { 20 } else { 64 };
         let steps = match parts.next() {
             Some(steps) => steps.strip_prefix('s')?.parse().ok()?,
             None => usual,
         };
-        let ends = parts.next().is_none() && (1..=5).contains(&workload) && batch > 0 && side > 0;
-        ends.then(|| Self {
+        let fits = (1..=MOST_CELLS).contains(&cells) && (1..=MOST_STEPS).contains(&steps);
+        let ends = parts.next().is_none() && (1..=5).contains(&workload);
+        (ends && fits).then(|| Self {
             name: name.to_string(),
             workload,
             train,
@@ -160,8 +179,45 @@ fn randomise(weights: &Weights) -> Result<()> {
     Ok(())
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        // Help that nobody reads any more is no error.
+        Err(error) => match error.print() {
+            Err(failure) if !error.use_stderr() && failure.kind() != ErrorKind::BrokenPipe => {
+                return ExitCode::FAILURE;
+            }
+            _ => return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+        },
+    };
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The driver has gone.
+        Err(Failure::Print(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            let message = match failure {
+                Failure::Print(error) => format!("standard output: {error}"),
+                Failure::Measure(error) => error.to_string(),
+            };
+            let _ = writeln!(stderr(), "error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why there is no record.
+enum Failure {
+    Measure(lnca::Error),
+    Print(std::io::Error),
+}
+
+impl<E: Into<lnca::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Measure(error.into())
+    }
+}
+
+fn run(args: &Args) -> std::result::Result<(), Failure> {
     let case = args.case.clone();
     // It fails only if the number was set before.
     let _ = rayon::ThreadPoolBuilder::new()
@@ -173,7 +229,7 @@ fn main() -> Result<()> {
         1 | 2 => measure(
             &Growing::new(GrowingConfig::default(), vb)?,
             &weights,
-            &args,
+            args,
             &case,
         ),
         4 => {
@@ -183,7 +239,7 @@ fn main() -> Result<()> {
                 perception: Perception::Grouped,
                 ..NafcaConfig::default()
             };
-            measure(&Nafca::new(config, vb)?, &weights, &args, &case)
+            measure(&Nafca::new(config, vb)?, &weights, args, &case)
         }
         workload => {
             let config = VitcaConfig {
@@ -194,13 +250,13 @@ fn main() -> Result<()> {
                     VitcaConfig::latent()
                 }
             };
-            measure(&Vitca::new(config, vb)?, &weights, &args, &case)
+            measure(&Vitca::new(config, vb)?, &weights, args, &case)
         }
     }
 }
 
 /// Times rollouts or training steps of `transition`, and prints the record.
-fn measure<T>(transition: &T, weights: &Weights, args: &Args, case: &Case) -> Result<()>
+fn measure<T>(transition: &T, weights: &Weights, args: &Args, case: &Case) -> std::result::Result<(), Failure>
 where
     T: TransitionFn + Clone + 'static,
 {
@@ -248,7 +304,7 @@ where
         Ok(began.elapsed().as_secs_f64())
     };
     if let Some(timing) = time(args, once)? {
-        report(args, case, &timing);
+        report(args, case, &timing).map_err(Failure::Print)?;
     }
     Ok(())
 }
@@ -265,7 +321,7 @@ struct Timing {
 }
 
 /// Times `once`, which returns its seconds; `None` if the driver wants no repetition.
-fn time(args: &Args, mut once: impl FnMut() -> Result<f64>) -> Result<Option<Timing>> {
+fn time(args: &Args, mut once: impl FnMut() -> Result<f64>) -> std::result::Result<Option<Timing>, Failure> {
     let memory_before = peak_memory();
     let first_call = once()?;
     if first_call < 60.0 {
@@ -281,13 +337,13 @@ fn time(args: &Args, mut once: impl FnMut() -> Result<f64>) -> Result<Option<Tim
     };
     let mut times = vec![];
     if args.serve {
-        say(serde_json::json!({ "ready": true }));
-        for line in std::io::stdin().lock().lines() {
+        say(serde_json::json!({ "ready": true })).map_err(Failure::Print)?;
+        for line in stdin().lock().lines() {
             match line {
                 Ok(line) if line.trim() == "go" => times.push(repeat()?),
                 _ => break,
             }
-            say(serde_json::json!({ "t": times.last() }));
+            say(serde_json::json!({ "t": times.last() })).map_err(Failure::Print)?;
         }
     } else {
         for _ in 0..args.reps {
@@ -305,7 +361,7 @@ fn time(args: &Args, mut once: impl FnMut() -> Result<f64>) -> Result<Option<Tim
 }
 
 /// Prints the record of a case.
-fn report(args: &Args, case: &Case, timing: &Timing) {
+fn report(args: &Args, case: &Case, timing: &Timing) -> std::io::Result<()> {
     let times = &timing.times;
     let median = (times[times.len() / 2] + times[(times.len() - 1) / 2]) / 2.0;
     let updates = (case.batch * case.side * case.side * case.steps) as f64;
@@ -336,7 +392,7 @@ fn report(args: &Args, case: &Case, timing: &Timing) {
         "rss_import_mb": timing.memory_before,
         "rss_run_mb": run,
         "rss_peak_mb": run.max(timing.memory_warm),
-    }));
+    }))
 }
 
 /// Peak memory of this process in MiB, as Linux tells it; 0 elsewhere.
@@ -347,8 +403,9 @@ fn peak_memory() -> f64 {
     kilobytes.unwrap_or(0.0) / 1024.0
 }
 
-fn say(value: serde_json::Value) {
-    println!("{value}");
+fn say(value: serde_json::Value) -> std::io::Result<()> {
+    let mut stdout = stdout().lock();
+    writeln!(stdout, "{value}")?;
     // A driver waits for each line.
-    let _ = std::io::stdout().flush();
+    stdout.flush()
 }

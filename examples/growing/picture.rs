@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use clap::ValueEnum;
 use lnca::data::{Emblem, read_target};
 use lnca_examples::Result;
-use lnca_examples::args::positive;
+use lnca_examples::args::{MOST_SIDE, side, whole};
 use lnca_examples::patterns::name_of;
 
 /// The picture to grow
@@ -21,11 +21,11 @@ pub struct Picture {
     emblem: EmblemName,
 
     /// Side in pixels of the square that the picture is scaled to fit
-    #[arg(long, value_name = "PIXELS", default_value_t = 40, value_parser = positive)]
+    #[arg(long, value_name = "PIXELS", default_value_t = 40, value_parser = side)]
     side: usize,
 
     /// Empty cells on every side of it
-    #[arg(long, value_name = "CELLS", default_value_t = 16)]
+    #[arg(long, value_name = "CELLS", default_value_t = 16, value_parser = whole::<0, MOST_SIDE>)]
     padding: usize,
 }
 
@@ -38,6 +38,13 @@ enum EmblemName {
 impl Picture {
     /// Its name, and the target of training, `[H, W, 4]`.
     pub fn target(&self) -> Result<(String, Tensor)> {
+        let (side, padding) = (self.side, self.padding);
+        if side + 2 * padding > MOST_SIDE {
+            let most = "the grid has `--side` and twice `--padding` cells along a side";
+            return Err(
+                format!("`--side` is {side} and `--padding` {padding}: {most}, at most {MOST_SIDE}").into(),
+            );
+        }
         let emblem = match (&self.target, self.emblem) {
             (Some(path), _) => return Ok((name_of(path), read_target(path, self.side, self.padding)?)),
             (None, EmblemName::Fish) => Emblem::Fish,

@@ -4,7 +4,7 @@ use clap::Parser;
 use lnca::PatternConfig;
 use lnca::io::Background;
 use lnca_examples::Result;
-use lnca_examples::args::positive;
+use lnca_examples::args::{degrees, side};
 use lnca_examples::film::{Filming, Look};
 
 use crate::Source;
@@ -19,7 +19,7 @@ pub struct Args {
     filming: Filming,
 
     /// Cells along a side of the grid [default: as in training]
-    #[arg(long, value_name = "CELLS", value_parser = positive)]
+    #[arg(long, value_name = "CELLS", value_parser = side)]
     size: Option<usize>,
 
     /// Rotates the perception, and with it the picture, by so many degrees
@@ -27,7 +27,8 @@ pub struct Args {
         long,
         value_name = "DEGREES",
         default_value_t = 0.0,
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        value_parser = degrees
     )]
     angle: f64,
 

@@ -6,8 +6,9 @@ use candle_core::Tensor;
 use lnca::loss::{ImageLoss, PatternLoss};
 use lnca::random::Key;
 use lnca_examples::Result;
-use lnca_examples::args::positive;
+use lnca_examples::args::at_once;
 use lnca_examples::film::damage;
+use lnca_examples::output::print;
 
 use crate::Source;
 use crate::picture::Picture;
@@ -28,7 +29,7 @@ pub struct Args {
     picture: Picture,
 
     /// Runs to average over
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_once)]
     runs: usize,
 
     /// Seed of the update masks
@@ -77,6 +78,5 @@ pub fn score(args: &Args) -> Result<()> {
         "target": name, "model": pattern.card().target, "runs": args.runs,
         "log10_loss_at_step": grown, "log10_loss_0_100_200_steps_after_cut": healed,
     });
-    println!("{score}");
-    Ok(())
+    print(score)
 }

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use lnca::loss::ImageLoss;
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
 use lnca::{GrowingConfig, PatternCard, PatternConfig};
-use lnca_examples::args::{positive, word};
+use lnca_examples::args::{MOST, count, rate, whole, word};
 use lnca_examples::training::Training;
 use lnca_examples::{Result, command_line, patterns};
 
@@ -21,15 +21,15 @@ pub struct Args {
     regime: Regime,
 
     /// Updates of the weights; published: 8000
-    #[arg(long, value_name = "N", default_value_t = 8000, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 8000, value_parser = count)]
     updates: usize,
 
     /// Update after which the learning rate is a tenth [default: 2000, or half of fewer than 4000 updates]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<0, MOST>)]
     drop_at: Option<usize>,
 
     /// Learning rate of the first update
-    #[arg(long, value_name = "RATE", default_value_t = 2e-3)]
+    #[arg(long, value_name = "RATE", default_value_t = 2e-3, allow_negative_numbers = true, value_parser = rate)]
     learning_rate: f64,
 
     #[command(flatten)]
@@ -56,6 +56,7 @@ impl Regime {
 
 pub fn train(args: &Args) -> Result<()> {
     let (name, target) = args.picture.target()?;
+    let folder = args.training.folder("growing")?;
     let size = (target.dim(0)?, target.dim(1)?);
     let drop_at = args.drop_at.unwrap_or((args.updates / 2).min(2000));
     let config = PatternTrainerConfig {
@@ -79,7 +80,7 @@ pub fn train(args: &Args) -> Result<()> {
     let loss = ImageLoss::new(target)?;
     let mut trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
     args.training
-        .run("growing", &mut trainer, args.updates, |trainer, snapshot| {
+        .run(folder, &mut trainer, args.updates, |trainer, snapshot| {
             patterns::write(&pattern, trainer, snapshot)
         })
 }

@@ -11,6 +11,7 @@ use lnca::metric::ssim;
 use lnca::random::Key;
 use lnca_examples::Result;
 use lnca_examples::contact_sheet::{ContactSheet, Label};
+use lnca_examples::output::print;
 
 use crate::tiling::Tiling;
 
@@ -37,15 +38,14 @@ pub fn show(model: &Model, tiling: &Tiling) -> Result<()> {
     let mut rows = vec![(Label::new("clean"), clean.clone())];
     for (name, images) in [("corrupted", corrupted), ("restored", restored)] {
         let score = ssim(&images, &clean)?.mean_all()?.to_scalar::<f64>()?;
-        println!("{name:>10}  SSIM {score:.4}");
+        print(format_args!("{name:>10}  SSIM {score:.4}"))?;
         rows.push((Label::with_ssim(name, Some(score)), images));
     }
     let card = model.card();
     let title = format!("{} with {}, {} steps", card.task, card.config.name(), card.steps);
     let path = Path::new("out/restore/before_after.png");
     ContactSheet { title, rows }.save(path)?;
-    println!("{}", path.display());
-    Ok(())
+    print(path.display())
 }
 
 /// Images in `[0, 1]` from their 8-bit pixels.

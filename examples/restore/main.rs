@@ -17,9 +17,12 @@ use candle_core::Device;
 use clap::Parser;
 use lnca::random::Key;
 use lnca::{Model, ModelConfig};
-use lnca_examples::args::{DeviceName, positive};
+use lnca_examples::args::{DeviceName, count, parse, whole};
 use lnca_examples::{Result, shipped};
 use tiling::Tiling;
+
+/// Greatest side of a tile in pixels: no picture that can be read is larger.
+const MOST_TILE: usize = 65_536;
 
 /// The model that is used unless another is named.
 const SHIPPED_MODEL: &str = "models/denoise.safetensors";
@@ -44,12 +47,12 @@ struct Args {
     model: Option<PathBuf>,
 
     /// Steps of the automaton [default: those in the model file, 64]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = count)]
     steps: Option<usize>,
 
     /// Side of a tile in pixels [default: 64; for attention models 32, because their cells know their
     /// place on the grid and were trained on 32]
-    #[arg(long, value_name = "PIXELS", value_parser = positive)]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<1, MOST_TILE>)]
     tile: Option<usize>,
 
     /// Seed of the update masks, for models with a fire rate below 1
@@ -62,7 +65,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    lnca_examples::exit(run(&Args::parse()))
+    lnca_examples::exit(run(&parse::<Args>()))
 }
 
 fn run(args: &Args) -> Result<()> {

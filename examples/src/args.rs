@@ -1,10 +1,12 @@
 //! Arguments that several examples take.
 
+use std::io::ErrorKind;
+
 use candle_core::{Device, utils};
-use clap::ValueEnum;
+use clap::{Parser, ValueEnum};
 use lnca::ModelConfig;
 
-use crate::Result;
+use crate::{Result, note};
 
 /// A published system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -71,10 +73,109 @@ pub fn word(value: impl ValueEnum) -> String {
     word.map_or(String::new(), |word| word.get_name().to_string())
 }
 
-/// Parses a whole number from 1.
-pub fn positive(text: &str) -> Result<usize, String> {
+/// Most cells along a side of a grid, and pixels along a side of a picture: its states take gigabytes.
+pub const MOST_SIDE: usize = 4096;
+
+/// Most steps of a rollout, updates of a training, images, and whatever else is counted: more take years.
+pub const MOST: usize = 1_000_000_000;
+
+/// Most of what is held in memory together: images in a batch, samples, channels.
+pub const MOST_AT_ONCE: usize = 65_536;
+
+/// Parses a whole number.
+pub fn whole<const LEAST: usize, const MOST: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(number) if number > 0 => Ok(number),
-        _ => Err("expected a whole number from 1".into()),
+        Ok(number) if (LEAST..=MOST).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number from {LEAST} to {MOST}")),
+    }
+}
+
+/// Parses a whole number from 1, of what is counted.
+pub fn count(text: &str) -> Result<usize, String> {
+    whole::<1, MOST>(text)
+}
+
+/// Parses a whole number from 1, of what is in memory together.
+pub fn at_once(text: &str) -> Result<usize, String> {
+    whole::<1, MOST_AT_ONCE>(text)
+}
+
+/// Parses the side of a grid or picture.
+pub fn side(text: &str) -> Result<usize, String> {
+    whole::<1, MOST_SIDE>(text)
+}
+
+/// Parses a number from 0 to 1, such as a learning rate.
+pub fn rate(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 1.0)
+}
+
+/// Parses a number from 0, such as a weight or seconds.
+pub fn amount(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 1e9)
+}
+
+/// Parses an angle in degrees.
+pub fn degrees(text: &str) -> Result<f64, String> {
+    number(text, -1e6, 1e6)
+}
+
+fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    match text.parse() {
+        // Also false for NaN.
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("expected a number from {least} to {most}")),
+    }
+}
+
+/// The arguments of this process. It ends here if they are wrong or ask for help.
+pub fn parse<P: Parser>() -> P {
+    P::try_parse().unwrap_or_else(|error| end(&error))
+}
+
+/// Ends this process with help or what is wrong with its arguments.
+pub fn end(error: &clap::Error) -> ! {
+    let code = match error.print() {
+        Err(failure) if !error.use_stderr() && failure.kind() != ErrorKind::BrokenPipe => {
+            note!("error: help cannot be written to standard output: {failure}");
+            1
+        }
+        _ => error.exit_code(),
+    };
+    std::process::exit(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_bounds_that_are_told() {
+        assert_eq!(whole::<0, 5>("0"), Ok(0));
+        assert_eq!(
+            (count("7"), at_once("65536"), side("4096")),
+            (Ok(7), Ok(65_536), Ok(4096))
+        );
+        for wrong in [
+            "0",
+            "4097",
+            "18446744073709551615",
+            "99999999999999999999",
+            "-1",
+            "1.5",
+            "nan",
+            "",
+        ] {
+            let message = side(wrong).unwrap_err();
+            assert!(message.contains("from 1 to 4096"), "{message}");
+        }
+        assert_eq!(
+            (rate("0.5"), amount("1e3"), degrees("-90")),
+            (Ok(0.5), Ok(1000.0), Ok(-90.0))
+        );
+        for wrong in ["nan", "NaN", "inf", "-inf", "-1", "1.1", "", "0,5"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+        assert!(amount("-0.1").is_err() && amount("inf").is_err() && degrees("nan").is_err());
     }
 }

@@ -8,11 +8,15 @@ use lnca::io::{Animation, Background, enlarged, pictures, sheet, unskewed, write
 use lnca::random::Key;
 use lnca::{Damage, Pattern};
 
-use crate::Result;
-use crate::args::positive;
+use crate::args::{amount, count, whole};
+use crate::{Result, folder, note};
 
 /// Frames are enlarged to about this many pixels a side.
 const SHOWN_SIDE: usize = 288;
+
+/// Most steps of a film, and most frames, which are all in memory.
+const MOST_STEPS: usize = 1_000_000;
+const MOST_FRAMES: usize = 10_000;
 
 /// Side in cells of the square that `centre` erases.
 const CENTRE: usize = 16;
@@ -62,7 +66,7 @@ pub fn damage(name: &str) -> Result<Damage, String> {
 #[derive(clap::Args)]
 pub struct Filming {
     /// Number of steps
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = whole::<0, MOST_STEPS>)]
     steps: usize,
 
     /// Damage at a step, such as lower-half@150; also upper-half, left-half, right-half, centre and circle.
@@ -75,11 +79,11 @@ pub struct Filming {
     intact: bool,
 
     /// Divide the fire rate of the right half by this
-    #[arg(long, value_name = "TIMES", default_value_t = 1.0)]
+    #[arg(long, value_name = "TIMES", default_value_t = 1.0, allow_negative_numbers = true, value_parser = amount)]
     slow_half: f64,
 
     /// Steps between two frames
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = count)]
     every: usize,
 
     /// Seed of the update masks
@@ -121,8 +125,10 @@ impl Filming {
     where
         T: lnca::TransitionFn + Clone + 'static,
     {
+        let out = self.out.clone().unwrap_or_else(|| Path::new("out").join(example));
+        folder(&out)?;
         let film = self.film((pattern, rule), cells, &self.cuts(damage)?, look)?;
-        let folder = self.out.clone().unwrap_or_else(|| Path::new("out").join(example));
+        let folder = out;
         film.write(folder.join("animation.gif"), 60)?;
         film.write(folder.join("animation.png"), 60)?;
         let frames = film.frames();
@@ -131,18 +137,32 @@ impl Filming {
         write_png(&frames[frames.len() - 1], folder.join("last.png"))?;
         let (folder, card) = (folder.display(), pattern.card());
         let (target, trained_by) = (&card.target, &card.trained_by);
-        eprintln!("{folder}: animation.gif, animation.png, strip.png, last.png ({target}; {trained_by})");
+        note!("{folder}: animation.gif, animation.png, strip.png, last.png ({target}; {trained_by})");
         Ok(())
     }
 
-    /// The damage to do: what the arguments ask for, or `default` at step 150.
+    /// The damage to do: what the arguments ask for, or `default` at step 150, if there is such a step.
     fn cuts(&self, default: &str) -> Result<Vec<Cut>> {
+        let last = self.steps;
+        if let Some(late) = self.damage.iter().find(|cut| cut.step > last) {
+            let step = late.step;
+            return Err(
+                format!("`--damage` at step {step} comes after the last, `--steps` is {last}").into(),
+            );
+        }
         let default = Cut {
             damage: damage(default)?,
             step: 150,
         };
         Ok(match (self.intact, self.damage.is_empty()) {
             (true, _) => vec![],
+            (false, true) if default.step > last => {
+                note!(
+                    "no damage: it would come at step {}, after the last",
+                    default.step
+                );
+                vec![]
+            }
             (false, true) => vec![default],
             (false, false) => self.damage.clone(),
         })
@@ -160,6 +180,15 @@ impl Filming {
     where
         T: lnca::TransitionFn + Clone + 'static,
     {
+        let stops = self.stops(cuts);
+        if stops.len() > MOST_FRAMES {
+            let least = self.steps.div_ceil(MOST_FRAMES);
+            return Err(format!(
+                "`--every` is {}, expected at least {least} for so many steps",
+                self.every
+            )
+            .into());
+        }
         let scale = (SHOWN_SIDE / cells.dim(1)?.max(cells.dim(2)?)).max(1);
         let frame = |cells: &Tensor| -> Result<_> {
             let rgba = pattern.rgba(cells)?;
@@ -174,7 +203,7 @@ impl Filming {
         film.push(frame(&cells)?)?;
         let (mut at, key) = (0, Key::new(self.seed));
         let rates = self.rates(pattern, &cells)?;
-        for stop in self.stops(cuts) {
+        for stop in stops {
             let mut rollout = pattern.rollout(stop - at, key.fold_in(at as u64));
             if let Some(rates) = &rates {
                 rollout = rollout.fire_rates(rates)?;
@@ -206,10 +235,13 @@ impl Filming {
             return Ok(None);
         }
         let (_, height, width, _) = cells.dims4()?;
-        let rate = pattern.card().fire_rate;
+        let (rate, times) = (pattern.card().fire_rate, self.slow_half);
+        if times < rate {
+            return Err(format!("`--slow-half` is {times}, expected at least {rate}, the fire rate").into());
+        }
         let rates = (0..height * width).map(|cell| match cell % width < width / 2 {
             true => rate,
-            false => rate / self.slow_half,
+            false => rate / times,
         });
         Ok(Some(
             Tensor::from_iter(rates, &Device::Cpu)?.reshape((height, width))?,
@@ -220,6 +252,39 @@ impl Filming {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn damage_after_the_last_step_is_an_error() -> Result<()> {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Command {
+            #[command(flatten)]
+            filming: Filming,
+        }
+        let cuts = |words: &str| {
+            let words = ["run"].into_iter().chain(words.split_whitespace());
+            Command::parse_from(words).filming.cuts("circle")
+        };
+        let error = cuts("--steps 20 --damage lower-half@999")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("999") && error.contains("`--steps` is 20"),
+            "{error}"
+        );
+        assert!(cuts("--steps 20 --damage centre@20 --damage centre@21").is_err());
+        assert_eq!(cuts("--steps 20 --damage centre@20")?.len(), 1);
+        assert_eq!(
+            (
+                cuts("--steps 20")?.len(),
+                cuts("")?.len(),
+                cuts("--intact")?.len()
+            ),
+            (0, 1, 0)
+        );
+        assert!(Command::try_parse_from(["run", "--steps", "18446744073709551615"]).is_err());
+        Ok(())
+    }
 
     #[test]
     fn damage_is_named_with_its_step() {

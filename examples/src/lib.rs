@@ -3,16 +3,22 @@
 //! | what | where |
 //! | --- | --- |
 //! | arguments that several examples take: models, devices, numbers | [`args`] |
+//! | printing, where a stream may be full or closed | [`output`] |
 //! | progress bars | [`progress`] |
+//! | the lock of a folder that a program writes to, logs | [`lock`], [`lines`] |
 //! | charts and contact sheets | [`canvas`], [`contact_sheet`] |
 //! | the training loop of `growing`, `texture` and `variational` | [`training`] |
 //! | patterns: training them, filming them | [`patterns`], [`film`] |
 //! | everything that `denoise` and `deblur` do | [`restoration`] |
 
+mod allocator;
 pub mod args;
 pub mod canvas;
 pub mod contact_sheet;
 pub mod film;
+pub mod lines;
+pub mod lock;
+pub mod output;
 pub mod patterns;
 pub mod progress;
 pub mod restoration;
@@ -23,10 +29,8 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Training allocates and frees the same large tensors over and over. The C library's allocator returns such
-/// memory to the system and requests it again, which costs about a quarter of the time.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 /// The result of every fallible function of the examples.
 pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
@@ -46,7 +50,7 @@ pub fn exit(result: Result<()>) -> ExitCode {
         }
         cause = error.source();
     }
-    eprintln!("error: {message}");
+    note!("error: {message}");
     ExitCode::FAILURE
 }
 
@@ -57,13 +61,25 @@ pub fn command_line() -> String {
         Some(name) if word.contains('/') => name.to_string_lossy().into_owned(),
         _ => word,
     };
-    std::env::args().map(last).collect::<Vec<_>>().join(" ")
+    let words = std::env::args_os().map(|word| last(word.to_string_lossy().into_owned()));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The path of a file in the library's folder, such as a model that comes with it.
 pub fn shipped(path: &str) -> PathBuf {
     // The folder of this crate is in that of the library.
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(path)
+}
+
+/// Makes a folder, unless there is one.
+///
+/// # Errors
+/// There is a file of that name, or it cannot be made.
+pub fn folder(path: &Path) -> Result<()> {
+    if path.exists() && !path.is_dir() {
+        return Err(format!("{}: is a file, expected a folder", path.display()).into());
+    }
+    Ok(std::fs::create_dir_all(path).map_err(at(path))?)
 }
 
 /// Puts the path before an error of the operating system or of an encoder.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use lnca::train::{Event, Reading};
 
+use crate::note;
+
 /// A bar of `len` parts. It is hidden where stderr is no terminal.
 pub fn bar(name: &str, len: usize) -> ProgressBar {
     let template = "{prefix:>12} {bar:30} {pos}/{len}  {elapsed_precise}, {eta} left  {msg}";
@@ -84,7 +86,8 @@ impl TrainingProgress {
         self.bar.finish_and_clear();
     }
 
-    fn say(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+    /// Prints a line above the bar.
+    pub fn say(&self, line: &str) {
+        self.bar.suspend(|| note!("{line}"));
     }
 }

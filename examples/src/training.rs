@@ -1,17 +1,18 @@
 //! The loop around a [`Learner`]: progress, log, checkpoints and previews.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lnca::train::{Learner, Reading};
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::args::positive;
+use crate::args::count;
+use crate::lines::{self, Lines};
+use crate::lock::FolderLock;
 use crate::progress::bar;
-use crate::{Result, at};
+use crate::{Result, at, note};
 
 /// Where a training starts and what it writes
 #[derive(clap::Args)]
@@ -29,7 +30,7 @@ pub struct Training {
     out: Option<PathBuf>,
 
     /// Updates between two previews and checkpoints
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = count)]
     every: usize,
 
     /// Resume from the checkpoint in --out
@@ -46,27 +47,43 @@ pub struct Snapshot {
 }
 
 impl Training {
+    /// Takes the folder of this training, before anything that takes long.
+    ///
+    /// # Errors
+    /// Another process writes there, or it cannot be written.
+    pub fn folder(&self, example: &str) -> Result<TrainingFolder> {
+        let out = self.out.clone().unwrap_or_else(|| Path::new("out").join(example));
+        let lock = FolderLock::take(&out)?;
+        Ok(TrainingFolder { out, _lock: lock })
+    }
+
     /// Makes `updates` updates. Every now and then, and after the last, a checkpoint is saved and `write` is
     /// called to write the model and a preview.
     ///
     /// # Errors
-    /// Those of the learner and of `write`; a file cannot be written.
+    /// Those of the learner and of `write`; a file cannot be read or written. Only the log may fail: that is
+    /// said, and the training goes on.
     pub fn run<L: Learner>(
         &self,
-        example: &str,
+        TrainingFolder { out, _lock }: TrainingFolder,
         learner: &mut L,
         updates: usize,
         write: impl Fn(&L, Snapshot) -> Result<()>,
     ) -> Result<()> {
-        let out = self.out.clone().unwrap_or_else(|| Path::new("out").join(example));
-        fs::create_dir_all(&out).map_err(at(&out))?;
-        let checkpoint = out.join("checkpoint.safetensors");
-        let resumed = self.resume && checkpoint.exists();
-        if resumed {
+        let (checkpoint, model) = (out.join("checkpoint.safetensors"), out.join("model.safetensors"));
+        let there = |path: &Path| path.try_exists().map_err(at(path));
+        if self.resume && there(&checkpoint)? {
             learner.resume(&checkpoint)?;
-            eprintln!("resuming after update {} of {updates}", learner.updates());
+            note!("resuming after update {} of {updates}", learner.updates());
+        } else if self.resume {
+            let checkpoint = checkpoint.display();
+            if there(&model)? {
+                let advice = "leave out --resume to start over";
+                return Err(format!("{checkpoint} is missing, there is nothing to resume: {advice}").into());
+            }
+            note!("{checkpoint}: not there, starting");
         }
-        let mut log = Log::open(out.join("log.jsonl"), resumed)?;
+        let mut log = Log::open(&out.join("log.jsonl"), learner.updates())?;
         let bar = bar("training", updates).with_position(learner.updates() as u64);
         bar.reset_eta();
         bar.enable_steady_tick(Duration::from_millis(500));
@@ -78,13 +95,13 @@ impl Training {
                 let loss = log.write(done, learner.learning_rate())?;
                 bar.set_message(format!("loss {loss:.3e}"));
                 if done.is_multiple_of(500) || last {
-                    bar.suspend(|| eprintln!("update {done:>5}  loss {loss:.3e}"));
+                    bar.suspend(|| note!("update {done:>5}  loss {loss:.3e}"));
                 }
             }
             if done.is_multiple_of(self.every) || last {
                 learner.save(&checkpoint)?;
                 let snapshot = Snapshot {
-                    model: out.join("model.safetensors"),
+                    model: model.clone(),
                     preview: out.join(format!("preview_{done:05}.png")),
                 };
                 write(learner, snapshot)?;
@@ -106,27 +123,35 @@ struct Line {
     seconds: f64,
 }
 
+/// The folder of a training, held against other processes.
+pub struct TrainingFolder {
+    out: PathBuf,
+    _lock: FolderLock,
+}
+
 /// `log.jsonl`, and what its next line is about.
 struct Log {
-    path: PathBuf,
-    file: File,
+    lines: Lines,
     readings: Vec<Vec<Reading>>,
     clock: Instant,
 }
 
 impl Log {
-    /// The log of a resumed training is appended to, that of another replaced.
-    fn open(path: PathBuf, resumed: bool) -> Result<Self> {
-        let mut options = OpenOptions::new();
-        options.create(true);
-        match resumed {
-            true => options.append(true),
-            false => options.write(true).truncate(true),
+    /// The log of a training that goes on after so many updates; later lines are of updates that its
+    /// checkpoint lacks.
+    fn open(path: &Path, updates: usize) -> Result<Self> {
+        let mut lines = match updates {
+            0 => vec![],
+            _ => lines::read(path)?,
         };
-        let file = options.open(&path).map_err(at(&path))?;
+        lines.retain(|line| {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            line["update"]
+                .as_u64()
+                .is_some_and(|update| update <= updates as u64)
+        });
         Ok(Self {
-            path,
-            file,
+            lines: Lines::start(path, &lines)?,
             readings: vec![],
             clock: Instant::now(),
         })
@@ -146,7 +171,7 @@ impl Log {
             line.loss += reading.weight * share;
             *line.terms.entry(reading.name).or_default() += share;
         }
-        writeln!(self.file, "{}", serde_json::to_string(&line)?).map_err(at(&self.path))?;
+        self.lines.push(&serde_json::to_string(&line)?);
         (self.clock, self.readings) = (Instant::now(), vec![]);
         Ok(line.loss)
     }
@@ -154,6 +179,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use clap::Parser;
 
     use super::*;
@@ -190,10 +217,8 @@ mod tests {
         }
 
         fn resume(&mut self, checkpoint: &Path) -> lnca::Result<()> {
-            self.0 = fs::read_to_string(checkpoint)
-                .ok()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or_default();
+            let text = fs::read_to_string(checkpoint).unwrap_or_default();
+            self.0 = text.parse().unwrap_or_default();
             Ok(())
         }
     }
@@ -212,9 +237,8 @@ mod tests {
                     .push(format!("{} {}", learner.0, name.display()));
                 Ok(())
             };
-            Command::parse_from(words)
-                .training
-                .run("test", learner, updates, write)?;
+            let training = Command::parse_from(words).training;
+            training.run(training.folder("test")?, learner, updates, write)?;
             Ok(previews.into_inner())
         };
         let lines = || fs::read_to_string(folder.path().join("log.jsonl"));
@@ -230,6 +254,23 @@ mod tests {
         let resumed = train(&["--resume"], &mut Counter(0), 5)?;
         assert_eq!(resumed, ["4 preview_00004.png", "5 preview_00005.png"]);
         assert_eq!(lines()?.lines().count(), 4);
+
+        // A crash cut the last line short, after lines of updates that the checkpoint lacks.
+        let later = lines()? + "{\"update\":6,\"loss\":1.0}\n{\"upd";
+        fs::write(folder.path().join("log.jsonl"), later)?;
+        train(&["--resume"], &mut Counter(0), 7)?;
+        let text = lines()?;
+        let updates = text
+            .lines()
+            .map(|line| Ok(serde_json::from_str::<Value>(line)?["update"].as_u64()));
+        let updates: Vec<Option<u64>> = updates.collect::<Result<_>>()?;
+        assert_eq!(updates, [2, 3, 4, 5, 6, 7].map(Some));
+
+        fs::write(folder.path().join("model.safetensors"), "")?;
+        fs::remove_file(folder.path().join("checkpoint.safetensors"))?;
+        let error = train(&["--resume"], &mut Counter(0), 7).unwrap_err().to_string();
+        assert!(error.contains("checkpoint.safetensors is missing"), "{error}");
+        assert_eq!(lines()?, text, "the log is kept");
 
         train(&[], &mut Counter(0), 2)?;
         assert_eq!(lines()?.lines().count(), 1);

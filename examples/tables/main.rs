@@ -14,6 +14,7 @@ mod restoration;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lnca_examples::args::parse;
 use lnca_examples::restoration::{DEBLUR, DENOISE};
 
 /// Makes the tables of the latent NCA paper: trains, tests, measures, and writes Markdown, JSON and pictures
@@ -39,7 +40,7 @@ enum Table {
 }
 
 fn main() -> ExitCode {
-    lnca_examples::exit(match Args::parse().table {
+    lnca_examples::exit(match parse::<Args>().table {
         Table::Denoise(args) => restoration::run(&DENOISE, &args),
         Table::Deblur(args) => restoration::run(&DEBLUR, &args),
         Table::Efficiency(args) => efficiency::run(&args),

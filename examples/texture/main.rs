@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use candle_core::Device;
 use clap::{Parser, Subcommand};
 use lnca::Pattern;
+use lnca_examples::args::parse;
 use lnca_examples::{Result, shipped};
 
 /// Trains and runs automata that make a texture.
@@ -37,7 +38,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    lnca_examples::exit(match Args::parse().command {
+    lnca_examples::exit(match parse::<Args>().command {
         Some(Command::Train(args)) => train::train(&args),
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Score(args)) => score::score(&args),

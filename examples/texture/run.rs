@@ -6,7 +6,7 @@ use lnca::io::Background;
 use lnca::model::pattern::Rule;
 use lnca::transition::{Lattice, bipolar_directions, polar_directions};
 use lnca_examples::Result;
-use lnca_examples::args::positive;
+use lnca_examples::args::{degrees, side};
 use lnca_examples::film::{Filming, Look};
 
 use crate::{Source, grid};
@@ -21,7 +21,7 @@ pub struct Args {
     filming: Filming,
 
     /// Cells along a side of the grid [default: twice that of the training]
-    #[arg(long, value_name = "CELLS", value_parser = positive)]
+    #[arg(long, value_name = "CELLS", value_parser = side)]
     size: Option<usize>,
 
     /// Rotates the perception, and with it the texture, by so many degrees
@@ -29,7 +29,8 @@ pub struct Args {
         long,
         value_name = "DEGREES",
         default_value_t = 0.0,
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        value_parser = degrees
     )]
     angle: f64,
 

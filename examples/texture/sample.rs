@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use clap::ValueEnum;
 use lnca::data::{Swatch, read_swatch};
 use lnca_examples::Result;
-use lnca_examples::args::positive;
+use lnca_examples::args::side;
 use lnca_examples::patterns::name_of;
 
 /// The texture to make
@@ -21,7 +21,7 @@ pub struct Sample {
     swatch: SwatchName,
 
     /// Largest side in pixels; a larger picture is shrunk
-    #[arg(long, value_name = "PIXELS", default_value_t = 128, value_parser = positive)]
+    #[arg(long, value_name = "PIXELS", default_value_t = 128, value_parser = side)]
     largest: usize,
 }
 

@@ -9,7 +9,8 @@ use lnca::io::{Background, enlarged, pictures, sheet, write_png};
 use lnca::metric::FilterBank;
 use lnca::random::Key;
 use lnca_examples::Result;
-use lnca_examples::args::positive;
+use lnca_examples::args::{MOST, side, whole};
+use lnca_examples::output::print;
 
 use crate::sample::Sample;
 use crate::{Source, grid};
@@ -25,11 +26,11 @@ pub struct Args {
     sample: Sample,
 
     /// Steps before the texture is measured
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = whole::<0, MOST>)]
     steps: usize,
 
     /// Cells along a side of the grid [default: twice that of the training]
-    #[arg(long, value_name = "CELLS", value_parser = positive)]
+    #[arg(long, value_name = "CELLS", value_parser = side)]
     size: Option<usize>,
 
     /// Seed of the update masks
@@ -68,7 +69,7 @@ pub fn score(args: &Args) -> Result<()> {
         "distance": distance, "noise": noise, "crop": crop,
         "gap_closed": (noise / distance).ln() / (noise / crop).ln(),
     });
-    println!("{score}");
+    print(score)?;
     if let Some(path) = &args.sheet {
         let mut row: Vec<Picture> = vec![];
         for image in [&target, &small, &large] {

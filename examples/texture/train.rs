@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use lnca::loss::{OverflowNorm, PatchTransport, TextureLoss, Vgg16, VggComparison, VggStyle};
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
 use lnca::{PatternCard, PatternConfig, TextureConfig};
-use lnca_examples::args::positive;
+use lnca_examples::args::{count, rate, side, whole};
 use lnca_examples::training::Training;
 use lnca_examples::{Result, command_line, patterns};
 
@@ -24,7 +24,7 @@ pub struct Args {
     sample: Sample,
 
     /// Cells along a side of the grid it is trained on; published: 128
-    #[arg(long, value_name = "CELLS", default_value_t = 64, value_parser = positive)]
+    #[arg(long, value_name = "CELLS", default_value_t = 64, value_parser = side)]
     grid: usize,
 
     /// How colours are compared; gram and transport need --vgg
@@ -36,7 +36,7 @@ pub struct Args {
     vgg: Option<PathBuf>,
 
     /// Updates of the weights; published: 5000
-    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = count)]
     updates: usize,
 
     /// Fewest and most steps of an update, as in 32-63; published since 2021: 32-95
@@ -44,7 +44,7 @@ pub struct Args {
     steps: (usize, usize),
 
     /// Learning rate of the first update; it falls to 0.3 of it after 40 % and 0.09 after 70 % of the updates
-    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3, allow_negative_numbers = true, value_parser = rate)]
     learning_rate: f64,
 
     #[command(flatten)]
@@ -61,17 +61,24 @@ enum StyleName {
     Transport,
 }
 
+/// Most steps of an update, whose states may all be in memory.
+const MOST_STEPS: usize = 100_000;
+
 /// Parses two numbers with a hyphen between them.
 fn range(text: &str) -> Result<(usize, usize), String> {
-    let parts = text.split_once('-').map(|(from, to)| (from.parse(), to.parse()));
+    let number = |text| whole::<1, MOST_STEPS>(text).ok();
+    let parts = text.split_once('-').map(|(from, to)| (number(from), number(to)));
     match parts {
-        Some((Ok(from), Ok(to))) if from <= to => Ok((from, to)),
-        _ => Err("expected two numbers in order, as in 32-63".into()),
+        Some((Some(from), Some(to))) if from <= to => Ok((from, to)),
+        _ => Err(format!(
+            "expected two numbers from 1 to {MOST_STEPS} in order, as in 32-63"
+        )),
     }
 }
 
 pub fn train(args: &Args) -> Result<()> {
     let (name, target) = args.sample.target()?;
+    let folder = args.training.folder("texture")?;
     let loss = loss(args, &target)?;
     let fraction = |percent: usize| args.updates * percent / 100;
     let published = PatternTrainerConfig::texture();
@@ -97,7 +104,7 @@ pub fn train(args: &Args) -> Result<()> {
     let seed = pattern.seed(1, size)?;
     let mut trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
     args.training
-        .run("texture", &mut trainer, args.updates, |trainer, snapshot| {
+        .run(folder, &mut trainer, args.updates, |trainer, snapshot| {
             patterns::write(&pattern, trainer, snapshot)
         })
 }

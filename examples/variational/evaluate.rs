@@ -5,7 +5,8 @@ use clap::Parser;
 use lnca::model::vae::Estimate;
 use lnca::random::Key;
 use lnca_examples::Result;
-use lnca_examples::args::positive;
+use lnca_examples::args::{at_once, count};
+use lnca_examples::output::print;
 use lnca_examples::progress::bar;
 
 use crate::{Source, rounded};
@@ -17,15 +18,15 @@ pub struct Args {
     source: Source,
 
     /// Number of test images, always the same [default: all]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = count)]
     images: Option<usize>,
 
     /// Latents for each image; published: 128
-    #[arg(long, value_name = "S", default_value_t = 128, value_parser = positive)]
+    #[arg(long, value_name = "S", default_value_t = 128, value_parser = at_once)]
     samples: usize,
 
     /// Images at once
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_once)]
     batch: usize,
 }
 
@@ -53,6 +54,5 @@ pub fn evaluate(args: &Args) -> Result<()> {
         format!("iwelbo_{side}x{side}"): rounded(mean.inner),
         "elbo": rounded(mean.elbo), "kl": rounded(mean.kl),
     });
-    println!("{result}");
-    Ok(())
+    print(result)
 }

@@ -24,7 +24,8 @@ use data::Data;
 use lnca::Vae;
 use lnca::data::BinaryImages;
 use lnca::random::Key;
-use lnca_examples::Result;
+use lnca_examples::args::parse;
+use lnca_examples::{Result, note};
 
 /// Trains and runs automata that grow images from latents.
 ///
@@ -46,7 +47,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    lnca_examples::exit(match Args::parse().command {
+    lnca_examples::exit(match parse::<Args>().command {
         Some(Command::Train(args)) => train::train(&args),
         Some(Command::Evaluate(args)) => evaluate::evaluate(&args),
         Some(Command::Pictures(args)) => pictures::draw(&args),
@@ -90,7 +91,7 @@ impl Source {
         let card = vae.card();
         if images.name != card.data {
             let (trained, here) = (&card.data, images.name);
-            eprintln!("note: the model was trained on {trained}, these are {here}");
+            note!("note: the model was trained on {trained}, these are {here}");
         }
         // Files of MNIST may be sorted by digit.
         let test = images.test.sample(usize::MAX, Key::new(0).fold_in_name("test"));

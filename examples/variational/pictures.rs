@@ -7,8 +7,9 @@ use lnca::io::Picture;
 use lnca::io::{sheet, write_png};
 use lnca::model::vae::Decoder;
 use lnca::random::Key;
-use lnca_examples::Result;
-use lnca_examples::args::positive;
+use lnca_examples::args::at_once;
+use lnca_examples::output::print;
+use lnca_examples::{Result, note};
 
 use crate::drawings::{growth, interpolation, reconstructions, recovery, samples};
 use crate::{Source, rounded};
@@ -20,7 +21,7 @@ pub struct Args {
     source: Source,
 
     /// Samples to average recovery from damage over
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_once)]
     recoveries: usize,
 
     /// Folder for the pictures [default: that of the model]
@@ -38,7 +39,7 @@ pub fn draw(args: &Args) -> Result<()> {
     let write = |name: &str, rows: &[Vec<Picture>]| -> Result<()> {
         let path = folder.join(name);
         write_png(&sheet(rows, 4), &path)?;
-        eprintln!("{}", path.display());
+        note!("{}", path.display());
         Ok(())
     };
     let key = Key::new(args.source.seed);
@@ -51,7 +52,7 @@ pub fn draw(args: &Args) -> Result<()> {
             let (rows, left) = recovery(&vae, decoder, args.recoveries, key)?;
             write("recovery.png", &rows)?;
             let result = serde_json::json!({"samples": args.recoveries, "damage_left": rounded(left)});
-            println!("{result}");
+            print(result)?;
         }
         _ => {}
     }

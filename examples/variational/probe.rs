@@ -9,7 +9,8 @@ use lnca::random::Key;
 use lnca::train::{Adam, AdamConfig};
 use lnca::{Vae, Weights};
 use lnca_examples::Result;
-use lnca_examples::args::positive;
+use lnca_examples::args::count;
+use lnca_examples::output::print;
 use lnca_examples::progress::bar;
 use rand::Rng;
 
@@ -28,11 +29,11 @@ pub struct Args {
     source: Source,
 
     /// Test images; the classifier is fitted to four fifths of them
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = count)]
     images: usize,
 
     /// Updates of the classifier
-    #[arg(long, value_name = "N", default_value_t = 400, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = count)]
     updates: usize,
 }
 
@@ -60,8 +61,7 @@ pub fn probe(args: &Args) -> Result<()> {
         "cells_right_of_held_out_images": rounded(cells_held),
         "held_out_images_right_by_majority": rounded(images_held),
     });
-    println!("{result}");
-    Ok(())
+    print(result)
 }
 
 /// The cells that the first `count` images are grown to, `[count, H * W, C]`.

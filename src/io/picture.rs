@@ -2,8 +2,10 @@
 
 use super::atomic::write_atomic;
 use super::resize::lanczos_resize;
+use super::whole::read_whole;
 use crate::error::{Error, Result};
-use image::{DynamicImage, ImageFormat, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use serde::{Deserialize, Serialize};
 use std::io::Cursor;
 use std::path::Path;
@@ -35,7 +37,7 @@ pub struct Picture {
 
 impl Picture {
     /// Reads a PNG or JPEG, whatever its name says: grey becomes RGB, alpha is dropped, 16 bits are
-    /// reduced to 8.
+    /// reduced to 8. It is turned upright if its Exif data says how the camera was held.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is neither PNG nor JPEG, damaged,
@@ -101,26 +103,54 @@ pub fn write_png(picture: &Picture, path: impl AsRef<Path>) -> Result<()> {
     write_atomic(path, &bytes)
 }
 
-/// Decodes a PNG or JPEG file, whatever its name says. The image is never empty.
+/// Decodes a PNG or JPEG file, whatever its name says, and turns it upright. The image is never empty. All
+/// pictures are read by this function, so that they agree on what is up.
 pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let bytes = read_whole(path)?;
+    let wrong = |error: image::ImageError| Error::file(path, error);
     let mut reader = ImageReader::new(Cursor::new(&bytes))
         .with_guessed_format()
         .map_err(Error::io(path))?;
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MOST_DECODED);
-    reader.limits(limits);
+    reader.limits(limits.clone());
     // The JPEG decoder fills missing parts with grey instead of failing.
-    if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_complete(&bytes) {
+    let format = reader.format();
+    if format == Some(ImageFormat::Jpeg) && !jpeg_is_complete(&bytes) {
         let reason = format!("JPEG cut short: no end marker in {} bytes", bytes.len());
         return Err(Error::file(path, reason));
     }
-    let image = reader.decode().map_err(|error| Error::file(path, error))?;
+    let mut decoder = reader.into_decoder().map_err(wrong)?;
+    limits.reserve(decoder.total_bytes()).map_err(wrong)?;
+    decoder.set_limits(limits).map_err(wrong)?;
+    let orientation = match format {
+        Some(ImageFormat::Png) => png_exif(&bytes).and_then(Orientation::from_exif_chunk),
+        // Pictures with damaged Exif data are shown as they are, everywhere.
+        _ => decoder.orientation().ok(),
+    };
+    let mut image = DynamicImage::from_decoder(decoder).map_err(wrong)?;
     if image.width() == 0 || image.height() == 0 {
         let size = format!("empty image, {}x{}", image.height(), image.width());
         return Err(Error::file(path, size));
     }
+    image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
     Ok(image)
+}
+
+/// The Exif data of a PNG. The decoder knows only what comes before the pixels, but this may come after them;
+/// and some programs begin it as in a JPEG.
+fn png_exif(bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.get(8..)?;
+    // Length, kind, data and checksum of a chunk.
+    while let Some((&[a, b, c, d, ref kind @ ..], data)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        if kind == b"eXIf" {
+            let exif = data.get(..length)?;
+            return Some(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif));
+        }
+        rest = data.get(length.checked_add(4)?..)?;
+    }
+    None
 }
 
 /// Whether a JPEG's end marker follows its first scan. Header segments are skipped by their lengths, since an
@@ -180,6 +210,124 @@ pub(crate) mod tests {
         assert_eq!(Picture::read(&path).unwrap().pixels, [9; 18]);
     }
 
+    /// Exif data with nothing but an orientation, in either order of bytes.
+    fn exif(orientation: u8, little: bool) -> Vec<u8> {
+        let start: &[u8] = if little { b"II*\0" } else { b"MM\0*" };
+        let long = |x: u32| if little { x.to_le_bytes() } else { x.to_be_bytes() };
+        let short = |x: u16| if little { x.to_le_bytes() } else { x.to_be_bytes() };
+        let (one, kind) = (short(1), short(3));
+        let value = short(orientation.into());
+        [
+            start,
+            &long(8),
+            &one,
+            &short(0x112),
+            &kind,
+            &long(1),
+            &value,
+            &[0, 0],
+            &long(0),
+        ]
+        .concat()
+    }
+
+    /// `bytes` of a JPEG with Exif data.
+    pub(crate) fn tagged_jpeg(bytes: &[u8], orientation: u8) -> Vec<u8> {
+        let exif = [&b"Exif\0\0"[..], &exif(orientation, false)].concat();
+        let length = (exif.len() as u16 + 2).to_be_bytes();
+        [&bytes[..2], &[0xFF, 0xE1], &length, &exif, &bytes[2..]].concat()
+    }
+
+    /// `bytes` of a PNG with Exif data before or behind its pixels.
+    fn tagged_png(bytes: &[u8], exif: &[u8], behind: bool) -> Vec<u8> {
+        let chunk = [&b"eXIf"[..], exif].concat();
+        let length = (exif.len() as u32).to_be_bytes();
+        let chunk = [&length[..], &chunk, &checksum(&chunk).to_be_bytes()].concat();
+        // The first chunk ends after 33 bytes, the last has 12.
+        let at = if behind { bytes.len() - 12 } else { 33 };
+        [&bytes[..at], &chunk, &bytes[at..]].concat()
+    }
+
+    /// The checksum of a chunk of a PNG.
+    fn checksum(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0u32, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+                (crc >> 1) ^ (0xEDB8_8320 * (crc & 1))
+            })
+        })
+    }
+
+    /// Where the upper left quarter of a stored picture is shown: its row and column.
+    const SHOWN: [(usize, usize); 8] = [(0, 0), (0, 1), (1, 1), (1, 0), (0, 0), (0, 1), (1, 1), (1, 0)];
+
+    #[test]
+    fn pictures_are_turned_upright() {
+        let dir = tempfile::tempdir().unwrap();
+        let stored = Picture {
+            height: 16,
+            width: 32,
+            // White in the upper left quarter.
+            pixels: (0..16 * 32)
+                .flat_map(|i| [if i / 32 < 8 && i % 32 < 16 { 255 } else { 0 }; 3])
+                .collect(),
+        };
+        let plain = ["jpg", "png"].map(|ending| {
+            let path = dir.path().join("plain").with_extension(ending);
+            write(&stored, &path);
+            std::fs::read(path).unwrap()
+        });
+        for orientation in 0..=9u8 {
+            let known = (1..=8).contains(&orientation);
+            let (row, column) = if known {
+                SHOWN[orientation as usize - 1]
+            } else {
+                (0, 0)
+            };
+            let size = if (5..=8).contains(&orientation) {
+                (32, 16)
+            } else {
+                (16, 32)
+            };
+            let prefixed = [&b"Exif\0\0"[..], &exif(orientation, true)].concat();
+            for (ending, bytes) in [
+                ("jpg", tagged_jpeg(&plain[0], orientation)),
+                ("png", tagged_png(&plain[1], &exif(orientation, true), false)),
+                ("png", tagged_png(&plain[1], &exif(orientation, false), true)),
+                ("png", tagged_png(&plain[1], &prefixed, false)),
+                // The name does not matter.
+                ("png", tagged_jpeg(&plain[0], orientation)),
+            ] {
+                let path = dir.path().join("tagged").with_extension(ending);
+                std::fs::write(&path, bytes).unwrap();
+                let upright = Picture::read(&path).unwrap();
+                assert_eq!((upright.height, upright.width), size, "{orientation}");
+                let quarter = |y: usize, x: usize| {
+                    let at = (y * 2 + 1) * size.0 / 4 * size.1 + (x * 2 + 1) * size.1 / 4;
+                    upright.pixels[at * 3] > 128
+                };
+                let white = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(y, x)| quarter(y, x));
+                let wanted = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|place| place == (row, column));
+                assert_eq!(white, wanted, "orientation {orientation} of a {ending}");
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_exif_data_turns_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.png");
+        write(&sample(2, 3, 0), &path);
+        let plain = std::fs::read(&path).unwrap();
+        let whole = exif(6, true);
+        for length in 0..20 {
+            std::fs::write(&path, tagged_png(&plain, &whole[..length], false)).unwrap();
+            assert_eq!(Picture::read(&path).unwrap().height, 2, "{length}");
+        }
+        // A chunk longer than the file.
+        assert_eq!(png_exif(&[&plain[..33], &[0xFF; 4], b"eXIf"].concat()), None);
+        assert_eq!(png_exif(&[&plain[..33], &[0xFF; 4], b"tEXt"].concat()), None);
+    }
+
     #[test]
     fn every_way_to_cut_a_file_short_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
@@ -217,12 +365,8 @@ pub(crate) mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         // Width and height of the header chunk, and its checksum.
         bytes[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
-        let crc = bytes[12..29].iter().fold(!0u32, |crc, &byte| {
-            (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-                (crc >> 1) ^ (0xEDB8_8320 * (crc & 1))
-            })
-        });
-        bytes[29..33].copy_from_slice(&(!crc).to_be_bytes());
+        let crc = checksum(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&crc.to_be_bytes());
         std::fs::write(&path, bytes).unwrap();
         let error = Picture::read(&path).unwrap_err().to_string();
         assert!(error.to_lowercase().contains("limit"), "{error}");

@@ -1,7 +1,6 @@
 //! Safetensors files: tensors by name, with a JSON description in the header.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
 
 use candle_core::safetensors::Load;
@@ -11,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::atomic::write_atomic;
+use super::whole::read_whole;
 use crate::error::{Error, Result};
 
 /// The header entry that holds the description.
@@ -36,7 +36,7 @@ pub fn write(path: &Path, tensors: &Tensors, description: &impl Serialize) -> Re
 /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is not a safetensors file, has no
 /// description, or one of another kind.
 pub fn read<D: DeserializeOwned>(path: &Path, device: &Device) -> Result<(Tensors, D)> {
-    let bytes = fs::read(path).map_err(Error::io(path))?;
+    let bytes = read_whole(path)?;
     let broken = |error| Error::file(path, format!("not a safetensors file: {error}"));
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
     let Some(text) = header.metadata().as_ref().and_then(|entries| entries.get(ENTRY)) else {

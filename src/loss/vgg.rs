@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use super::sliced_transport::{directions, sliced_transport};
 use super::style::{StyleLoss, as_sets, compress, fingerprint, gram_distance};
 use crate::error::{Error, Result};
+use crate::io::read_whole;
 use crate::metric::gram;
 use crate::ops::replace;
 use crate::random::Key;
@@ -51,7 +52,7 @@ impl Vgg16 {
     /// if a weight is missing or has another shape.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = read_whole(path)?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, device)
             .map_err(|error| Error::file(path, format!("not a safetensors file: {error}")))?;
         Self::new(|name| tensors.get(name).cloned())

@@ -70,6 +70,10 @@ pub(super) fn save<P: Serialize + DeserializeOwned>(
 }
 
 /// Restores weights and optimiser from a checkpoint and returns the rest of the state.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::File`], which name the file, if it cannot be read, is damaged, or belongs to
+/// another run.
 pub(super) fn restore<P: Serialize + DeserializeOwned>(
     path: &Path,
     identity: &Identity,
@@ -84,8 +88,12 @@ pub(super) fn restore<P: Serialize + DeserializeOwned>(
         );
         return Err(Error::file(path, reason));
     }
-    weights.load(&take_prefixed(&mut tensors, "weights."))?;
-    adam.restore(take_prefixed(&mut tensors, "adam."), found.updates)?;
+    let named = |error| Error::file(path, error);
+    weights
+        .load(&take_prefixed(&mut tensors, "weights."))
+        .map_err(named)?;
+    adam.restore(take_prefixed(&mut tensors, "adam."), found.updates)
+        .map_err(named)?;
     Ok(State {
         trainer: take_prefixed(&mut tensors, "memory."),
         best: take_prefixed(&mut tensors, "best."),

@@ -339,14 +339,16 @@ impl Run<'_> {
         let Some(path) = &self.fit.checkpoint else {
             return Ok(());
         };
-        if !self.fit.resume || !path.exists() {
+        // Where it cannot be told whether there is one, it must not be replaced.
+        if !self.fit.resume || !path.try_exists().map_err(Error::io(path))? {
             return Ok(());
         }
         let (identity, weights) = (self.identity(), self.trainer.weights().clone());
         let learned = (&weights, self.trainer.optimiser_mut());
         let state: checkpoint::State<Progress> =
             checkpoint::restore(path, &identity, learned, &self.fit.device)?;
-        self.trainer.restore_state(state.trainer)?;
+        let restored = self.trainer.restore_state(state.trainer);
+        restored.map_err(|error| Error::file(path, error))?;
         (self.progress, self.best) = (state.progress, state.best);
         let (phase, Progress { epoch, batch, .. }) = (self.trainer.phase(), self.progress);
         tracing::info!(phase, epoch, batch, "resumed {}", path.display());

@@ -1,5 +1,6 @@
 //! The arguments of `denoise` and `deblur`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
@@ -8,7 +9,7 @@ use lnca::metric::SSIM_WINDOW;
 
 use super::Task;
 use crate::Result;
-use crate::args::{DeviceName, ModelName, positive};
+use crate::args::{DeviceName, MOST_SIDE, ModelName, at_once, count, end, rate, whole};
 
 /// The last part of `--help`.
 const DEFAULTS: &str = "\
@@ -27,8 +28,10 @@ FILES WRITTEN TO --out
   curves.png          training loss and validation SSIM
   results.json        arguments, counts, skipped files, scores, times and history
   shown.safetensors   the images of sheet.png
-  log.jsonl           every batch and every epoch, written during training
+  log.jsonl           every batch and every epoch, written during training; where it cannot be, that is said
+                      once, and the training goes on
   run.json, *.checkpoint.safetensors   what --resume needs; may be deleted after the run
+  .lock               held while a run writes here: a second one is refused
 
 THREADS
   All cores are used. RAYON_NUM_THREADS and CANDLE_NUM_THREADS in the environment limit that.";
@@ -58,7 +61,7 @@ pub struct Args {
 
     /// Use at most N images (for pairs N tiles), a random sample [default: 1000; with --paper all, or
     /// 5000 generated ones]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub images: Option<usize>,
 
     /// Side of the images in pixels, to which they are cropped and resized
@@ -67,24 +70,24 @@ pub struct Args {
 
     /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 8, or for a latent
     /// model 4 with --end-to-end 4; with --paper 20]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub epochs: Option<usize>,
 
     /// Epochs of the autoencoder [default: 10; with --paper 20]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub ae_epochs: Option<usize>,
 
     /// Epochs of encoder, NCA and decoder together, after those of --epochs, which are 0 by default if
     /// --start is given too [default: 4 for a latent model without --epochs, --start and --paper]
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "paper")]
+    #[arg(long, value_name = "N", value_parser = count, conflicts_with = "paper")]
     pub end_to_end: Option<usize>,
 
     /// Images in a batch [default: 4; with --paper 8]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = at_once)]
     pub batch: Option<usize>,
 
     /// Learning rate of the NCA at the start of each of its phases [default: those of the recipe]
-    #[arg(long, value_name = "RATE", value_parser = rate)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate)]
     pub learning_rate: Option<f64>,
 
     /// Change one field of the recipe, as in nca.average=0.999 or learning=everything; results.json of any
@@ -114,19 +117,19 @@ pub struct Args {
     pub resume: bool,
 
     /// Batches between two checkpoints; there is also one after every epoch
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = count)]
     pub checkpoint_every: usize,
 
     /// Where to compute
     #[arg(long, value_enum, default_value = "cpu")]
     pub device: DeviceName,
 
-    /// Do not train: test this model on all images of --data, always with the same corruption, and print a
-    /// line of JSON. An infinite PSNR is null
+    /// Do not train: test this model on all images of --data [default: the generated ones that a run without
+    /// arguments is tested on], always with the same corruption, and print a line of JSON. An infinite PSNR
+    /// is null
     #[arg(
         long,
         value_name = "MODEL",
-        requires = "data",
         conflicts_with_all = ["model", "test_data", "images", "epochs", "ae_epochs",
             "end_to_end", "learning_rate", "set", "start", "seed", "paper", "out",
             "resume", "checkpoint_every"]
@@ -137,15 +140,20 @@ pub struct Args {
 impl Args {
     /// The arguments of this process. It ends here if they are wrong or ask for help.
     pub fn of(task: &Task) -> Self {
-        let matches = Self::command().name(task.name).about(task.about).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let matches = Self::command()
+            .name(task.name)
+            .about(task.about)
+            .try_get_matches();
+        matches
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .unwrap_or_else(|error| end(&error))
     }
 
     /// The arguments in `words`, the first of which is the name of the program.
     ///
     /// # Errors
     /// They are wrong.
-    pub fn from_words(task: &Task, words: &[String]) -> Result<Self> {
+    pub fn from_words(task: &Task, words: impl IntoIterator<Item: Clone + Into<OsString>>) -> Result<Self> {
         let matches = Self::command().name(task.name).try_get_matches_from(words)?;
         Ok(Self::from_arg_matches(&matches)?)
     }
@@ -172,13 +180,6 @@ fn kind(text: &str) -> Result<Kind, String> {
     }
 }
 
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(rate) if (0.0..=1.0).contains(&rate) => Ok(rate),
-        _ => Err("expected a number from 0 to 1".into()),
-    }
-}
-
 fn field(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((field, value)) if !field.is_empty() && !value.is_empty() => Ok(text.to_string()),
@@ -187,10 +188,6 @@ fn field(text: &str) -> Result<String, String> {
 }
 
 fn side(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(side) if (SSIM_WINDOW..=4096).contains(&side) => Ok(side),
-        _ => Err(format!(
-            "expected {SSIM_WINDOW} (the window of SSIM) to 4096 pixels"
-        )),
-    }
+    whole::<SSIM_WINDOW, MOST_SIDE>(text)
+        .map_err(|error| format!("{error} pixels, and not below the window of SSIM"))
 }

@@ -10,9 +10,10 @@ use lnca::random::Key;
 use lnca::{Model, Scores, evaluate};
 use serde::Serialize;
 
-use super::images::open;
+use super::images::{built_in, open};
 use super::{Args, Settings, Task};
 use crate::Result;
+use crate::output::print;
 use crate::progress::bar;
 
 /// All images of `data` in batches, corrupted at the difficulty of the test and always in the same way. Real
@@ -71,8 +72,9 @@ struct Line {
     seconds: f64,
 }
 
-/// `--eval`: tests a saved model and prints one line of JSON.
-pub fn eval(task: &Task, args: &Args, path: &Path, dir: &Path) -> Result<()> {
+/// `--eval`: tests a saved model on all images of a folder, or on the built-in ones, and prints one line of
+/// JSON.
+pub fn eval(task: &Task, args: &Args, path: &Path) -> Result<()> {
     let device = args.device.open()?;
     let model = Model::load(path, &device)?;
     let trained = &model.card().task;
@@ -80,9 +82,13 @@ pub fn eval(task: &Task, args: &Args, path: &Path, dir: &Path) -> Result<()> {
         let (path, name) = (path.display(), task.name);
         return Err(format!("{path}: a model of task `{trained}`, but this example is `{name}`").into());
     }
-    let (data, _) = open(dir, args.kind.clone(), args.size, None, 0)?;
+    let settings = Settings::new(args);
+    let data = match &args.data {
+        Some(dir) => open(dir, args.kind.clone(), args.size, None, 0)?.0,
+        None => built_in(settings.images.unwrap_or(1), args.size)?,
+    };
     let started = Instant::now();
-    let batches = test_batches(&data, task.corruption, Settings::new(args).batch)?;
+    let batches = test_batches(&data, task.corruption, settings.batch)?;
     let scores = scores("evaluation", &batches, &device, |images, first| {
         restore(&model, images, first)
     })?;
@@ -92,6 +98,5 @@ pub fn eval(task: &Task, args: &Args, path: &Path, dir: &Path) -> Result<()> {
         scores,
         seconds: started.elapsed().as_secs_f64(),
     };
-    println!("{}", serde_json::to_string(&line)?);
-    Ok(())
+    print(serde_json::to_string(&line)?)
 }

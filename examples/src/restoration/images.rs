@@ -6,8 +6,8 @@ use lnca::TrainingData;
 use lnca::data::{Dataset, Kind, LoadReport, OpenOptions, Split};
 
 use super::{Args, Settings, Task};
-use crate::Result;
 use crate::progress::bar;
+use crate::{Result, note};
 
 /// The images of a run.
 pub struct Images {
@@ -44,7 +44,7 @@ impl Images {
             None => (parts.test, None),
         };
         let (train, validation, batch) = (parts.train.len(), parts.validation.len(), settings.batch);
-        eprintln!(
+        note!(
             "images: {train} to train, {validation} to validate, {} to test",
             test.len()
         );
@@ -111,23 +111,40 @@ fn print(dir: &Path, size: usize, report: &LoadReport) {
         _ => "pairs",
     };
     let dir = dir.display();
-    eprintln!(
+    note!(
         "{dir}: {chosen} of {found} {what} chosen, {} skipped, {images} images of {size}x{size}",
         skipped.len()
     );
     if tiles.cut > 0 {
         let (cut, flat, redundant) = (tiles.cut, tiles.flat, tiles.redundant);
-        eprintln!("  {cut} tiles cut; {flat} flat and {redundant} redundant ones dropped");
+        note!("  {cut} tiles cut; {flat} flat and {redundant} redundant ones dropped");
     }
     for (path, reason) in skipped.iter().take(5) {
-        eprintln!("  skipped {}: {reason}", path.display());
+        note!("  skipped {}: {reason}", path.display());
     }
     if skipped.len() > 5 {
-        eprintln!("  and {} more", skipped.len() - 5);
+        note!("  and {} more", skipped.len() - 5);
     }
 }
 
+/// The images that a run without arguments is tested on.
+///
+/// # Errors
+/// `size` is out of range.
+pub fn built_in(images: usize, size: usize) -> Result<Dataset> {
+    Ok(split(generated(images, size, 0)?, Some(images), 0)?.test)
+}
+
+/// Most bytes of generated images, which are all in memory.
+const MOST_BYTES: usize = 16 << 30;
+
 fn generated(count: usize, size: usize, seed: u64) -> Result<Dataset> {
+    let most = MOST_BYTES / (3 * size * size).max(1);
+    if count > most {
+        let problem =
+            format!("`--images` is {count}, expected at most {most} generated ones of `--size` {size}");
+        return Err(problem.into());
+    }
     let bar = bar("dead leaves", 1);
     let data = Dataset::dead_leaves(count, size, seed)?;
     bar.finish_and_clear();

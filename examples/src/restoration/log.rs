@@ -1,16 +1,14 @@
 //! The log of a training: a line of JSON for each batch and epoch. It survives a kill.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use lnca::io::write_atomic;
 use lnca::train::Event;
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, at};
+use crate::Result;
+use crate::lines::{self, Lines};
 
 /// One line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,7 +37,7 @@ enum Line {
 /// The lines of a run, in memory and in a file.
 pub struct Log {
     path: PathBuf,
-    file: File,
+    file: Lines,
     lines: Vec<Line>,
     clock: Instant,
 }
@@ -65,20 +63,18 @@ pub struct Epoch {
 }
 
 impl Log {
-    /// Opens a log and reads its lines.
+    /// Opens a log and reads its lines; those that a crash damaged are left out.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = match fs::read_to_string(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(at(path)(error).into()),
-            text => text.unwrap_or_default(),
-        };
-        // A kill may have cut the last line short.
-        let lines = text
-            .lines()
-            .map_while(|line| serde_json::from_str(line).ok())
+        let lines = lines::read(path)?.into_iter();
+        let lines: Vec<Line> = lines
+            .filter_map(|line| serde_json::from_str(&line).ok())
             .collect();
         Ok(Self {
             path: path.into(),
-            file: append_to(path)?,
+            file: file(path, &lines)?,
             lines,
             clock: Instant::now(),
         })
@@ -125,8 +121,7 @@ impl Log {
             _ => return Ok(()),
         };
         self.clock = Instant::now();
-        let text = serde_json::to_string(&line)? + "\n";
-        self.file.write_all(text.as_bytes()).map_err(at(&self.path))?;
+        self.file.push(&serde_json::to_string(&line)?);
         self.lines.push(line);
         Ok(())
     }
@@ -138,13 +133,13 @@ impl Log {
             } => phase != of || epoch * batches_per_epoch + batch < done,
             Line::Validated { phase, epoch, .. } => phase != of || (epoch + 1) * batches_per_epoch <= done,
         });
-        let mut text = String::new();
-        for line in &self.lines {
-            text += &(serde_json::to_string(line)? + "\n");
-        }
-        write_atomic(&self.path, text.as_bytes())?;
-        self.file = append_to(&self.path)?;
+        self.file = file(&self.path, &self.lines)?;
         Ok(())
+    }
+
+    /// Whether no epoch of any phase is in it.
+    pub fn is_empty(&self) -> bool {
+        PHASES.iter().all(|phase| self.epochs(phase).is_empty())
     }
 
     /// The weighted terms of the loss of each batch of a phase, in order.
@@ -201,16 +196,15 @@ impl Log {
     }
 }
 
-fn append_to(path: &Path) -> Result<File> {
-    Ok(OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(at(path))?)
+/// The file with these lines and nothing else.
+fn file(path: &Path, lines: &[Line]) -> Result<Lines> {
+    let text = lines.iter().map(serde_json::to_string);
+    Lines::start(path, &text.collect::<Result<Vec<_>, _>>()?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::Duration;
 
     use lnca::train::Reading;
@@ -251,7 +245,10 @@ mod tests {
         let mut log = Log::open(&path)?;
         train(&mut log, 0, 1.0)?;
         train(&mut log, 1, 3.0)?;
-        fs::write(&path, fs::read_to_string(&path)? + "{\"event\":\"bat")?;
+        fs::write(
+            &path,
+            fs::read_to_string(&path)? + "no line of ours\n{\"event\":\"bat",
+        )?;
 
         let mut log = Log::open(&path)?;
         assert_eq!(log.epochs("nca").len(), 2);

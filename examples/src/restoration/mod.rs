@@ -25,6 +25,7 @@ pub use settings::Settings;
 pub use train::{SHOWN_FILE, train};
 
 use crate::Result;
+use crate::output::print;
 
 /// What an example restores.
 pub struct Task {
@@ -62,25 +63,28 @@ pub const DEBLUR: Task = Task {
 /// Whatever goes wrong, as a sentence for the user.
 pub fn run(task: &Task) -> Result<()> {
     let args = Args::of(task);
-    if let (Some(model), Some(dir)) = (&args.eval, &args.data) {
-        return evaluation::eval(task, &args, model, dir);
+    if args.kind.is_some() && args.data.is_none() && args.test_data.is_none() {
+        return Err("`--kind` is the layout of a folder, and needs --data or --test-data".into());
+    }
+    if let Some(model) = &args.eval {
+        return evaluation::eval(task, &args, model);
     }
     let results = train(task, &args)?;
-    print_table(&results);
-    println!(
+    print(table(&results))?;
+    print(format_args!(
         "\nIn {} after {:.0} s: sheet.png, curves.png, results.json, model.safetensors",
         args.out_dir(task).display(),
         results["seconds"]["this run in all"].as_f64().unwrap_or_default()
-    );
-    Ok(())
+    ))
 }
 
-fn print_table(results: &Value) {
+fn table(results: &Value) -> String {
     let images = format!("{} test images", results["images"]["test"]);
-    println!("\n{images:<20} {:>7} {:>9}", "SSIM", "PSNR, dB");
+    let mut table = format!("\n{images:<20} {:>7} {:>9}", "SSIM", "PSNR, dB");
     for row in results["scores"].as_array().into_iter().flatten() {
         let score = |name: &str| row[name].as_f64().unwrap_or(f64::INFINITY);
         let name = row["name"].as_str().unwrap_or_default();
-        println!("{name:<20} {:>7.4} {:>9.2}", score("ssim"), score("psnr"));
+        table += &format!("\n{name:<20} {:>7.4} {:>9.2}", score("ssim"), score("psnr"));
     }
+    table
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lnca::data::Kind;
 use lnca::{ModelConfig, Recipe};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::Task;
@@ -53,6 +53,7 @@ pub struct Settings {
     /// Whether the recipe is the paper's.
     pub paper: bool,
     /// Folder of images; generated ones without it.
+    #[serde(serialize_with = "shown")]
     pub data: Option<PathBuf>,
     /// Layout of the folder.
     pub kind: Option<String>,
@@ -75,12 +76,17 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<String>,
     /// Model file with the first weights.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
     pub start: Option<PathBuf>,
     /// Seed of every draw.
     pub seed: u64,
     /// Name of the device.
     pub device: String,
+}
+
+/// Names of files need not be UTF-8, which would be an error of serialisation.
+fn shown<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(to)
 }
 
 impl Settings {
@@ -186,8 +192,8 @@ mod tests {
     use crate::restoration::DENOISE;
 
     fn settings(words: &[&str]) -> Result<Settings> {
-        let words = ["denoise"].iter().chain(words).map(|word| word.to_string());
-        let args = Args::from_words(&DENOISE, &words.collect::<Vec<_>>())?;
+        let words = ["denoise"].iter().chain(words).copied();
+        let args = Args::from_words(&DENOISE, words)?;
         Ok(Settings::new(&args))
     }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use lnca::data::Batches;
+use lnca::io::safetensors;
 use lnca::model::baseline::ClassicalFilter;
 use lnca::train::{Event, Trainer};
 use lnca::{AutoencoderTrainer, Fit, Model, Recipe, Scores, TrainingData, Weights};
@@ -19,7 +20,7 @@ use super::run_folder::RunFolder;
 use super::{Args, Settings, Task, curves};
 use crate::contact_sheet::{ContactSheet, Label};
 use crate::progress::TrainingProgress;
-use crate::{Result, at};
+use crate::{Result, note};
 
 /// The file with the images of the contact sheet: `clean`, `corrupted`, `filtered` and `restored`.
 pub const SHOWN_FILE: &str = "shown.safetensors";
@@ -95,6 +96,7 @@ impl<'a> Run<'a> {
         let settings = Settings::new(args);
         let device = args.device.open()?;
         let recipe = settings.recipe(args.model.config())?;
+        let folder = RunFolder::take(args.out_dir(task))?;
         let model = Model::new(recipe.model.clone(), settings.seed, &device)?;
         check(&settings, &model)?;
         if let Some(path) = &args.start {
@@ -102,7 +104,7 @@ impl<'a> Run<'a> {
         }
         let images = Images::load(task, args, &settings)?;
         let seconds = started.elapsed().as_secs_f64();
-        let folder = RunFolder::open(args.out_dir(task), &settings, args.resume)?;
+        folder.prepare(&settings, args.resume)?;
         Ok(Self {
             task,
             checkpoint_every: args.checkpoint_every,
@@ -219,8 +221,8 @@ impl<'a> Run<'a> {
             ("restored", &restored),
         ];
         let path = self.folder.file(SHOWN_FILE);
-        candle_core::safetensors::save(&all.map(|(name, images)| (name, images.clone())).into(), &path)
-            .map_err(at(&path))?;
+        let all = all.map(|(name, images)| (name.to_string(), images.clone()));
+        safetensors::write(&path, &all.into(), &json!({"shown": task.name}))?;
         let label = |row: Option<&Row>, name: &str| Label::with_ssim(name, row.map(|row| row.ssim));
         let images = self.images.test.len();
         ContactSheet {
@@ -233,6 +235,11 @@ impl<'a> Run<'a> {
             ],
         }
         .save(&self.folder.file("sheet.png"))?;
+        if self.log.is_empty() {
+            // A run may be resumed whose log was removed.
+            note!("log.jsonl has no lines of this training: there is no curves.png, and no history");
+            return Ok(());
+        }
         curves::save(&self.folder.file("curves.png"), task.name, model, &self.log)
     }
 
@@ -309,7 +316,9 @@ fn start_from(model: &Model, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Trains with a progress bar and a log, and calls `improved` whenever the weights are the best so far.
+/// Trains with a progress bar and a log, and calls `improved` whenever the weights are the best so far. If
+/// that fails, it is said, and the training goes on: the checkpoint has these weights, too, and where that
+/// cannot be written, the training ends.
 fn run_phase(
     fit: &Fit,
     trainer: &mut dyn Trainer,
@@ -321,14 +330,16 @@ fn run_phase(
     let mut written = Ok(());
     let result = fit.run(trainer, data, &mut |event| {
         progress.show(event);
-        if written.is_ok() {
-            written = log.record(event, fit.epochs);
-        }
-        if let (Event::Validated { best: true, .. }, Ok(())) = (event, &written) {
-            written = improved();
+        let recorded = log.record(event, fit.epochs);
+        let saved = match event {
+            Event::Validated { best: true, .. } => improved(),
+            _ => Ok(()),
+        };
+        if let (Ok(()), Err(error)) = (&written, recorded.and(saved)) {
+            progress.say(&format!("warning: {error}; the training goes on"));
+            written = Err(error);
         }
     });
     progress.finish();
-    result?;
-    written
+    Ok(result?)
 }

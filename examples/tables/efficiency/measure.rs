@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::meter::Meter;
 use lnca_examples::Result;
-use lnca_examples::args::{DeviceName, ModelName};
+use lnca_examples::args::{DeviceName, ModelName, amount, at_once, side};
+use lnca_examples::output::print;
 
 /// Steps of every timed update: the mean of the published 8 to 32.
 pub const STEPS: usize = 20;
@@ -34,9 +35,9 @@ pub enum What {
 pub struct Args {
     #[arg(long, value_enum)]
     model: ModelName,
-    #[arg(long)]
+    #[arg(long, value_parser = side)]
     size: usize,
-    #[arg(long)]
+    #[arg(long, value_parser = at_once)]
     batch: usize,
     #[arg(long, value_enum)]
     what: What,
@@ -44,7 +45,7 @@ pub struct Args {
     #[arg(long)]
     plain: bool,
     /// Seconds for the repetitions; there are at least two
-    #[arg(long)]
+    #[arg(long, value_parser = amount)]
     seconds: f64,
     #[arg(long, value_enum)]
     device: DeviceName,
@@ -94,8 +95,7 @@ pub fn run(args: &Args) -> Result<()> {
         What::Infer => infer(args, &device)?,
     };
     measured.peak_mb = meter.peak_mb();
-    println!("{}", serde_json::to_string(&measured)?);
-    Ok(())
+    print(serde_json::to_string(&measured)?)
 }
 
 /// Batches of images of uniform 8-bit noise, with the corruption on top.

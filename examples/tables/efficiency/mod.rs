@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use lnca_examples::args::{DeviceName, ModelName, positive};
-use lnca_examples::{Result, at};
+use lnca_examples::args::{DeviceName, ModelName, amount, at_once, side};
+use lnca_examples::lock::FolderLock;
+use lnca_examples::output::begin;
+use lnca_examples::{Result, folder, note};
 
 use super::paper::{CONFIGURATIONS, Efficiency, MODELS};
 use cell::Outcome;
@@ -29,11 +31,11 @@ pub struct Args {
     models: Vec<ModelName>,
 
     /// Sides of the images in pixels
-    #[arg(long, value_delimiter = ',', default_values = ["32", "64", "128"], value_parser = positive)]
+    #[arg(long, value_delimiter = ',', default_values = ["32", "64", "128"], value_parser = side)]
     sizes: Vec<usize>,
 
     /// Images in a batch
-    #[arg(long, value_delimiter = ',', default_values = ["8", "16", "32"], value_parser = positive)]
+    #[arg(long, value_delimiter = ',', default_values = ["8", "16", "32"], value_parser = at_once)]
     batches: Vec<usize>,
 
     /// Leave out the automata on plain Candle operations, which show what the engine gains
@@ -41,7 +43,7 @@ pub struct Args {
     engine_only: bool,
 
     /// Seconds for the repetitions of a cell, after a first one; there are at least two
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, allow_negative_numbers = true, value_parser = amount)]
     seconds: f64,
 
     /// Seconds after which a cell is given up
@@ -49,7 +51,7 @@ pub struct Args {
     give_up: u64,
 
     /// Memory that a cell may take, in GB [default: what is free; on a GPU there is no limit]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = amount)]
     memory: Option<f64>,
 
     /// Measure cells again that failed before; all others are read from --out
@@ -173,7 +175,8 @@ impl Args {
 /// Measures what has not been measured before, and writes the tables.
 pub fn run(args: &Args) -> Result<()> {
     args.device.open()?;
-    std::fs::create_dir_all(args.out.join("cells")).map_err(at(&args.out))?;
+    let _lock = FolderLock::take(&args.out)?;
+    folder(&args.out.join("cells"))?;
     let wanted = args.wanted();
     let mut results = Results::default();
     let clock = Instant::now();
@@ -188,14 +191,16 @@ pub fn run(args: &Args) -> Result<()> {
         };
         let (number, all, name) = (done + 1, wanted.len(), cell.subject.name());
         let (size, batch) = (cell.size, cell.batch);
-        eprint!("[{number}/{all}{passed}] {doing} of {name}, {size} pixels, batch {batch}: ");
+        begin(format_args!(
+            "[{number}/{all}{passed}] {doing} of {name}, {size} pixels, batch {batch}: "
+        ));
         let outcome = cell::outcome(args, cell, what)?;
         match &outcome {
             Outcome::Measured(measured) => {
                 let (seconds, peak) = (measured.batch_seconds(), measured.peak_mb);
-                eprintln!("{seconds:.3} s a batch, {peak:.0} MB");
+                note!("{seconds:.3} s a batch, {peak:.0} MB");
             }
-            Outcome::Failed(reason) => eprintln!("{reason}"),
+            Outcome::Failed(reason) => note!("{reason}"),
         }
         results.0.insert((cell, what), outcome);
     }

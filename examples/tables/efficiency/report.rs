@@ -3,6 +3,7 @@
 use lnca::io::write_atomic;
 use lnca_examples::Result;
 use lnca_examples::args::{DeviceName, word};
+use lnca_examples::output::print;
 use serde_json::{Value, json};
 
 use super::measure::STEPS;
@@ -30,10 +31,11 @@ pub fn write(args: &Args, results: &Results) -> Result<()> {
     let json = serde_json::to_string_pretty(&all)?;
     write_atomic(args.out.join("tables.json"), json.as_bytes())?;
     write_atomic(args.out.join("tables.md"), text.as_bytes())?;
-    println!("{text}");
+    print(&text)?;
     let out = args.out.display();
-    println!("In {out}: tables.md, tables.json, table3.png and so on");
-    Ok(())
+    print(format_args!(
+        "In {out}: tables.md, tables.json, table3.png and so on"
+    ))
 }
 
 fn heading(args: &Args) -> String {

@@ -1,5 +1,7 @@
 //! A cell of a table: a model, a data set and a seed, and the run that trains and tests it.
 
+use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use lnca_examples::args::ModelName;
@@ -38,13 +40,14 @@ impl<'a> Cell<'a> {
     ) -> Result<Self> {
         let name = model.config().name();
         let dir = out.join(&data.name).join(format!("{name}-{seed}"));
-        let mut words = vec![task.name.to_string(), "--resume".into()];
-        let mut say = |name: &str, value: String| words.push(format!("--{name}={value}"));
+        let mut words: Vec<OsString> = vec![task.name.into(), "--resume".into()];
+        // Paths need not be UTF-8.
+        let mut paths: Vec<OsString> = vec!["--out".into(), (&dir).into()];
+        let mut say = |name: &str, value: String| words.push(format!("--{name}={value}").into());
         say("model", name.into());
         say("seed", seed.to_string());
         say("batch", table.batch.to_string());
         say("size", table.size.to_string());
-        say("out", dir.display().to_string());
 
         let generated = data.dir.is_none();
         let default = if generated { BUILT_IN.epochs } else { PAPER_EPOCHS };
@@ -73,12 +76,13 @@ impl<'a> Cell<'a> {
         }
         for (name, dir) in [("data", &data.dir), ("test-data", &data.test_dir)] {
             if let Some(dir) = dir {
-                say(name, dir.display().to_string());
+                paths.extend([format!("--{name}").into(), dir.into()]);
             }
         }
         if table.recipe() == RecipeName::Paper {
             words.push("--paper".into());
         }
+        words.extend(paths);
         let args = RunArgs::from_words(task, &words)?;
         let settings = Settings::new(&args);
         // A wrong `--set` is an error now, and not hours later.
@@ -95,10 +99,12 @@ impl<'a> Cell<'a> {
 
     /// The results of a finished run with the same settings.
     pub fn finished(&self) -> Result<Option<Value>> {
-        let Ok(bytes) = std::fs::read(self.dir.join("results.json")) else {
-            return Ok(None);
+        let path = self.dir.join("results.json");
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(at(&path))?,
         };
-        let found: Value = serde_json::from_slice(&bytes).map_err(at(&self.dir))?;
+        let found: Value = serde_json::from_slice(&bytes).map_err(at(&path))?;
         let wanted = serde_json::to_value(&self.settings)?;
         Ok((found["settings"] == wanted).then_some(found))
     }

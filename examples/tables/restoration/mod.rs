@@ -9,9 +9,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use lnca_examples::args::{ModelName, positive};
+use lnca_examples::args::{ModelName, amount, at_once, count, side};
+use lnca_examples::lock::FolderLock;
+use lnca_examples::output::print;
 use lnca_examples::restoration::{self, Task};
-use lnca_examples::{Result, at};
+use lnca_examples::{Result, note};
 
 use super::paper;
 use cell::{Cell, Outcome};
@@ -44,33 +46,33 @@ pub struct Args {
     models: Vec<ModelName>,
 
     /// Use at most N images of each data set (for pairs N tiles), a random sample [default: all]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = count)]
     images: Option<usize>,
 
     /// Epochs of each phase [default: 20]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = count)]
     epochs: Option<usize>,
 
     /// Epochs of the autoencoder of a latent model [default: those of the other phases]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = count)]
     ae_epochs: Option<usize>,
 
     /// Epochs of encoder, NCA and decoder of a latent model together, after the others; for the recipe
     /// `tuned`
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = count)]
     end_to_end: Option<usize>,
 
     /// Use only as many images as a model can train on in so many minutes, estimated from the speed of its
     /// first updates
-    #[arg(long, value_name = "MINUTES")]
+    #[arg(long, value_name = "MINUTES", allow_negative_numbers = true, value_parser = amount)]
     minutes: Option<f64>,
 
     /// Images in a batch
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_once)]
     batch: usize,
 
     /// Side of the images in pixels
-    #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = positive)]
+    #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = side)]
     size: usize,
 
     /// Seeds, each of which is a training; a cell is their mean and standard deviation
@@ -194,7 +196,7 @@ impl<'a> Table<'a> {
             let rest: f64 = self.cells[number..].iter().map(|cell| speeds.seconds(cell)).sum();
             // Estimates are corrected by the time that past cells took.
             let slower = if expected > 0.0 { passed / expected } else { 1.0 };
-            eprintln!(
+            note!(
                 "[{}/{}] {} on {}, seed {}; about {:.0} min left in all",
                 number + 1,
                 self.cells.len(),
@@ -206,7 +208,7 @@ impl<'a> Table<'a> {
             let began = clock.elapsed().as_secs_f64();
             let outcome = restoration::train(self.task, &cell.args).map_err(|error| error.to_string());
             if let Err(error) = &outcome {
-                eprintln!("error: {}: {error}", cell.dir.display());
+                note!("error: {}: {error}", cell.dir.display());
             }
             expected += speeds.seconds(cell);
             passed += clock.elapsed().as_secs_f64() - began;
@@ -222,8 +224,8 @@ impl<'a> Table<'a> {
 pub fn run(task: &Task, args: &Args) -> Result<()> {
     let default = || ["out", "tables", task.name].iter().collect();
     let out: PathBuf = args.out.clone().unwrap_or_else(default);
-    std::fs::create_dir_all(&out).map_err(at(&out))?;
     let data = args.data_sets()?;
+    let _lock = FolderLock::take(&out)?;
     let models = args.models();
     let file = format!("speeds-{}-{}.json", args.size, args.batch);
     let speeds = Speeds::load(&out.join(file), &models, args)?;
@@ -246,9 +248,11 @@ pub fn run(task: &Task, args: &Args) -> Result<()> {
         outcomes: vec![],
     };
     table.fill(&speeds)?;
-    println!("{}", report::write(&table)?);
+    print(report::write(&table)?)?;
     let out = table.out.display();
-    println!("In {out}: table.md, table.json, a sheet of images for each data set");
+    print(format_args!(
+        "In {out}: table.md, table.json, a sheet of images for each data set"
+    ))?;
     match table.outcomes.iter().filter(|outcome| outcome.is_err()).count() {
         0 => Ok(()),
         failed => {

@@ -1,6 +1,7 @@
 //! How fast models train here: it tells how long a table takes, and how many images fit a number of minutes.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use lnca::random::Key;
 use lnca::train::Trainer;
 use lnca::{AutoencoderTrainer, Model, Recipe};
 use lnca_examples::args::ModelName;
-use lnca_examples::{Result, at};
+use lnca_examples::{Result, at, note};
 use serde::{Deserialize, Serialize};
 
 use super::Args;
@@ -36,12 +37,13 @@ impl Speeds {
     pub fn load(path: &Path, models: &[ModelName], args: &Args) -> Result<Self> {
         let mut speeds: BTreeMap<String, Speed> = match std::fs::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(at(path))?,
-            Err(_) => BTreeMap::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(at(path)(error).into()),
         };
         for model in models {
             let name = model.config().name();
             if !speeds.contains_key(name) {
-                eprintln!("timing {name}");
+                note!("timing {name}");
                 speeds.insert(name.into(), measure(*model, args)?);
                 write_atomic(path, serde_json::to_string_pretty(&speeds)?.as_bytes())?;
             }
@@ -60,7 +62,7 @@ impl Speeds {
         let speed = self.0.get(model.config().name())?;
         let batches = (minutes * 60.0 / speed.seconds(epochs.0, epochs.1)).max(1.0) as usize;
         // 64 % of them are trained on.
-        Some((batches * batch).div_ceil(16) * 25)
+        Some(batches.saturating_mul(batch).div_ceil(16).saturating_mul(25))
     }
 
     /// About how many seconds a cell trains; off by a factor if the number of its images is unknown.

@@ -2,6 +2,7 @@
 //! channel.
 
 use crate::error::{Error, Result};
+use crate::io::read_whole;
 use std::path::PathBuf;
 
 /// Side of an image in pixels.
@@ -18,7 +19,7 @@ const RECORD: usize = 1 + 3 * PLANE;
 pub(super) fn read(files: &[PathBuf]) -> Result<Vec<u8>> {
     let mut images = Vec::new();
     for path in files {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = read_whole(path)?;
         let rest = bytes.len() % RECORD;
         if bytes.is_empty() || rest != 0 {
             let reason = format!(

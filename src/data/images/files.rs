@@ -1,16 +1,25 @@
 //! Lists of files in folders.
 
 use crate::error::{Error, Result};
+use crate::io::is_litter;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// Files and folders below `dir`, as paths relative to it, sorted by name. Names that start with a dot are
-/// skipped; links are followed, each folder once.
+/// What lies below a folder, as paths relative to it, sorted by name.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Files, and links that lead nowhere: to read those fails later, and is reported.
+    pub files: Vec<PathBuf>,
+    pub folders: Vec<PathBuf>,
+}
+
+/// Files and folders below `dir`. What a system put there is passed over, dot files among it, and so are
+/// pipes and devices, since reading them might never end; links are followed, each folder once.
 ///
 /// # Errors
 /// [`Error::Io`] if `dir` or a folder below it cannot be listed.
-pub(super) fn walk(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
+pub(super) fn walk(dir: &Path) -> Result<Listing> {
+    let mut found = Listing::default();
     let mut seen = HashSet::new();
     let mut open = vec![PathBuf::new()];
     while let Some(folder) = open.pop() {
@@ -20,23 +29,22 @@ pub(super) fn walk(dir: &Path) -> Result<Vec<PathBuf>> {
         }
         for entry in std::fs::read_dir(&path).map_err(Error::io(&path))? {
             let name = entry.map_err(Error::io(&path))?.file_name();
-            if name.as_encoded_bytes().starts_with(b".") {
+            if is_litter(&name) {
                 continue;
             }
             let below = folder.join(name);
-            // A dead link stays in the list: reading it fails later and is reported. Pipes and devices are
-            // skipped, since reading them might never end.
             match std::fs::metadata(dir.join(&below)) {
                 Ok(data) if data.is_dir() => {
                     open.push(below.clone());
-                    found.push(below);
+                    found.folders.push(below);
                 }
                 Ok(data) if !data.is_file() => {}
-                _ => found.push(below),
+                _ => found.files.push(below),
             }
         }
     }
-    found.sort_unstable();
+    found.files.sort_unstable();
+    found.folders.sort_unstable();
     Ok(found)
 }
 
@@ -62,16 +70,29 @@ mod tests {
     fn files_are_found_at_any_depth_sorted_once() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        std::fs::create_dir_all(root.join("b/c")).unwrap();
-        for name in ["b/c/2.JPEG", "b/1.txt", "a.png", ".hidden.png"] {
+        for folder in ["b/c", "d.png", "__MACOSX/sharp", "@eaDir/a.png", ".git"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for name in [
+            "b/c/2.JPEG",
+            "b/1.txt",
+            "a.png",
+            ".hidden.png",
+            "b/._1.png",
+            "__MACOSX/sharp/1.png",
+            "@eaDir/a.png/thumbnail.jpg",
+        ] {
             std::fs::write(root.join(name), "").unwrap();
         }
         #[cfg(unix)]
         std::os::unix::fs::symlink(root, root.join("b/loop")).unwrap();
         let found = walk(root).unwrap();
-        let pictures: Vec<_> = found.iter().filter(|path| is_picture(path)).collect();
+        let pictures: Vec<_> = found.files.iter().filter(|path| is_picture(path)).collect();
         assert_eq!(pictures, [Path::new("a.png"), Path::new("b/c/2.JPEG")]);
-        assert!(found.iter().any(|path| path == Path::new("b/c")));
+        for folder in ["b/c", "d.png"] {
+            assert!(found.folders.iter().any(|path| path == Path::new(folder)));
+        }
+        assert!(!found.folders.iter().any(|path| path.ends_with("sharp")));
     }
 
     #[test]

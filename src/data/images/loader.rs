@@ -2,7 +2,7 @@
 
 use super::cifar;
 use super::dataset::{Dataset, check_side};
-use super::files::{ends_in, is_picture, walk};
+use super::files::{Listing, ends_in, is_picture, walk};
 use super::pairs::{Pair, are_paired, by_folders, by_words};
 use super::tiles::{TileCounts, TilePairs, Tiles};
 use crate::data::sampling::{Split, shuffled};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::io::{Picture, ResizeMode, lanczos_resize};
 use crate::random::Key;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -100,16 +100,25 @@ pub struct LoadReport {
     /// Images read: tiles, if photographs were cut.
     pub images: usize,
     /// Files that could not be read, and why. The partner of such a file is skipped, too.
+    #[serde(serialize_with = "shown")]
     pub skipped: Vec<(PathBuf, String)>,
     /// Counts of tiles; zeros if nothing was cut.
     pub tiles: TileCounts,
+}
+
+/// Names need not be UTF-8, which would be an error of serialisation.
+fn shown<S: Serializer>(skipped: &[(PathBuf, String)], to: S) -> Result<S::Ok, S::Error> {
+    let shown = skipped
+        .iter()
+        .map(|(path, reason)| (path.to_string_lossy(), reason));
+    to.collect_seq(shown)
 }
 
 impl Dataset {
     /// Reads the images in and below the folder `dir`, or a single CIFAR-10 file, in parallel.
     ///
     /// Files are sorted by name. Unreadable files are skipped, reported and logged, as long as one can be
-    /// read.
+    /// read. Names with a dot at the start, and others that systems leave in folders, are passed over.
     ///
     /// # Errors
     /// An error if the folder is missing or has no image, none can be read, an image of a pair has no partner
@@ -154,12 +163,16 @@ impl Dataset {
 }
 
 fn load(dir: &Path, options: &OpenOptions, progress: Progress<'_>) -> Result<(Dataset, LoadReport)> {
-    let is_file = std::fs::metadata(dir).map_err(Error::io(dir))?.is_file();
-    let paths = match &options.kind {
-        Some(Kind::PairFolders { .. }) => Vec::new(),
-        _ if is_file => vec![PathBuf::new()],
+    let is_file = !std::fs::metadata(dir).map_err(Error::io(dir))?.is_dir();
+    let listing = match &options.kind {
+        Some(Kind::PairFolders { .. }) => Listing::default(),
+        _ if is_file => Listing {
+            files: vec![PathBuf::new()],
+            ..Listing::default()
+        },
         _ => walk(dir)?,
     };
+    let paths = &listing.files;
     let bins = || paths.iter().filter(|path| ends_in(&dir.join(path), &["bin"]));
     let kind = match &options.kind {
         Some(kind) => kind.clone(),
@@ -169,7 +182,7 @@ fn load(dir: &Path, options: &OpenOptions, progress: Progress<'_>) -> Result<(Da
                 "expected a folder of images or a CIFAR-10 .bin file",
             ));
         }
-        None if are_paired(&paths) => Kind::Pairs,
+        None if are_paired(&listing) => Kind::Pairs,
         None if paths.iter().any(|path| is_picture(path)) => Kind::Folder,
         None => Kind::Cifar,
     };
@@ -180,6 +193,11 @@ fn load(dir: &Path, options: &OpenOptions, progress: Progress<'_>) -> Result<(Da
     };
     let (size, fit) = (options.size, options.fit);
     let read_pair = |pair: &Pair| pair_images(pair, dir, options);
+    // Pairs have paths relative to the folder.
+    let named = |error| match error {
+        Error::File { path, reason } => Error::file(dir.join(path), reason),
+        other => other,
+    };
     match &kind {
         Kind::Folder => {
             let files: Vec<&PathBuf> = paths.iter().filter(|path| is_picture(path)).collect();
@@ -190,10 +208,11 @@ fn load(dir: &Path, options: &OpenOptions, progress: Progress<'_>) -> Result<(Da
                 })
             })
         }
-        Kind::Pairs => loading.run(kind, by_words(paths)?, read_pair),
+        Kind::Pairs => loading.run(kind, by_words(listing.files).map_err(named)?, read_pair),
         Kind::PairFolders { clean, damaged } => {
-            let (clean, damaged) = (dir.join(clean), dir.join(damaged));
-            let pairs = by_folders((&clean, walk(&clean)?), (&damaged, walk(&damaged)?))?;
+            let files = |folder: &Path| Ok::<_, Error>(walk(&dir.join(folder))?.files);
+            let (clean, damaged) = ((&**clean, files(clean)?), (&**damaged, files(damaged)?));
+            let pairs = by_folders(clean, damaged).map_err(named)?;
             loading.run(kind, pairs, read_pair)
         }
         Kind::Cifar => {
@@ -320,184 +339,4 @@ impl Loading<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::cifar::tests::records;
-    use super::*;
-    use crate::io::picture_tests::{sample, write};
-
-    fn open(dir: &Path, options: &OpenOptions) -> Result<(Dataset, LoadReport)> {
-        Dataset::open(dir, options, &|_, _| ())
-    }
-
-    fn message(dir: &Path, options: &OpenOptions) -> String {
-        open(dir, options).unwrap_err().to_string()
-    }
-
-    fn small() -> OpenOptions {
-        OpenOptions {
-            size: 4,
-            ..OpenOptions::default()
-        }
-    }
-
-    #[test]
-    fn a_folder_is_read_in_the_order_of_names_and_bad_files_are_reported() -> Result<()> {
-        let dir = tempfile::tempdir().unwrap();
-        write(&sample(9, 7, 1), &dir.path().join("b/1.png"));
-        write(&sample(4, 4, 2), &dir.path().join("a/2.png"));
-        std::fs::write(dir.path().join("a/bad.jpg"), "not an image").unwrap();
-        let calls = AtomicUsize::new(0);
-        let count = |done: usize, total: usize| {
-            assert!((1..=3).contains(&done) && total == 3);
-            calls.fetch_add(1, Ordering::Relaxed);
-        };
-        let (data, report) = Dataset::open(dir.path(), &small(), &count)?;
-        assert_eq!(calls.into_inner(), 3);
-        assert_eq!(
-            (report.kind, report.found, report.images, data.len()),
-            (Kind::Folder, 3, 2, 2)
-        );
-        assert_eq!(data.clean(0), Some(&sample(4, 4, 2).pixels[..]));
-        assert!(report.skipped[0].0.ends_with("a/bad.jpg"), "{:?}", report.skipped);
-        assert!(!data.is_paired());
-        Ok(())
-    }
-
-    #[test]
-    fn a_limit_is_a_fixed_sample_and_parts_are_disjoint() -> Result<()> {
-        let dir = tempfile::tempdir().unwrap();
-        for i in 0..20 {
-            write(&sample(4, 4, i), &dir.path().join(format!("{i:02}.png")));
-        }
-        let images = |part, limit| {
-            let options = OpenOptions {
-                part,
-                limit,
-                ..small()
-            };
-            let data = open(dir.path(), &options)?.0;
-            Ok::<_, Error>(
-                (0..data.len())
-                    .map(|i| data.clean(i).unwrap()[2])
-                    .collect::<Vec<_>>(),
-            )
-        };
-        assert_eq!(images(Part::All, Some(6))?, images(Part::All, Some(6))?);
-        assert_eq!(images(Part::All, Some(99))?, (0..20).collect::<Vec<_>>());
-        let parts = [Part::Train, Part::Validation, Part::Test].map(|part| images(part, None).unwrap());
-        assert_eq!(parts.each_ref().map(Vec::len), [12, 4, 4]);
-        let mut all = parts.concat();
-        all.sort_unstable();
-        assert_eq!(all, (0..20).collect::<Vec<_>>());
-        Ok(())
-    }
-
-    #[test]
-    fn pairs_are_found_tiled_and_grouped() -> Result<()> {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, tint) in [("1", 10), ("2", 90), ("3", 170)] {
-            write(
-                &sample(16, 21, tint),
-                &dir.path().join("sharp").join(name).with_extension("png"),
-            );
-            write(
-                &sample(16, 21, tint + 1),
-                &dir.path().join("blur").join(name).with_extension("png"),
-            );
-        }
-        let tiles = Tiles {
-            side: 8,
-            ..Tiles::default()
-        };
-        let options = OpenOptions {
-            size: 8,
-            tiles: Some(tiles),
-            ..OpenOptions::default()
-        };
-        let (data, report) = open(dir.path(), &options)?;
-        assert_eq!(
-            (report.kind, report.found, report.tiles.cut),
-            (Kind::Pairs, 3, 12)
-        );
-        assert_eq!((data.len(), data.group(0)), (report.tiles.kept, Some(0)));
-        for i in 0..data.len() {
-            let (clean, damaged) = (data.clean(i).unwrap(), data.damaged(i).unwrap());
-            assert_eq!(clean[2] + 1, damaged[2]);
-            assert_eq!(clean[2], [10, 90, 170][data.group(i).unwrap()]);
-        }
-        let named = Kind::PairFolders {
-            clean: "blur".into(),
-            damaged: "sharp".into(),
-        };
-        let options = OpenOptions {
-            kind: Some(named),
-            tiles: None,
-            ..options
-        };
-        let (data, _) = open(dir.path(), &options)?;
-        assert_eq!((data.len(), data.clean(0).unwrap()[2]), (3, 11));
-        // A pair with one unreadable member is left out.
-        std::fs::write(dir.path().join("blur/2.png"), "").unwrap();
-        let (data, report) = open(dir.path(), &options)?;
-        assert_eq!((data.len(), report.skipped.len(), data.group(1)), (2, 1, Some(2)));
-        Ok(())
-    }
-
-    #[test]
-    fn pairs_that_do_not_match_are_errors_that_name_them() {
-        let dir = tempfile::tempdir().unwrap();
-        write(&sample(8, 8, 1), &dir.path().join("a_GT.png"));
-        write(&sample(8, 6, 1), &dir.path().join("a_NOISY.png"));
-        let sizes = message(dir.path(), &small());
-        for part in ["a_GT.png", "8x8", "a_NOISY.png", "8x6"] {
-            assert!(sizes.contains(part), "{sizes}");
-        }
-        write(&sample(8, 8, 1), &dir.path().join("b_GT.png"));
-        assert!(message(dir.path(), &small()).contains("b_GT.png"));
-    }
-
-    #[test]
-    fn cifar_files_and_folders_are_recognised() -> Result<()> {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("cifar-10-batches-bin/test_batch.bin");
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        let (bytes, images) = records(3);
-        std::fs::write(&file, &bytes).unwrap();
-        for path in [dir.path(), &file] {
-            let (data, report) = open(path, &OpenOptions::default())?;
-            assert_eq!((report.kind, data.len()), (Kind::Cifar, 3));
-            assert_eq!(data.clean(2), Some(&images[2 * 3072..]));
-        }
-        assert_eq!(open(&file, &small())?.0.clean(0).map(<[u8]>::len), Some(48));
-        std::fs::write(&file, &bytes[..5000]).unwrap();
-        assert!(message(dir.path(), &small()).contains("test_batch.bin"));
-        Ok(())
-    }
-
-    #[test]
-    fn folders_without_an_image_are_errors_that_name_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let name = dir.path().display().to_string();
-        assert!(message(&dir.path().join("none"), &small()).contains("none"));
-        assert!(message(dir.path(), &small()).contains(&name));
-        for kind in [Kind::Folder, Kind::Pairs, Kind::Cifar] {
-            let options = OpenOptions {
-                kind: Some(kind),
-                ..small()
-            };
-            assert!(message(dir.path(), &options).contains(&name));
-        }
-        let file = dir.path().join("a.png");
-        std::fs::write(&file, "broken").unwrap();
-        assert!(message(dir.path(), &small()).contains("a.png"));
-        assert!(message(&file, &small()).contains("folder"));
-        for (size, limit) in [(0, None), (1 << 40, None), (4, Some(0))] {
-            let options = OpenOptions {
-                size,
-                limit,
-                ..small()
-            };
-            assert!(open(dir.path(), &options).is_err());
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! Pairing of clean and damaged images by their names.
 
-use super::files::is_picture;
+use super::files::{Listing, is_picture};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -47,13 +47,11 @@ pub(super) struct Pair {
     pub damaged: PathBuf,
 }
 
-/// Whether names below a folder, as [`walk`](super::files::walk) gives them, contain both clean and damaged
-/// images.
-pub(super) fn are_paired(paths: &[PathBuf]) -> bool {
+/// Whether files and folders with these names contain both clean and damaged images.
+pub(super) fn are_paired(listing: &Listing) -> bool {
     let has = |role| {
-        paths
-            .iter()
-            .any(|path| role_and_key(path).is_some_and(|(found, _)| found == role))
+        let mut paths = listing.files.iter().chain(&listing.folders);
+        paths.any(|path| role_and_key(path).is_some_and(|(found, _)| found == role))
     };
     has(Role::Clean) && has(Role::Damaged)
 }
@@ -80,38 +78,48 @@ pub(super) fn by_folders(
     let keyed = |dir: &Path, paths: Vec<PathBuf>| {
         let pictures = paths.into_iter().filter(|path| is_picture(path));
         pictures
-            .map(|path| (path.with_extension(""), dir.join(path)))
+            .map(|path| {
+                let key = path.with_extension("");
+                let parts = key.iter().map(|part| part.as_encoded_bytes().to_vec());
+                (parts.collect(), dir.join(path))
+            })
             .collect()
     };
     partner(keyed(clean_dir, clean), keyed(damaged_dir, damaged))
 }
 
-fn role_and_key(path: &Path) -> Option<(Role, PathBuf)> {
-    let stem = path.file_stem()?.to_str()?;
+/// What is equal in the names of a clean and a damaged image: folders, and parts of the file's name. They are
+/// bytes, because names need not be UTF-8.
+type Key = Vec<Vec<u8>>;
+
+fn role_and_key(path: &Path) -> Option<(Role, Key)> {
+    let stem = path.file_stem()?.as_encoded_bytes();
     // The whole name of a folder counts, since no word contains a dot.
-    let parents: Vec<&str> = path
+    let parents: Vec<&[u8]> = path
         .parent()?
         .iter()
-        .map(|part| part.to_str())
-        .collect::<Option<_>>()?;
-    let tokens: Vec<&str> = stem.split('_').collect();
+        .map(|part| part.as_encoded_bytes())
+        .collect();
+    let tokens: Vec<&[u8]> = stem.split(|&byte| byte == b'_').collect();
     let words = parents.iter().chain(&tokens).enumerate();
     let last = parents.len() + tokens.len() - 1;
-    let (marking, role) = words.into_iter().find_map(|(place, found)| {
-        let word = found.to_ascii_lowercase();
-        let word = word.as_str();
-        if ONLY_LAST.contains(&word) && place != last {
+    let (marking, role) = words.into_iter().find_map(|(place, &found)| {
+        let is_of = |words: &[&str]| {
+            let mut words = words.iter();
+            words.any(|word| found.eq_ignore_ascii_case(word.as_bytes()))
+        };
+        if is_of(&ONLY_LAST) && place != last {
             return None;
         }
-        let role = |words: &[&str], role| words.contains(&word).then_some((*found, role));
+        let role = |words: &[&str], role| is_of(words).then_some((found, role));
         role(&CLEAN, Role::Clean).or_else(|| role(&DAMAGED, Role::Damaged))
     })?;
     // Folder and file may both have the word.
     let rest = parents.iter().chain(&tokens).filter(|word| **word != marking);
-    Some((role, rest.collect()))
+    Some((role, rest.map(|word| word.to_vec()).collect()))
 }
 
-type Keyed = Vec<(PathBuf, PathBuf)>;
+type Keyed = Vec<(Key, PathBuf)>;
 
 fn partner(clean: Keyed, damaged: Keyed) -> Result<Vec<Pair>> {
     let clean = unique(clean)?;
@@ -134,7 +142,7 @@ fn partner(clean: Keyed, damaged: Keyed) -> Result<Vec<Pair>> {
     }
 }
 
-fn unique(keyed: Keyed) -> Result<BTreeMap<PathBuf, PathBuf>> {
+fn unique(keyed: Keyed) -> Result<BTreeMap<Key, PathBuf>> {
     let mut all = BTreeMap::new();
     for (key, path) in keyed {
         if let Some(first) = all.insert(key, path.clone()) {
@@ -151,6 +159,13 @@ mod tests {
 
     fn paths(names: &[&str]) -> Vec<PathBuf> {
         names.iter().map(PathBuf::from).collect()
+    }
+
+    fn listing(files: &[PathBuf], folders: &[&str]) -> Listing {
+        Listing {
+            files: files.to_vec(),
+            folders: paths(folders),
+        }
     }
 
     fn pair(clean: &str, damaged: &str) -> Pair {
@@ -172,7 +187,7 @@ mod tests {
             ("scene001/gt/gt_1.png", "scene001/blur/blur_1.png"),
         ] {
             let names = paths(&[clean, damaged, "blur_gamma/0001.png", "notes.txt"]);
-            assert!(are_paired(&names), "{clean}");
+            assert!(are_paired(&listing(&names, &[])), "{clean}");
             assert_eq!(by_words(names)?, [pair(clean, damaged)]);
         }
         Ok(())
@@ -180,14 +195,12 @@ mod tests {
 
     #[test]
     fn plain_folders_are_not_taken_for_pairs() {
-        assert!(!are_paired(&paths(&[
-            "cat/1.png",
-            "dog/real_1.png",
-            "dog/mean_face.png"
-        ])));
-        assert!(!are_paired(&paths(&["sharp", "sharp/1.png"])));
+        let plain = paths(&["cat/1.png", "dog/real_1.png", "dog/mean_face.png"]);
+        assert!(!are_paired(&listing(&plain, &["cat", "dog"])));
+        let sharp = paths(&["sharp/1.png"]);
+        assert!(!are_paired(&listing(&sharp, &["sharp"])));
         // But an empty partner folder is a mistake that should be told.
-        assert!(are_paired(&paths(&["sharp", "sharp/1.png", "blur"])));
+        assert!(are_paired(&listing(&sharp, &["sharp", "blur"])));
     }
 
     #[test]
@@ -204,6 +217,20 @@ mod tests {
             twice.contains("clean/a.png") && twice.contains("clean/a.jpg"),
             "{twice}"
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_that_are_not_utf8_are_paired_too() -> Result<()> {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        let names = [b"gt/\xFF.png", b"gt/\xFE.png", b"in/\xFF.png"].map(|name| path(name));
+        let damaged = [b"input/\xFE.png", b"input/\xFF.png"].map(|name| path(name));
+        let pairs = by_words([&names[..2], &damaged[..]].concat())?;
+        let found: Vec<_> = pairs.iter().map(|pair| (&pair.clean, &pair.damaged)).collect();
+        assert_eq!(found, [(&names[1], &damaged[0]), (&names[0], &damaged[1])]);
+        Ok(())
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rand::Rng;
 
 use super::binary_images::{BinaryImages, BinaryParts};
 use crate::error::{Error, Result};
+use crate::io::is_litter;
 use crate::random::Key;
 
 /// Limit of the decompressed size of a file in bytes, against decompression bombs.
@@ -28,11 +29,12 @@ impl BinaryImages {
     /// - with grey levels: `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte`. These are binarised once
     ///   by a random draw from `seed`: a pixel is white with the probability of its grey level.
     ///
-    /// Labels are read if there are files with `labels` in their names.
+    /// Labels are read if there are files with `labels` in their names. A file that is there plain and
+    /// gzipped is read once, the plain one. Names with a dot at the start are passed over.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be read, [`Error::File`] if one is damaged, or training or test images
-    /// are missing.
+    /// [`Error::Io`] if a file cannot be read, [`Error::File`] if one is damaged, training or test images are
+    /// missing, or two files could be the same part.
     pub fn open(dir: impl AsRef<Path>, seed: u64) -> Result<BinaryParts> {
         open(dir.as_ref(), seed)
     }
@@ -40,16 +42,28 @@ impl BinaryImages {
 
 fn open(dir: &Path, seed: u64) -> Result<BinaryParts> {
     let files = list(dir)?;
-    let find = |part: &[&str], kind: &str| -> Vec<PathBuf> {
-        let fits = |name: &str| part.iter().any(|part| name.contains(part)) && is_of(name, kind);
-        let fitting = files.iter().filter(|(name, _)| fits(name));
-        fitting.map(|(_, path)| path.clone()).collect()
+    let find = |parts: &[&str], kind: &str| -> Result<Vec<PathBuf>> {
+        let mut found: Vec<PathBuf> = vec![];
+        for part in parts {
+            let fits = |name: &str| name.contains(part) && is_of(name, kind);
+            let mut fitting = files.iter().filter(|(name, _)| fits(name)).map(|(_, path)| path);
+            let first = fitting.next();
+            if let (Some(first), Some(second)) = (first, fitting.next()) {
+                let reason = format!(
+                    "may be the same {kind} as {}: expected one of them",
+                    first.display()
+                );
+                return Err(Error::file(second, reason));
+            }
+            found.extend(first.cloned());
+        }
+        Ok(found)
     };
     let read_part = |part: &[&str]| -> Result<(Images, Option<Vec<u8>>)> {
-        let (text, binary) = (find(part, "amat"), find(part, "images"));
+        let (text, binary) = (find(part, "amat")?, find(part, "images")?);
         let (paths, labels) = match text.is_empty() {
             false => (text, vec![]),
-            true => (binary, find(part, "labels")),
+            true => (binary, find(part, "labels")?),
         };
         let Some((first, rest)) = paths.split_first() else {
             let reason = format!(
@@ -124,20 +138,30 @@ fn sampled(images: Images, key: Key) -> Vec<u8> {
 }
 
 /// The files of a folder, sorted, with their names in lower case without `.gz`. If a file exists plain and
-/// gzipped, the plain one is used.
+/// gzipped, the plain one is used; so it is if one name has a dot and the other a hyphen, as in
+/// `train-images.idx3-ubyte`.
 fn list(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut files: Vec<(String, PathBuf)> = vec![];
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let path = entry.map_err(Error::io(dir))?.path();
-        if path.is_file() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let name = name.to_lowercase();
-            files.push((name.strip_suffix(".gz").unwrap_or(&name).to_string(), path));
+        let name = path.file_name().unwrap_or_default();
+        // A dead link stays: to read it fails, and names it. Of others that are no files, reading might
+        // never end.
+        let readable = fs::metadata(&path).is_ok_and(|data| data.is_file()) || !path.exists();
+        if readable && !is_litter(name) {
+            let name = name.to_string_lossy().to_lowercase();
+            let plain = name.strip_suffix(".gz").unwrap_or(&name);
+            files.push((plain.replace(".idx", "-idx"), path));
         }
     }
-    files.sort();
+    files.sort_by(|a, b| (&a.0, is_gz(&a.1), &a.1).cmp(&(&b.0, is_gz(&b.1), &b.1)));
     files.dedup_by(|later, earlier| later.0 == earlier.0);
     Ok(files)
+}
+
+fn is_gz(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("gz"))
 }
 
 fn is_of(name: &str, kind: &str) -> bool {
@@ -364,6 +388,42 @@ mod tests {
         assert_eq!(parts.train.image(5), again.train.image(5));
         let other = BinaryImages::open(dir.path(), 4)?;
         assert!((0..2000).any(|n| parts.train.image(n) != other.train.image(n)));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_twice_there_is_read_once_or_named() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let (white, black) = (idx(&[1, 2, 2], &[1; 4]), idx(&[1, 2, 2], &[0; 4]));
+        fs::create_dir(dir.path().join("train-images-idx3-ubyte.d")).unwrap();
+        write(
+            dir.path(),
+            &[
+                ("TRAIN-IMAGES-IDX3-UBYTE", white.clone()),
+                ("train-images-idx3-ubyte.gz", gzipped(&black)),
+                ("train-images.idx3-ubyte.GZ", gzipped(&black)),
+                ("._train-images-idx3-ubyte", vec![0, 5, 22, 7]),
+                ("._t10k-images-idx3-ubyte.gz", vec![]),
+                (".DS_Store", vec![1]),
+                ("t10k-images-idx3-ubyte.gz", gzipped(&black)),
+            ],
+        );
+        let parts = BinaryImages::open(dir.path(), 0)?;
+        assert_eq!((parts.train.len(), parts.train.image(0)), (1, Some(&[1; 4][..])));
+        assert_eq!(parts.test.len(), 1);
+        for name in ["emnist-train-images-idx3-ubyte", "train-images-idx3-ubyte (1)"] {
+            write(dir.path(), &[(name, white.clone())]);
+            let message = BinaryImages::open(dir.path(), 0).unwrap_err().to_string();
+            assert!(message.contains("expected one of them"), "{message}");
+            fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        #[cfg(unix)]
+        {
+            let link = dir.path().join("valid-images-idx3-ubyte");
+            std::os::unix::fs::symlink("nowhere", &link).unwrap();
+            let message = BinaryImages::open(dir.path(), 0).unwrap_err().to_string();
+            assert!(message.contains("valid-images-idx3-ubyte"), "{message}");
+        }
         Ok(())
     }
 
