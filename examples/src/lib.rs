@@ -3,7 +3,7 @@
 //! | what | where |
 //! | --- | --- |
 //! | arguments that several examples take: models, devices, numbers | [`args`] |
-//! | progress bars | [`progress`] |
+//! | progress bars; Ctrl-C | [`progress`], [`interrupt`] |
 //! | charts and contact sheets | [`canvas`], [`contact_sheet`] |
 //! | the training loop of `growing`, `texture` and `variational` | [`training`] |
 //! | patterns: training them, filming them | [`patterns`], [`film`] |
@@ -13,6 +13,7 @@ pub mod args;
 pub mod canvas;
 pub mod contact_sheet;
 pub mod film;
+pub mod interrupt;
 pub mod patterns;
 pub mod progress;
 pub mod restoration;
@@ -32,11 +33,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// Ends a program. An error is printed as one sentence, followed by those of its causes that it does not
-/// mention.
+/// mention. A training that was interrupted is no error, but is told apart by its status.
 pub fn exit(result: Result<()>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
+    if let Some(lnca::Error::Interrupted { at }) = error.downcast_ref() {
+        eprintln!("stopped at {at}; its checkpoint is written");
+        return ExitCode::from(interrupt::STATUS);
+    }
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
