@@ -12,7 +12,9 @@ fuzz_target!(|bytes: &[u8]| {
     };
     assert_eq!(picture.pixels.len(), picture.height * picture.width * 3);
     if picture.pixels.len() < 1 << 16 {
-        picture.square(7, ResizeMode::Crop).expect("a picture has a pixel");
+        picture
+            .square(7, ResizeMode::Crop)
+            .expect("a picture has a pixel");
         let written = folder().join("written.png");
         write_png(&picture, &written).expect("a picture that was read can be written");
         assert!(Picture::read(&written).expect("what was written can be read") == picture);

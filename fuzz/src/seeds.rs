@@ -9,8 +9,8 @@ use image::{ColorType, ImageEncoder};
 use lnca::train::Learner;
 use lnca::transition::Perception;
 use lnca::{
-    AutoencoderConfig, CellLayout, DecoderConfig, GrowingConfig, Model, ModelConfig, NafcaConfig, Pattern, PatternCard,
-    PatternConfig, TextureConfig, Vae, VaeCard, VaeConfig, VitcaConfig,
+    AutoencoderConfig, CellLayout, DecoderConfig, GrowingConfig, Model, ModelConfig, NafcaConfig, Pattern,
+    PatternCard, PatternConfig, TextureConfig, Vae, VaeCard, VaeConfig, VitcaConfig,
 };
 use lnca_fuzz::training::learner;
 
@@ -37,11 +37,21 @@ fn main() -> Result<()> {
 {"event":"validated","phase":"nca","epoch":0,"ssim":0.5,"best":true,"seconds":0.2}
 "#;
     fs::write(place("results", "log")?, log)?;
-    fs::write(place("results", "run")?, r#"{"model":"latent-nafca","batch":4,"seed":0}"#)?;
+    fs::write(
+        place("results", "run")?,
+        r#"{"model":"latent-nafca","batch":4,"seed":0}"#,
+    )?;
     // Choices: enough bytes for the longest programs.
     for seed in 0..32u32 {
-        let byte = |i: u32| (i.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(40_503)) >> 13) as u8;
-        fs::write(place("program", &seed.to_string())?, (0..400).map(byte).collect::<Vec<_>>())?;
+        let byte = |i: u32| {
+            (i.wrapping_mul(2_654_435_761)
+                .wrapping_add(seed.wrapping_mul(40_503))
+                >> 13) as u8
+        };
+        fs::write(
+            place("program", &seed.to_string())?,
+            (0..400).map(byte).collect::<Vec<_>>(),
+        )?;
     }
     Ok(())
 }
@@ -67,7 +77,7 @@ fn models() -> Result<()> {
     let nafca = NafcaConfig {
         layout,
         embed_dim: 2,
-        ffn_expand: 1,
+        ffn_expand: 2,
         perception: Perception::Plain,
         ..NafcaConfig::default()
     };
@@ -159,7 +169,10 @@ fn digits() -> Result<()> {
     gzipped.write_all(&idx)?;
     fs::write(place("idx", "gzipped")?, gzipped.finish()?)?;
     fs::write(place("amat", "text")?, "0 1 0 1\n1 1 0 0\n")?;
-    fs::write(place("cifar", "one")?, (0..3073u32).map(|i| i as u8).collect::<Vec<_>>())?;
+    fs::write(
+        place("cifar", "one")?,
+        (0..3073u32).map(|i| i as u8).collect::<Vec<_>>(),
+    )?;
     Ok(())
 }
 

@@ -27,5 +27,11 @@ pub fn learner() -> Result<PatternTrainer<Growing>> {
         damaged: 1,
         ..PatternTrainerConfig::regenerating()
     };
-    PatternTrainer::new(rule, &weights, ImageLoss::new(Emblem::Fish.draw(4, 1)?)?, &seed, config)
+    PatternTrainer::new(
+        rule,
+        &weights,
+        ImageLoss::new(Emblem::Fish.draw(4, 1)?)?,
+        &seed,
+        config,
+    )
 }
