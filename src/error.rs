@@ -89,6 +89,12 @@ pub enum Error {
         /// Phase, epoch, batch and update, as far as they are known.
         at: String,
     },
+    /// Training was asked to stop; its checkpoint, if it has one, is that of this moment.
+    #[error("training was interrupted at {at}")]
+    Interrupted {
+        /// Phase, epoch and batch.
+        at: String,
+    },
     /// An error from Candle: mismatched devices, an unsupported operation, a failed allocation.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | arguments that several examples take: models, devices, numbers | [`args`] |
 //! | printing, where a stream may be full or closed | [`output`] |
-//! | progress bars | [`progress`] |
+//! | progress bars; Ctrl-C | [`progress`], [`interrupt`] |
 //! | the lock of a folder that a program writes to, logs | [`lock`], [`lines`] |
 //! | charts and contact sheets | [`canvas`], [`contact_sheet`] |
 //! | the training loop of `growing`, `texture` and `variational` | [`training`] |
@@ -16,6 +16,7 @@ pub mod args;
 pub mod canvas;
 pub mod contact_sheet;
 pub mod film;
+pub mod interrupt;
 pub mod lines;
 pub mod lock;
 pub mod output;
@@ -36,11 +37,15 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// Ends a program. An error is printed as one sentence, followed by those of its causes that it does not
-/// mention.
+/// mention. A training that was interrupted is no error, but is told apart by its status.
 pub fn exit(result: Result<()>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
+    if let Some(lnca::Error::Interrupted { at }) = error.downcast_ref() {
+        note!("stopped at {at}; its checkpoint is written");
+        return ExitCode::from(interrupt::STATUS);
+    }
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

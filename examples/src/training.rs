@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use lnca::Error;
 use lnca::train::{Learner, Reading};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::args::count;
+use crate::interrupt::Interrupt;
 use crate::lines::{self, Lines};
 use crate::lock::FolderLock;
 use crate::progress::bar;
@@ -87,10 +89,18 @@ impl Training {
         let bar = bar("training", updates).with_position(learner.updates() as u64);
         bar.reset_eta();
         bar.enable_steady_tick(Duration::from_millis(500));
+        let interrupt = Interrupt::listen();
         while learner.updates() < updates {
             log.readings.push(learner.update()?);
             bar.inc(1);
             let (done, last) = (learner.updates(), learner.updates() == updates);
+            if interrupt.is_raised() && !last {
+                log.write(done, learner.learning_rate())?;
+                learner.save(&checkpoint)?;
+                bar.finish_and_clear();
+                let at = format!("update {done} of {updates}");
+                return Err(Error::Interrupted { at }.into());
+            }
             if done.is_multiple_of(self.every.min(50)) || last {
                 let loss = log.write(done, learner.learning_rate())?;
                 bar.set_message(format!("loss {loss:.3e}"));

@@ -1,6 +1,8 @@
 //! The training loop: epochs of batches, validation, checkpoints, and resuming.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
@@ -112,6 +114,9 @@ pub struct Fit {
     pub resume: bool,
     /// Device of the batches: the CPU.
     pub device: Device,
+    /// Once this is true, the training stops after the batch at hand: it writes its checkpoint and returns
+    /// [`Error::Interrupted`]. For handlers of signals and buttons: none.
+    pub stop: Option<Arc<AtomicBool>>,
 }
 
 impl Default for Fit {
@@ -124,6 +129,7 @@ impl Default for Fit {
             checkpoint_every: 500,
             resume: true,
             device: Device::Cpu,
+            stop: None,
         }
     }
 }
@@ -144,6 +150,7 @@ impl Fit {
     /// update, and the last checkpoint is kept. [`Error::File`] if the checkpoint belongs to another run.
     /// [`Error::Config`] if there is no epoch or no full batch to train on, validation images are missing or
     /// smaller than the SSIM window, or corruption or curriculum are out of range.
+    /// [`Error::Interrupted`] if it was asked to stop.
     pub fn run(
         &self,
         trainer: &mut dyn Trainer,
@@ -251,11 +258,21 @@ impl Run<'_> {
             });
             self.progress.batch += 1;
             let done = self.progress.batch;
-            if done < batches.len() && done.is_multiple_of(fit.checkpoint_every.max(1)) {
+            let stop = self.is_stopped();
+            if stop || (done < batches.len() && done.is_multiple_of(fit.checkpoint_every.max(1))) {
                 self.save()?;
+            }
+            if stop {
+                let at = format!("epoch {epoch}, batch {done} of {phase} training");
+                return Err(Error::Interrupted { at });
             }
         }
         Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        let stop = self.fit.stop.as_ref();
+        stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 
     /// Validates the weights, or their running mean if there is one, and keeps them if they are the best so

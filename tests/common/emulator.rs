@@ -76,17 +76,20 @@ impl Driver for Emulator {
     }
 
     fn zero(&self, buffer: &Buffer) -> Result<()> {
+        // SAFETY: the buffer owns that many bytes, and no kernel runs meanwhile.
         unsafe { std::ptr::write_bytes(buffer.address as *mut u8, 0, buffer.bytes) };
         Ok(())
     }
 
     fn upload(&self, bytes: &[u8], to: &Buffer) -> Result<()> {
         assert!(bytes.len() <= to.bytes);
+        // SAFETY: as many bytes as were just checked; the slice is no part of a buffer.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.address as *mut u8, bytes.len()) };
         Ok(())
     }
 
     fn forget(&self, buffer: &Buffer) {
+        // SAFETY: the buffer owns that many bytes, aligned for floats, and no kernel runs meanwhile.
         let floats = unsafe { std::slice::from_raw_parts_mut(buffer.address as *mut f32, buffer.bytes / 4) };
         floats.fill(f32::NAN);
     }
@@ -139,6 +142,8 @@ impl Kernels for Module {
         type Run = unsafe extern "C" fn(*const c_void, i32, usize, u64);
         static LAUNCHES: AtomicU64 = AtomicU64::new(0x9E37_79B9_7F4A_7C15);
         let seed = LAUNCHES.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        // SAFETY: the emulator's header gives every kernel such a function. That kernels stay within their
+        // buffers is what the guards around those are for.
         unsafe {
             let run = self
                 .library
@@ -149,6 +154,7 @@ impl Kernels for Module {
         for (&start, &floats) in self.allocations.lock().unwrap().iter() {
             let guards = [start, start + 4 * (floats - GUARD) as u64];
             for guard in guards {
+                // SAFETY: a buffer is in the list as long as it lives, and ends with guards.
                 let guard = unsafe { std::slice::from_raw_parts(guard as *const f32, GUARD) };
                 assert!(
                     guard.iter().all(|float| float.is_nan()),
@@ -169,6 +175,7 @@ fn build(source: &Source) -> Result<Library> {
     if !library.exists() {
         compile(source, &folder, &name, &library)?;
     }
+    // SAFETY: the library was made from the sources of this crate, and does nothing when it is loaded.
     unsafe { Library::new(&library) }.map_err(failure)
 }
 

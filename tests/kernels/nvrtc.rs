@@ -32,11 +32,12 @@ impl Nvrtc {
         };
         let folder = PathBuf::from(folder);
         // The compiler opens this one by its name alone.
+        // SAFETY: NVIDIA's libraries do nothing when they are loaded.
         let builtins = unsafe { Library::new(folder.join("libnvrtc-builtins.so.13.0")) };
         builtins.map(std::mem::forget).expect("libnvrtc-builtins.so.13.0");
-        Some(Self(
-            unsafe { Library::new(folder.join("libnvrtc.so.13")) }.expect("libnvrtc.so.13"),
-        ))
+        // SAFETY: as above.
+        let library = unsafe { Library::new(folder.join("libnvrtc.so.13")) };
+        Some(Self(library.expect("libnvrtc.so.13")))
     }
 
     /// The machine code of a source for a chip, and what the assembler says of it.
@@ -57,6 +58,8 @@ impl Nvrtc {
         let chip = format!("--gpu-architecture={chip}");
         let options = [&chip, "--std=c++17", "--ptxas-options=--verbose"].map(|of| CString::new(of).unwrap());
         let options = options.each_ref().map(|of| of.as_ptr());
+        // SAFETY: the functions have these types in nvrtc.h; all strings end with a zero and live until the end,
+        // and every result is as long as NVRTC said just before.
         unsafe {
             let symbol = |name: &str| *self.0.get::<*mut c_void>(name.as_bytes()).unwrap();
             let create: Create = std::mem::transmute(symbol("nvrtcCreateProgram\0"));

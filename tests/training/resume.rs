@@ -3,6 +3,8 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lnca::io::safetensors::{self as store, Tensors};
 use lnca::train::Event;
@@ -195,6 +197,44 @@ fn a_checkpoint_of_another_run_is_refused_and_kept() -> Result<()> {
             finish(Phase::Latent, &fit(&path), &data, &mut |_| {}),
             Err(Error::File { .. })
         ));
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_run_saves_where_it_is() -> Result<()> {
+    let data = data(13, 12)?;
+    for phase in PHASES {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = folder.path().join("whole");
+        let expected = finish(phase, &fit(&whole), &data, &mut |_| {})?;
+        for last in 1..=6 {
+            let path = folder.path().join(format!("interrupted {last}"));
+            let stop = Arc::new(AtomicBool::new(false));
+            let stopped = Fit {
+                stop: Some(stop.clone()),
+                checkpoint_every: 100,
+                ..fit(&path)
+            };
+            let mut learned = 0;
+            let error = finish(phase, &stopped, &data, &mut |event| {
+                learned += usize::from(matches!(event, Event::Batch { .. }));
+                stop.store(learned == last, Ordering::Relaxed);
+            });
+            let what = format!("{phase:?} after batch {last}");
+            match error {
+                Err(Error::Interrupted { at }) => {
+                    let epoch = (last - 1) / 3;
+                    let place = format!("epoch {epoch}, batch {}", last - 3 * epoch);
+                    assert!(at.contains(&place), "{what}: {at}");
+                }
+                other => panic!("{what}: {other:?}"),
+            }
+            assert_eq!(learned, last, "{what}");
+            let weights = finish(phase, &fit(&path), &data, &mut |_| {})?;
+            assert_same_weights(&what, &expected, &weights);
+            assert_same_checkpoint(&what, &whole, &path)?;
+        }
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use super::log::{Log, PHASES};
 use super::run_folder::RunFolder;
 use super::{Args, Settings, Task, curves};
 use crate::contact_sheet::{ContactSheet, Label};
+use crate::interrupt::Interrupt;
 use crate::progress::TrainingProgress;
 use crate::{Result, note};
 
@@ -326,6 +327,11 @@ fn run_phase(
     log: &mut Log,
     improved: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
+    let interrupt = Interrupt::listen();
+    let fit = Fit {
+        stop: Some(interrupt.flag()),
+        ..fit.clone()
+    };
     let mut progress = TrainingProgress::new(fit.epochs);
     let mut written = Ok(());
     let result = fit.run(trainer, data, &mut |event| {
