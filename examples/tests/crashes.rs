@@ -1,8 +1,9 @@
-//! Trainings that are killed, interrupted, or whose disk fills or turns read-only go on where they were, and end
-//! with the bits of one that nothing happened to.
+//! Trainings that are killed, interrupted, or whose disk fills or turns read-only go on where they were, and
+//! end with the bits of one that nothing happened to.
 //!
-//! `LNCA_CRASHES=100 cargo test --release --test crashes` strikes every kind of training a hundred times; without
-//! the variable each is struck twice. The examples must have been built: `cargo build --release --examples`.
+//! `LNCA_CRASHES=100 cargo test --release --test crashes` strikes every kind of training a hundred times;
+//! without the variable each is struck twice. The examples must have been built: `cargo build --release
+//! --examples`.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -123,8 +124,8 @@ fn assert_whole(out: &Path, what: &str) {
     }
 }
 
-/// What happened to a training, and what has to be kept until it has been resumed. `None` if it cannot happen on
-/// this machine.
+/// What happened to a training, and what has to be kept until it has been resumed. `None` if it cannot happen
+/// on this machine.
 type Struck = Option<(String, Box<dyn Any>)>;
 
 /// Lets each kind of training be struck at random moments, finishes it, and compares.
@@ -214,7 +215,8 @@ fn broken_disk(folder: &Path) -> Option<PathBuf> {
     }
 }
 
-/// From a random operation on, all that change a file fail with a number of the system, which messages name so.
+/// From a random operation on, all that change a file fail with a number of the system, which messages name
+/// so.
 #[cfg(target_os = "linux")]
 fn survive_errors(seed: u64, error: &str, words: &str) {
     let folder = tempfile::tempdir().unwrap();

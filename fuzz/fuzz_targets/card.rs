@@ -1,5 +1,5 @@
-//! Model files: any bytes as a file, and any text as the card of a file without tensors, as a model, a pattern
-//! and a variational autoencoder.
+//! Model files: any bytes as a file, and any text as the card of a file without tensors, as a model, a
+//! pattern and a variational autoencoder.
 
 #![no_main]
 

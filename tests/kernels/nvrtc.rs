@@ -58,8 +58,8 @@ impl Nvrtc {
         let chip = format!("--gpu-architecture={chip}");
         let options = [&chip, "--std=c++17", "--ptxas-options=--verbose"].map(|of| CString::new(of).unwrap());
         let options = options.each_ref().map(|of| of.as_ptr());
-        // SAFETY: the functions have these types in nvrtc.h; all strings end with a zero and live until the end,
-        // and every result is as long as NVRTC said just before.
+        // SAFETY: the functions have these types in nvrtc.h; all strings end with a zero and live until the
+        // end, and every result is as long as NVRTC said just before.
         unsafe {
             let symbol = |name: &str| *self.0.get::<*mut c_void>(name.as_bytes()).unwrap();
             let create: Create = std::mem::transmute(symbol("nvrtcCreateProgram\0"));
