@@ -89,6 +89,15 @@ impl Training {
         let bar = bar("training", updates).with_position(learner.updates() as u64);
         bar.reset_eta();
         bar.enable_steady_tick(Duration::from_millis(500));
+        let snapshot = |learner: &L| {
+            let preview = out.join(format!("preview_{:05}.png", learner.updates()));
+            let model = model.clone();
+            write(learner, Snapshot { model, preview })
+        };
+        if learner.updates() >= updates {
+            // It may have ended between its last checkpoint and the model.
+            snapshot(learner)?;
+        }
         let interrupt = Interrupt::listen();
         while learner.updates() < updates {
             log.readings.push(learner.update()?);
@@ -110,11 +119,7 @@ impl Training {
             }
             if done.is_multiple_of(self.every) || last {
                 learner.save(&checkpoint)?;
-                let snapshot = Snapshot {
-                    model: model.clone(),
-                    preview: out.join(format!("preview_{done:05}.png")),
-                };
-                write(learner, snapshot)?;
+                snapshot(learner)?;
             }
         }
         bar.finish_and_clear();
@@ -263,6 +268,8 @@ mod tests {
 
         let resumed = train(&["--resume"], &mut Counter(0), 5)?;
         assert_eq!(resumed, ["4 preview_00004.png", "5 preview_00005.png"]);
+        // It may have been killed before the model was written.
+        assert_eq!(train(&["--resume"], &mut Counter(0), 5)?, ["5 preview_00005.png"]);
         assert_eq!(lines()?.lines().count(), 4);
 
         // A crash cut the last line short, after lines of updates that the checkpoint lacks.

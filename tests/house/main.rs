@@ -226,14 +226,14 @@ fn top_level_modules_are_few_and_in_order() {
 
 #[test]
 fn files_are_short() {
-    let sources = rust(&["src", "tests", "benches", "examples"]);
+    let sources = rust(&["src", "tests", "benches", "examples", "fuzz"]);
     hold(&sources.map_or(vec![], |sources| long_files(&sources)));
 }
 
 #[test]
 fn comments_are_as_narrow_as_code() {
     let (Some(mut sources), Some(format)) = (
-        rust(&["src", "tests", "benches", "examples"]),
+        rust(&["src", "tests", "benches", "examples", "fuzz"]),
         read(&["rustfmt.toml"]),
     ) else {
         return;

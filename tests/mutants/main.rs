@@ -34,8 +34,8 @@ const MUTANTS: [Mutant; 16] = [
     Mutant(
         "growing",
         "a sign in a slope",
-        "x > 0.0f ? 1.0f : 0.0f",
-        "x > 0.0f ? -1.0f : 0.0f",
+        "x > 0.0f ? 1.0f : x <= 0.0f",
+        "x > 0.0f ? -1.0f : x <= 0.0f",
     ),
     Mutant(
         "growing",
