@@ -545,3 +545,33 @@ fn bf16_hides_no_nan() {
     let last = rollout.run(&nafca, &cells).unwrap();
     assert!(values(&last).iter().any(|value| value.is_nan()));
 }
+
+#[test]
+fn an_update_of_a_dead_cell_keeps_its_neighbour_alive() -> Result<()> {
+    // The third cell is dead before the step, and stays 0; but its update is above the threshold, and so the
+    // second cell, alive before beside the first, lives on.
+    let layout = lnca::CellLayout {
+        input: 0,
+        output: 1,
+        hidden: 0,
+    };
+    for padding in [Padding::Zero, Padding::Circular] {
+        let mut p = lnca::ProgramBuilder::new(layout);
+        let table = Tensor::new(&[[[-0.5f32], [0.05], [0.9], [0.0], [0.0]]], &device())?;
+        let update = p.constant(&table)?;
+        let rule = AliveMask {
+            channel: 0,
+            threshold: 0.1,
+            padding,
+        };
+        let program = p.finish(update)?.with_alive_mask(Some(rule))?;
+        let cells = Tensor::new(&[[[[0.5f32], [0.0], [0.0], [0.0], [0.0]]]], &device())?;
+        let rollout = Rollout::new(1);
+        let expected = [0.0, 0.05, 0.0, 0.0, 0.0];
+        for rollout in [rollout.clone(), rollout.plain()] {
+            let next = rollout.run(&program, &cells)?.flatten_all()?;
+            assert_eq!(next.to_vec1::<f32>()?, expected, "{padding:?}");
+        }
+    }
+    Ok(())
+}

@@ -6,37 +6,43 @@ use super::plan::Plan;
 
 /// Which lanes are alive: in their 3x3 neighbourhood some cell's channel is above the threshold.
 pub(super) fn alive(rule: &AliveMask, plan: &Plan, state: &[f32]) -> Vec<bool> {
-    let (row, images) = (plan.row(), plan.images);
+    let row = plan.row();
     let threshold = rule.threshold as f32;
-    let mut above = vec![0u8; plan.height * row];
+    let mut above = vec![false; plan.height * row];
     for (above, cells) in above.chunks_exact_mut(row).zip(state.chunks_exact(plan.line())) {
         let channel = &cells[rule.channel * row..][..row];
         let lanes = above.iter_mut().zip(channel);
-        lanes.for_each(|(above, &x)| *above = u8::from(x > threshold));
+        lanes.for_each(|(above, &x)| *above = x > threshold);
     }
+    near(rule, plan, &above)
+}
+
+/// Which lanes have one of `lanes` in their 3x3 neighbourhood.
+pub(super) fn near(rule: &AliveMask, plan: &Plan, lanes: &[bool]) -> Vec<bool> {
+    let (row, images) = (plan.row(), plan.images);
     // First along rows, then along columns.
-    let mut wide = above.clone();
+    let mut wide = lanes.to_vec();
     let inner = row - images;
-    for (above, wide) in above.chunks_exact(row).zip(wide.chunks_exact_mut(row)) {
-        or(&mut wide[images..], &above[..inner]);
-        or(&mut wide[..inner], &above[images..]);
+    for (lanes, wide) in lanes.chunks_exact(row).zip(wide.chunks_exact_mut(row)) {
+        or(&mut wide[images..], &lanes[..inner]);
+        or(&mut wide[..inner], &lanes[images..]);
         if rule.padding == Padding::Circular {
-            or(&mut wide[..images], &above[inner..]);
-            or(&mut wide[inner..], &above[..images]);
+            or(&mut wide[..images], &lanes[inner..]);
+            or(&mut wide[inner..], &lanes[..images]);
         }
     }
-    let mut alive = wide.clone();
-    for (y, alive) in alive.chunks_exact_mut(row).enumerate() {
+    let mut near = wide.clone();
+    for (y, near) in near.chunks_exact_mut(row).enumerate() {
         for dy in [-1, 1] {
-            if let Some(near) = rule.padding.coordinate(y, dy, plan.height) {
-                or(alive, &wide[near * row..][..row]);
+            if let Some(other) = rule.padding.coordinate(y, dy, plan.height) {
+                or(near, &wide[other * row..][..row]);
             }
         }
     }
-    alive.into_iter().map(|alive| alive != 0).collect()
+    near
 }
 
-fn or(to: &mut [u8], from: &[u8]) {
+fn or(to: &mut [bool], from: &[bool]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to |= from);
 }
 

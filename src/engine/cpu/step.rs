@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::grid::Padding;
 
-use super::alive::alive;
+use super::alive::{alive, near};
 use super::buffers::Buffer;
 use super::call::Call;
 use super::draws::fired;
@@ -28,7 +28,8 @@ pub(super) struct StepContext<'a> {
     pub given: GivenValues<'a>,
 }
 
-/// Which lanes take their update in a step, and which are alive before it; `None` where all are.
+/// Which lanes take their update in a step, and which are alive before it; `None` where all are. A lane that is
+/// dead before stays dead, but its update may keep one beside it alive.
 pub(super) struct Firing {
     pub fires: Option<Vec<bool>>,
     pub alive: Option<Vec<bool>>,
@@ -80,10 +81,11 @@ impl StepContext<'_> {
         let mut fires = fired(&job.task, self.step, self.first_image, plan.images, lanes);
         let rule = &job.program.alive;
         let alive = rule.as_ref().map(|rule| alive(rule, plan, state));
-        if let Some(alive) = &alive {
+        if let (Some(rule), Some(alive)) = (rule, &alive) {
+            let near = near(rule, plan, alive);
             match &mut fires {
-                Some(fires) => fires.iter_mut().zip(alive).for_each(|(f, a)| *f &= a),
-                None => fires = Some(alive.clone()),
+                Some(fires) => fires.iter_mut().zip(near).for_each(|(f, near)| *f &= near),
+                None => fires = Some(near),
             }
         }
         Firing { fires, alive }
