@@ -8,6 +8,9 @@ use lnca_fuzz::programs::Case;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(Some(case)) = Case::new(&mut Unstructured::new(bytes)) {
+        if std::env::var_os("LNCA_SHOW").is_some() {
+            println!("{case:#?}");
+        }
         case.check();
     }
 });

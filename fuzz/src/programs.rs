@@ -17,6 +17,7 @@ pub enum Numbers {
 }
 
 /// A program, cells for it and a rollout.
+#[derive(Debug)]
 pub struct Case {
     pub program: Program,
     pub cells: Tensor,
@@ -340,19 +341,17 @@ impl Case {
         let Some(rule) = self.alive.filter(|_| ordinary) else {
             return ordinary;
         };
-        let states = self
-            .rollout
-            .clone()
-            .plain()
-            .trajectory(&self.program, &self.cells);
-        // A cell at the threshold lives in one of them and dies in the other.
-        states.into_iter().flatten().all(|state| {
-            let channel = state.narrow(3, rule.channel, 1).map(|channel| values(&channel));
-            channel
-                .unwrap_or_default()
-                .iter()
-                .all(|value| (value - 0.1).abs() > 1e-3 || value.is_nan())
-        })
+        // A cell at the threshold may live in one of them, where it is seen there, and die in the other.
+        [self.rollout.clone(), self.rollout.clone().plain()]
+            .iter()
+            .all(|rollout| {
+                let states = rollout.trajectory(&self.program, &self.cells);
+                let mut alive = states.into_iter().flatten().flat_map(|state| {
+                    let channel = state.narrow(3, rule.channel, 1).map(|channel| values(&channel));
+                    channel.unwrap_or_default()
+                });
+                alive.all(|value| value.is_nan() || (value - 0.1).abs() > 1e-3)
+            })
     }
 }
 
