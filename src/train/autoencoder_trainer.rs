@@ -38,6 +38,23 @@ pub struct AutoencoderTrainerConfig {
     pub perturbation: f64,
 }
 
+impl AutoencoderTrainerConfig {
+    pub(super) fn check(&self) -> Result<()> {
+        self.adam.check()?;
+        for (name, value) in [
+            ("rec", self.rec),
+            ("dist", self.dist),
+            ("task", self.task),
+            ("eq", self.eq),
+            ("tv", self.tv),
+            ("perturbation", self.perturbation),
+        ] {
+            check::not_negative(name, value)?;
+        }
+        check::finite("margin", self.margin)
+    }
+}
+
 impl Default for AutoencoderTrainerConfig {
     fn default() -> Self {
         Self {
@@ -87,17 +104,7 @@ impl AutoencoderTrainer {
         weights: &Weights,
         config: AutoencoderTrainerConfig,
     ) -> Result<Self> {
-        for (name, value) in [
-            ("rec", config.rec),
-            ("dist", config.dist),
-            ("task", config.task),
-            ("eq", config.eq),
-            ("tv", config.tv),
-            ("perturbation", config.perturbation),
-        ] {
-            check::not_negative(name, value)?;
-        }
-        check::finite("margin", config.margin)?;
+        config.check()?;
         Ok(Self {
             adam: Adam::new(weights.vars(), config.adam.clone())?,
             autoencoder: autoencoder.clone(),

@@ -60,6 +60,18 @@ pub struct PoolTrainerConfig {
     pub average: Option<f64>,
 }
 
+impl PoolTrainerConfig {
+    pub(super) fn check(&self) -> Result<()> {
+        self.adam.check()?;
+        self.loss.check()?;
+        // An update of no step cannot train a transition.
+        check_steps("steps", &self.steps, 1)?;
+        check::count("validation_steps", self.validation_steps, (0, MOST_STEPS))?;
+        check_rate("fire_rate", self.fire_rate)?;
+        self.average.map_or(Ok(()), |decay| check_rate("average", decay))
+    }
+}
+
 impl Default for PoolTrainerConfig {
     fn default() -> Self {
         Self {
@@ -115,14 +127,7 @@ impl PoolTrainer {
     /// [`Error::Config`] for a range of steps that is empty or holds 0, a fire rate or decay outside `[0,
     /// 1]`, or other settings out of range.
     pub fn new(restorer: Arc<dyn Restorer>, weights: &Weights, config: PoolTrainerConfig) -> Result<Self> {
-        config.loss.check()?;
-        // An update of no step cannot train a transition.
-        check_steps("steps", &config.steps, 1)?;
-        check::count("validation_steps", config.validation_steps, (0, MOST_STEPS))?;
-        check_rate("fire_rate", config.fire_rate)?;
-        if let Some(decay) = config.average {
-            check_rate("average", decay)?;
-        }
+        config.check()?;
         Ok(Self {
             average: config.average.map(WeightAverage::new),
             adam: Adam::new(weights.vars(), config.adam.clone())?,

@@ -110,7 +110,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Config`] if the model has other sizes than the recipe's, or is not an NCA.
     pub fn nca_trainer(&self, model: &Model) -> Result<PoolTrainer> {
-        self.check(model)?;
+        self.fits(model)?;
         let (restorer, weights) = model.learning(self.learning)?;
         PoolTrainer::new(restorer, &weights, self.nca.clone())
     }
@@ -120,7 +120,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Config`] if the recipe has no such phase, or the model has other sizes than the recipe's.
     pub fn end_to_end_trainer(&self, model: &Model) -> Result<PoolTrainer> {
-        self.check(model)?;
+        self.fits(model)?;
         let Some(config) = &self.end_to_end else {
             return Err(Error::config("end_to_end", "a recipe with this phase", "none"));
         };
@@ -136,14 +136,25 @@ impl Recipe {
         match model.network() {
             None => Ok(Box::new(self.nca_trainer(model)?)),
             Some(network) => {
-                self.check(model)?;
+                self.fits(model)?;
                 let config = self.network.clone();
                 Ok(Box::new(NetworkTrainer::new(network, model.weights(), config)?))
             }
         }
     }
 
-    fn check(&self, model: &Model) -> Result<()> {
+    /// That the settings of all phases are in range: before the first, so that none is trained in vain.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for the first that is not.
+    pub fn check(&self) -> Result<()> {
+        self.autoencoder.check()?;
+        self.network.adam.check()?;
+        self.nca.check()?;
+        self.end_to_end.as_ref().map_or(Ok(()), PoolTrainerConfig::check)
+    }
+
+    fn fits(&self, model: &Model) -> Result<()> {
         if model.card().config != self.model {
             let found = format!("{:?}", model.card().config);
             return Err(Error::config("model", format!("{:?}", self.model), found));

@@ -1,5 +1,6 @@
 //! Every [`Learner`] resumes as if it had never stopped, and only with its own settings.
 
+use std::fs;
 use std::path::PathBuf;
 
 use lnca::train::Learner;
@@ -8,7 +9,8 @@ use lnca::{Error, Result, Weights};
 use crate::common::values;
 
 /// Trains one learner without a stop, and another that is saved after update `stop` and resumed by a third:
-/// their weights have the same bits after update `last`. Returns the first and the third.
+/// their weights have the same bits after update `last`. Returns the first and the third. The second then
+/// diverges.
 pub fn stopped_is_never_stopped<L: Learner>(
     make: impl Fn() -> Result<(Weights, L)>,
     (stop, last): (usize, usize),
@@ -22,9 +24,10 @@ pub fn stopped_is_never_stopped<L: Learner>(
     };
     let (whole, mut straight) = make()?;
     train(&mut straight, last)?;
-    let (_, mut stopped) = make()?;
+    let (struck, mut stopped) = make()?;
     train(&mut stopped, stop)?;
     stopped.save(&checkpoint)?;
+    let saved = fs::read(&checkpoint).unwrap();
     let (weights, mut resumed) = make()?;
     resumed.resume(&checkpoint)?;
     assert_eq!(resumed.updates(), stop);
@@ -33,6 +36,17 @@ pub fn stopped_is_never_stopped<L: Learner>(
     for ((name, a), (_, b)) in whole.vars().iter().zip(weights.vars()) {
         assert_eq!(values(a), values(&b), "{name}");
     }
+    // One that diverges says so in that update, and cannot spoil the checkpoint.
+    for (_, var) in struck.vars() {
+        var.set(&(var.as_detached_tensor() * f64::NAN)?)?;
+    }
+    match stopped.update() {
+        Err(Error::Diverged { at, .. }) => assert!(at.contains(&format!("update {stop}")), "{at}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(stopped.updates(), stop);
+    assert!(stopped.save(&checkpoint).is_err());
+    assert!(fs::read(&checkpoint).unwrap() == saved);
     Ok((straight, resumed))
 }
 

@@ -148,6 +148,7 @@ impl Settings {
             *place = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_string()));
             recipe = serde_json::from_value(changed).map_err(|error| format!("`--set {set}`: {error}"))?;
         }
+        recipe.check()?;
         Ok(recipe)
     }
 
@@ -239,6 +240,13 @@ mod tests {
         assert_eq!(recipe("nca.pool=7")?.nca.pool, 7);
         assert!(recipe("nca.puddle=7").is_err());
         assert!(recipe("nca.pool=deep").is_err());
+        for set in [
+            "nca.adam.learning_rate=-0.01",
+            "end_to_end.steps={\"start\":0,\"end\":1}",
+            "autoencoder.eq=-1",
+        ] {
+            assert!(recipe(set).is_err(), "{set}");
+        }
         Ok(())
     }
 }

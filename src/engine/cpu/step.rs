@@ -28,8 +28,8 @@ pub(super) struct StepContext<'a> {
     pub given: GivenValues<'a>,
 }
 
-/// Which lanes take their update in a step, and which are alive before it; `None` where all are. A lane that is
-/// dead before stays dead, but its update may keep one beside it alive.
+/// Which lanes take their update in a step, and which are alive before it; `None` where all are. A lane that
+/// is dead before stays dead, but its update may keep one beside it alive.
 pub(super) struct Firing {
     pub fires: Option<Vec<bool>>,
     pub alive: Option<Vec<bool>>,
