@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use crate::{Result, at, folder, note};
 
@@ -27,7 +29,16 @@ impl FolderLock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(&path).map_err(at(&path))?;
-        match file.try_lock() {
+        let mut locked = file.try_lock();
+        // One that was just killed takes a moment to be gone.
+        for _ in 0..20 {
+            if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            sleep(Duration::from_millis(100));
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
