@@ -97,8 +97,8 @@ pub use program::{Program, ProgramBuilder, Value};
 pub use rollout::{Memory, Rollout};
 pub use train::{AutoencoderTrainer, Fit, PoolTrainer, Recipe, TrainingData};
 pub use transition::{
-    Growing, GrowingConfig, Nafca, NafcaConfig, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig,
-    Vnca, VncaConfig,
+    Gated, GatedConfig, Growing, GrowingConfig, Nafca, NafcaConfig, Texture, TextureConfig, TransitionFn,
+    Vitca, VitcaConfig, Vnca, VncaConfig,
 };
 
 /// The types that most programs need, Candle's tensors and devices included.
@@ -118,7 +118,7 @@ pub mod prelude {
     pub use crate::train::{
         AutoencoderTrainer, Event, Fit, Learner, PoolTrainer, Recipe, Trainer, TrainingData,
     };
-    pub use crate::transition::{Growing, Nafca, TransitionFn, Vitca};
+    pub use crate::transition::{Gated, Growing, Nafca, TransitionFn, Vitca};
 }
 
 /// The Rust blocks of the README and of the pages in `docs`, as tests.

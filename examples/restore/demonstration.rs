@@ -5,7 +5,6 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use lnca::Model;
 use lnca::data::{Corruption, dead_leaves};
-use lnca::io::Picture;
 use lnca::io::{Background, pictures};
 use lnca::metric::ssim;
 use lnca::random::Key;
@@ -20,20 +19,23 @@ const SIDE: usize = 64;
 
 /// Corrupts generated images in the way the model was trained on, restores them, and shows both.
 pub fn show(model: &Model, tiling: &Tiling) -> Result<()> {
-    let corruption = match model.card().task.as_str() {
-        "deblur" => Corruption::BLUR,
-        _ => Corruption::NOISE,
+    let corruption = match (model.card().corruption, model.card().task.as_str()) {
+        (Some(Corruption::Gaussian { sigma, .. }), _) => Corruption::Gaussian { sigma, blind: false },
+        (Some(corruption), _) => corruption,
+        (None, "deblur") => Corruption::BLUR,
+        (None, _) => Corruption::NOISE,
     };
     let key = Key::new(7);
     let clean = (0..IMAGES).map(|i| dead_leaves(SIDE, SIDE, key.fold_in(i)));
     let clean = batch(clean.collect::<lnca::Result<_>>()?)?;
     let keys: Vec<Key> = (0..IMAGES).map(|i| key.fold_in(IMAGES + i)).collect();
     let corrupted = corruption.apply(&clean, corruption.test_difficulty(), &keys)?;
-    let restored = pictures(&corrupted, Background::White)?
+    let restored: Vec<f32> = pictures(&corrupted, Background::White)?
         .iter()
-        .map(|picture: &Picture| Ok(tiling.restore(model, picture)?.pixels))
-        .collect::<Result<_>>()?;
-    let restored = batch(restored)?;
+        .map(|picture| tiling.restore(model, &picture.into()))
+        .collect::<Result<Vec<_>>>()?
+        .concat();
+    let restored = Tensor::from_vec(restored, corrupted.shape(), &Device::Cpu)?;
 
     let mut rows = vec![(Label::new("clean"), clean.clone())];
     for (name, images) in [("corrupted", corrupted), ("restored", restored)] {

@@ -8,8 +8,8 @@ use lnca_examples::{Result, folder, note};
 
 use crate::tiling::Tiling;
 
-/// Restores `input` and writes it to `output`: the restored colours, with the transparency of the original if
-/// the format has it, and grey if the original is.
+/// Restores `input` and writes it to `output`: the restored colours, with transparency, colour profile and
+/// Exif data of the original as far as the format has them, in its bits a value, and grey if the original is.
 pub fn restore(model: &Model, tiling: &Tiling, input: &Path, output: &Path) -> Result<()> {
     // Checked before the work.
     Photograph::check_name(output)?;
@@ -20,9 +20,9 @@ pub fn restore(model: &Model, tiling: &Tiling, input: &Path, output: &Path) -> R
         folder(dir)?;
     }
     let mut photograph = Photograph::read(input)?;
-    photograph.picture = tiling.restore(model, &photograph.picture)?;
+    photograph.colours = tiling.restore(model, &photograph)?;
     photograph.write(output)?;
-    let (height, width) = (photograph.picture.height, photograph.picture.width);
+    let (height, width) = (photograph.height, photograph.width);
     note!("{}: {width}x{height}, restored", output.display());
     Ok(())
 }

@@ -25,7 +25,7 @@ use tiling::Tiling;
 const MOST_TILE: usize = 65_536;
 
 /// The model that is used unless another is named.
-const SHIPPED_MODEL: &str = "models/denoise.safetensors";
+const SHIPPED_MODEL: &str = "models/photographs.safetensors";
 
 /// Restores a photograph of any size with a trained model.
 ///
@@ -42,16 +42,16 @@ struct Args {
     /// File to write; the ending of its name chooses PNG or JPEG
     output: Option<PathBuf>,
 
-    /// Model file, as `denoise` and `deblur` write it [default: the small shipped denoiser]
+    /// Model file, as `denoise` and `deblur` write it [default: the shipped denoiser of photographs]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
 
-    /// Steps of the automaton [default: those in the model file, 64]
+    /// Steps of the automaton [default: those in the model file]
     #[arg(long, value_name = "N", value_parser = count)]
     steps: Option<usize>,
 
-    /// Side of a tile in pixels [default: 64; for attention models 32, because their cells know their
-    /// place on the grid and were trained on 32]
+    /// Side of a tile in pixels [default: 256; for latent models 64; for attention models 32, because their
+    /// cells know their place on the grid and were trained on 32]
     #[arg(long, value_name = "PIXELS", value_parser = whole::<1, MOST_TILE>)]
     tile: Option<usize>,
 
@@ -77,6 +77,7 @@ fn run(args: &Args) -> Result<()> {
     let tiling = Tiling {
         side: args.tile.unwrap_or(match model.card().config {
             ModelConfig::LatentVitca { .. } | ModelConfig::Vitca { .. } => 32,
+            ModelConfig::Gated { .. } => 256,
             _ => 64,
         }),
         key: Key::new(args.seed),

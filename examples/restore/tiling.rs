@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use lnca::Model;
-use lnca::io::Picture;
+use lnca::io::Photograph;
 use lnca::random::Key;
 use lnca_examples::Result;
 use lnca_examples::progress::bar;
@@ -19,28 +19,31 @@ pub struct Tiling {
 }
 
 impl Tiling {
-    /// Restores a picture.
+    /// The restored colours of a photograph, `[height, width, 3]` row by row.
     ///
     /// Neighbouring tiles overlap by a quarter of their side. There the weight of each falls linearly towards
     /// its edge, where cells have the fewest neighbours.
-    pub fn restore(&self, model: &Model, picture: &Picture) -> Result<Picture> {
+    pub fn restore(&self, model: &Model, photograph: &Photograph) -> Result<Vec<f32>> {
+        let (height, width) = (photograph.height, photograph.width);
         let overlap = self.side / 4;
-        let rows = Cut::new(picture.height, self.side, overlap);
-        let columns = Cut::new(picture.width, self.side, overlap);
+        let rows = Cut::new(height, self.side, overlap);
+        let columns = Cut::new(width, self.side, overlap);
         let lefts = || columns.starts.iter().copied();
         let tiles = rows
             .starts
             .iter()
             .flat_map(|&top| lefts().map(move |left| (top, left)));
         let tiles: Vec<(usize, usize)> = tiles.collect();
-        let area = picture.height * picture.width;
+        let area = height * width;
         let (mut sums, mut weights) = (vec![0f32; area * 3], vec![0f32; area]);
         let bar = bar("tiles", tiles.len());
         for (batch, tiles) in tiles.chunks(BATCH).enumerate() {
-            let mut input = Vec::with_capacity(tiles.len() * rows.len * columns.len * 3);
+            let mut input: Vec<f32> = Vec::with_capacity(tiles.len() * rows.len * columns.len * 3);
             for &(top, left) in tiles {
-                let tile = picture.crop(top, left, rows.len, columns.len)?;
-                input.extend(tile.pixels.iter().map(|&value| f32::from(value) / 255.0));
+                for row in top..top + rows.len {
+                    let first = (row * width + left) * 3;
+                    input.extend(&photograph.colours[first..first + columns.len * 3]);
+                }
             }
             let shape = (tiles.len(), rows.len, columns.len, 3);
             let input = Tensor::from_vec(input, shape, model.weights().device())?;
@@ -51,7 +54,7 @@ impl Tiling {
                 for (place, value) in tile.chunks_exact(3).enumerate() {
                     let (y, x) = (place / columns.len, place % columns.len);
                     let weight = rows.weight(y) * columns.weight(x);
-                    let at = (top + y) * picture.width + left + x;
+                    let at = (top + y) * width + left + x;
                     weights[at] += weight;
                     let sums = sums[at * 3..][..3].iter_mut();
                     sums.zip(value).for_each(|(sum, value)| *sum += weight * value);
@@ -60,12 +63,10 @@ impl Tiling {
             bar.inc(tiles.len() as u64);
         }
         bar.finish_and_clear();
-        let mean = |(at, sum): (usize, &f32)| (sum / weights[at / 3] * 255.0).round() as u8;
-        Ok(Picture {
-            height: picture.height,
-            width: picture.width,
-            pixels: sums.iter().enumerate().map(mean).collect(),
-        })
+        for (at, sum) in sums.iter_mut().enumerate() {
+            *sum /= weights[at / 3];
+        }
+        Ok(sums)
     }
 }
 

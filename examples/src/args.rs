@@ -17,6 +17,8 @@ pub enum ModelName {
     LatentVitca,
     /// An attention NCA on pixels
     Vitca,
+    /// A gated NCA on pixels: this library's own
+    Gated,
     /// A convolutional network of 116 million weights
     #[value(name = "nafnet")]
     NafNet,
@@ -27,7 +29,7 @@ pub enum ModelName {
 impl ModelName {
     /// Whether its automaton works in the latent space of an autoencoder.
     pub fn is_latent(self) -> bool {
-        matches!(self, Self::LatentNafca | Self::LatentVitca)
+        self.config().is_latent()
     }
 
     /// Its published sizes.
@@ -36,6 +38,7 @@ impl ModelName {
             Self::LatentNafca => ModelConfig::latent_nafca(),
             Self::LatentVitca => ModelConfig::latent_vitca(),
             Self::Vitca => ModelConfig::vitca(),
+            Self::Gated => ModelConfig::gated(),
             Self::NafNet => ModelConfig::nafnet(),
             Self::Restormer => ModelConfig::restormer(),
         }

@@ -85,6 +85,7 @@ impl Efficiency {
     /// A model's values on one A100, in the order of [`CONFIGURATIONS`]. Missing ones at the end did not fit.
     pub fn paper(self, model: ModelName) -> &'static [f64] {
         match (self, model) {
+            (_, ModelName::Gated) => &[],
             (Self::Memory, ModelName::NafNet) => &[4.1, 4.1, 4.2, 4.2, 8.2, 8.8, 8.7, 19.6, 35.0],
             (Self::Memory, ModelName::Restormer) => &[4.4, 4.4, 8.5, 8.8, 16.8, 32.9, 32.8, 65.6],
             (Self::Memory, ModelName::Vitca) => &[8.7, 16.9, 33.8, 33.8, 65.6],

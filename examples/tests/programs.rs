@@ -58,16 +58,12 @@ fn fails(command: &mut Command, code: i32, said: &[&str]) -> Result<()> {
 /// A photograph of 8 rows and 12 columns, stored with or without a turn by a quarter.
 fn photograph(path: &Path, turned: bool) -> Result<()> {
     let pixels = (0..8 * 12).flat_map(|i| [(i * 2) as u8, 90, (i / 12 * 20) as u8]);
-    let photograph = Photograph {
-        picture: Picture {
-            height: 8,
-            width: 12,
-            pixels: pixels.collect(),
-        },
-        alpha: None,
-        grey: false,
+    let picture = Picture {
+        height: 8,
+        width: 12,
+        pixels: pixels.collect(),
     };
-    photograph.write(path)?;
+    Photograph::from(&picture).write(path)?;
     if turned {
         let exif = b"\xFF\xE1\0\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
         let bytes = fs::read(path)?;

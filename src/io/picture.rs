@@ -43,7 +43,7 @@ impl Picture {
     /// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is neither PNG nor JPEG, damaged,
     /// truncated, or larger than 256 MiB when decoded.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let image = decode(path.as_ref())?;
+        let Decoded { image, .. } = decode(path.as_ref())?;
         let (width, height) = (image.width() as usize, image.height() as usize);
         Ok(Self {
             height,
@@ -103,9 +103,19 @@ pub fn write_png(picture: &Picture, path: impl AsRef<Path>) -> Result<()> {
     write_atomic(path, &bytes)
 }
 
-/// Decodes a PNG or JPEG file, whatever its name says, and turns it upright. The image is never empty. All
-/// pictures are read by this function, so that they agree on what is up.
-pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
+/// A decoded file.
+pub(crate) struct Decoded {
+    /// Upright, and never empty.
+    pub image: DynamicImage,
+    /// The colour profile (ICC).
+    pub profile: Option<Vec<u8>>,
+    /// The Exif data, without the orientation.
+    pub exif: Option<Vec<u8>>,
+}
+
+/// Decodes a PNG or JPEG file, whatever its name says, and turns it upright. All pictures are read by this
+/// function, so that they agree on what is up.
+pub(crate) fn decode(path: &Path) -> Result<Decoded> {
     let bytes = read_whole(path)?;
     let wrong = |error: image::ImageError| Error::file(path, error);
     let mut reader = ImageReader::new(Cursor::new(&bytes))
@@ -123,18 +133,20 @@ pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
     let mut decoder = reader.into_decoder().map_err(wrong)?;
     limits.reserve(decoder.total_bytes()).map_err(wrong)?;
     decoder.set_limits(limits).map_err(wrong)?;
-    let orientation = match format {
-        Some(ImageFormat::Png) => png_exif(&bytes).and_then(Orientation::from_exif_chunk),
-        // Pictures with damaged Exif data are shown as they are, everywhere.
-        _ => decoder.orientation().ok(),
+    // Pictures with damaged Exif data are shown as they are, everywhere.
+    let mut exif = match format {
+        Some(ImageFormat::Png) => png_exif(&bytes).map(<[u8]>::to_vec),
+        _ => decoder.exif_metadata().ok().flatten(),
     };
+    let orientation = exif.as_deref_mut().and_then(Orientation::remove_from_exif_chunk);
+    let profile = decoder.icc_profile().ok().flatten();
     let mut image = DynamicImage::from_decoder(decoder).map_err(wrong)?;
     if image.width() == 0 || image.height() == 0 {
         let size = format!("empty image, {}x{}", image.height(), image.width());
         return Err(Error::file(path, size));
     }
     image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
-    Ok(image)
+    Ok(Decoded { image, profile, exif })
 }
 
 /// The Exif data of a PNG. The decoder knows only what comes before the pixels, but this may come after them;

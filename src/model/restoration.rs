@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::data::Corruption;
 use crate::error::{Error, Result, check};
 use crate::grid::OutputStart;
 use crate::io::card::{self, Card};
@@ -16,7 +17,7 @@ use crate::model::{LatentNca, Learning, PlainNca, Restorer};
 use crate::nn::Weights;
 use crate::random::Key;
 use crate::rollout::Rollout;
-use crate::transition::{Nafca, NafcaConfig, TransitionFn, Vitca, VitcaConfig};
+use crate::transition::{Gated, GatedConfig, Nafca, NafcaConfig, TransitionFn, Vitca, VitcaConfig};
 
 /// Prefix of the autoencoder's weights in a file.
 const AUTOENCODER: &str = "autoencoder.";
@@ -53,6 +54,14 @@ pub enum ModelConfig {
         #[serde(default)]
         start: OutputStart,
     },
+    /// A gated NCA on pixels.
+    Gated {
+        /// Sizes of the transition.
+        transition: GatedConfig,
+        /// What the output channels start as: the input.
+        #[serde(default = "as_input")]
+        start: OutputStart,
+    },
     /// A convolutional network.
     #[serde(rename = "nafnet")]
     NafNet {
@@ -64,6 +73,10 @@ pub enum ModelConfig {
         /// Sizes of the network.
         network: RestormerConfig,
     },
+}
+
+fn as_input() -> OutputStart {
+    OutputStart::Input
 }
 
 impl ModelConfig {
@@ -93,6 +106,14 @@ impl ModelConfig {
         }
     }
 
+    /// This library's restorer: a gated NCA on pixels.
+    pub fn gated() -> Self {
+        Self::Gated {
+            transition: GatedConfig::default(),
+            start: OutputStart::Input,
+        }
+    }
+
     /// NAFNet in the sizes of the paper.
     pub fn nafnet() -> Self {
         Self::NafNet {
@@ -107,12 +128,13 @@ impl ModelConfig {
         }
     }
 
-    /// Its name: `latent-nafca`, `latent-vitca`, `vitca`, `nafnet` or `restormer`.
+    /// Its name: `latent-nafca`, `latent-vitca`, `vitca`, `gated`, `nafnet` or `restormer`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::LatentNafca { .. } => "latent-nafca",
             Self::LatentVitca { .. } => "latent-vitca",
             Self::Vitca { .. } => "vitca",
+            Self::Gated { .. } => "gated",
             Self::NafNet { .. } => "nafnet",
             Self::Restormer { .. } => "restormer",
         }
@@ -121,9 +143,16 @@ impl ModelConfig {
     /// Whether it is an NCA; otherwise it is a network.
     pub fn is_nca(&self) -> bool {
         match self {
-            Self::LatentNafca { .. } | Self::LatentVitca { .. } | Self::Vitca { .. } => true,
+            Self::LatentNafca { .. } | Self::LatentVitca { .. } | Self::Vitca { .. } | Self::Gated { .. } => {
+                true
+            }
             Self::NafNet { .. } | Self::Restormer { .. } => false,
         }
+    }
+
+    /// Whether it is an NCA in the latent space of an autoencoder.
+    pub fn is_latent(&self) -> bool {
+        matches!(self, Self::LatentNafca { .. } | Self::LatentVitca { .. })
     }
 
     /// Prefix of the weights of the transition or the network in a file.
@@ -139,6 +168,7 @@ impl ModelConfig {
         match self {
             Self::LatentNafca { .. } | Self::LatentVitca { .. } => (1.0, 64),
             Self::Vitca { .. } => (0.5, 64),
+            Self::Gated { .. } => (1.0, 16),
             Self::NafNet { .. } | Self::Restormer { .. } => (1.0, 0),
         }
     }
@@ -159,6 +189,9 @@ pub struct ModelCard {
     pub task: String,
     /// The command or code that made it; free text.
     pub made_by: String,
+    /// The synthetic corruption it was trained on, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corruption: Option<Corruption>,
 }
 
 impl Card for ModelCard {
@@ -196,6 +229,14 @@ fn latent<T: TransitionFn + Clone + 'static>(
 ) -> Result<MakeRestorer> {
     let nca = LatentNca::new(autoencoder, transition)?.with_start(start);
     Ok(Arc::new(move |learning| Arc::new(nca.clone().learning(learning))))
+}
+
+fn on_pixels<T: TransitionFn + Clone + 'static>(transition: T, start: OutputStart) -> Result<System> {
+    let nca: Arc<dyn Restorer> = Arc::new(PlainNca::new(transition)?.with_start(start));
+    Ok(System::Nca {
+        autoencoder: None,
+        restorer: Arc::new(move |_| nca.clone()),
+    })
 }
 
 impl Model {
@@ -240,12 +281,10 @@ impl Model {
                 }
             }
             ModelConfig::Vitca { transition, start } => {
-                let nca = PlainNca::new(Vitca::new(transition.clone(), vb)?)?.with_start(*start);
-                let nca: Arc<dyn Restorer> = Arc::new(nca);
-                System::Nca {
-                    autoencoder: None,
-                    restorer: Arc::new(move |_| nca.clone()),
-                }
+                on_pixels(Vitca::new(transition.clone(), vb)?, *start)?
+            }
+            ModelConfig::Gated { transition, start } => {
+                on_pixels(Gated::new(transition.clone(), vb)?, *start)?
             }
             ModelConfig::NafNet { network } => System::Network {
                 learning: Arc::new(NafNet::new(network, vb)?),
@@ -264,6 +303,7 @@ impl Model {
             config,
             task: String::new(),
             made_by: String::new(),
+            corruption: None,
         };
         Ok(Self {
             card,

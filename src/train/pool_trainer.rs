@@ -47,7 +47,8 @@ pub struct PoolTrainerConfig {
     pub pool: usize,
     /// Which update comes first: fresh.
     pub order: PoolOrder,
-    /// Steps of an update, drawn uniformly from this range: 8 to 32.
+    /// Steps of an update, drawn uniformly from this range: 8 to 32. If all have 0, the system is trained
+    /// without its automaton, see [`Recipe::without_automaton`](super::Recipe::without_automaton).
     pub steps: RangeInclusive<usize>,
     /// Steps in validation: 64.
     pub validation_steps: usize,
@@ -64,8 +65,8 @@ impl PoolTrainerConfig {
     pub(super) fn check(&self) -> Result<()> {
         self.adam.check()?;
         self.loss.check()?;
-        // An update of no step cannot train a transition.
-        check_steps("steps", &self.steps, 1)?;
+        // An update of no step cannot train a transition: either all have none, or none has.
+        check_steps("steps", &self.steps, usize::from(*self.steps.end() > 0))?;
         check::count("validation_steps", self.validation_steps, (0, MOST_STEPS))?;
         check_rate("fire_rate", self.fire_rate)?;
         self.average.map_or(Ok(()), |decay| check_rate("average", decay))

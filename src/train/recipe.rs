@@ -83,9 +83,39 @@ impl Recipe {
                 recipe.tune_end_to_end();
             }
             ModelConfig::Vitca { start, .. } => *start = OutputStart::Input,
+            ModelConfig::Gated { .. } => {
+                recipe.nca.steps = 8..=16;
+                recipe.nca.validation_steps = 16;
+                recipe.nca.average = Some(0.998);
+                recipe.nca.pool = 256;
+                recipe.nca.loss.lat = 0.0;
+                recipe.nca.loss.ssim = 10.0;
+            }
             ModelConfig::NafNet { .. } | ModelConfig::Restormer { .. } => {}
         }
         recipe
+    }
+
+    /// The same for a latent model without its automaton: in the phase of the NCA encoder and decoder learn to
+    /// restore images by themselves, in updates of no step. What a model scores above one that was trained in
+    /// this way, on the same data for as long, is what its automaton contributes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] unless the model is a latent one: nothing would be left of another.
+    pub fn without_automaton(mut self) -> Result<Self> {
+        if !self.model.is_latent() {
+            return Err(Error::config("model", "a latent NCA", self.model.name()));
+        }
+        self.learning = Learning::Everything;
+        self.nca.steps = 0..=0;
+        self.nca.validation_steps = 0;
+        // Its states would be latents of an older encoder.
+        self.nca.pool = 0;
+        self.nca.loss.lat = 0.0;
+        self.nca.loss.over_out = 0.0;
+        self.nca.loss.over_hid = 0.0;
+        self.end_to_end = None;
+        Ok(self)
     }
 
     fn tune_latent(&mut self) {
@@ -167,11 +197,7 @@ impl Recipe {
         let paper = corruption.curriculum();
         let test = corruption.test_difficulty();
         match self.test_difficulty {
-            true => Curriculum {
-                min: test,
-                max: test,
-                ..paper
-            },
+            true => Curriculum::constant(test),
             false => paper,
         }
     }

@@ -1,6 +1,7 @@
 //! Transitions: how an update is computed from a cell's neighbourhood.
 
 mod filters;
+mod gated;
 mod growing;
 mod nafca;
 mod program;
@@ -18,6 +19,7 @@ use crate::grid::{AliveMask, CellLayout, Step};
 use crate::program::Program;
 
 pub use filters::Lattice;
+pub use gated::{Gated, GatedConfig};
 pub use growing::{Growing, GrowingConfig};
 pub use nafca::{Nafca, NafcaConfig, Perception};
 pub use texture::{Quantisation, Texture, TextureConfig, bipolar_directions, polar_directions};

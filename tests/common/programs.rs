@@ -4,8 +4,8 @@ use candle_core::{DType, Tensor, Var};
 use lnca::random::{Key, Philox};
 use lnca::transition::{Lattice, Perception, polar_directions};
 use lnca::{
-    AliveMask, CellLayout, Function, Growing, GrowingConfig, Nafca, NafcaConfig, Padding, Program,
-    ProgramBuilder, Result, Texture, TextureConfig, TransitionFn, Value, Vitca, VitcaConfig, Vnca,
+    AliveMask, CellLayout, Function, Gated, GatedConfig, Growing, GrowingConfig, Nafca, NafcaConfig, Padding,
+    Program, ProgramBuilder, Result, Texture, TextureConfig, TransitionFn, Value, Vitca, VitcaConfig, Vnca,
     VncaConfig, Weights,
 };
 use rand::Rng;
@@ -111,6 +111,19 @@ fn library_padded(grid: (usize, usize), dtype: DType, padding: Padding) -> Resul
         grid,
         &weights,
         Growing::new(config, weights.builder())?,
+    )?);
+    let weights = new();
+    let config = GatedConfig {
+        layout,
+        gate_dim: 5,
+        eps: 1e-2,
+        padding,
+    };
+    cases.push(Case::of(
+        "gated",
+        grid,
+        &weights,
+        Gated::new(config, weights.builder())?,
     )?);
     for perception in [Perception::Grouped, Perception::Plain] {
         let weights = new();

@@ -4,8 +4,8 @@ use candle_core::{DType, Tensor, Var};
 use lnca::random::Key;
 use lnca::transition::{Lattice, Perception, Quantisation, polar_directions};
 use lnca::{
-    AliveMask, Damage, Function, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Padding, Precision,
-    Result, Rollout, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig, Weights,
+    AliveMask, Damage, Function, Gated, GatedConfig, Growing, GrowingConfig, Memory, Nafca, NafcaConfig,
+    Padding, Precision, Result, Rollout, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig, Weights,
 };
 
 use crate::device::device;
@@ -145,6 +145,24 @@ fn growing() {
                 shape,
                 &Rollout::new(6).fire_rate(0.5).key(Key::new(3)),
             );
+        }
+    }
+}
+
+#[test]
+fn gated() {
+    for padding in [Padding::Zero, Padding::Circular] {
+        let config = GatedConfig {
+            padding,
+            gate_dim: 13,
+            ..GatedConfig::default()
+        };
+        let weights = Weights::new(1, DType::F32, &device());
+        let gated = Gated::new(config, weights.builder()).unwrap();
+        let vars = shaken(&weights, 0.05);
+        for (shape, fire_rate) in SHAPES.into_iter().zip([1.0, 0.5, 1.0, 0.5, 0.0]) {
+            let rollout = Rollout::new(4).fire_rate(fire_rate).key(Key::new(3));
+            agree(&gated, &vars, shape, &rollout);
         }
     }
 }

@@ -4,8 +4,8 @@ use candle_core::{DType, Tensor, Var};
 use lnca::random::Key;
 use lnca::transition::{Lattice, Perception, PositionalOrder, bipolar_directions};
 use lnca::{
-    AliveMask, CellLayout, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Padding, Result, Rollout,
-    Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig, Weights,
+    AliveMask, CellLayout, Gated, GatedConfig, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Padding,
+    Result, Rollout, Texture, TextureConfig, TransitionFn, Vitca, VitcaConfig, Weights,
 };
 
 use crate::assert_gradients;
@@ -143,6 +143,28 @@ fn nafca_under_dropout() -> Result<()> {
     // Differences work because the same key drops the same elements every time.
     let rollout = masked(5).training(true);
     assert_rollout("dropout", &transition, &weights, [2, 1, 3], rollout)
+}
+
+#[test]
+fn gated() -> Result<()> {
+    for (i, padding) in [Padding::Zero, Padding::Circular].into_iter().enumerate() {
+        let weights = f64_weights(i as u64);
+        let config = GatedConfig {
+            layout: CellLayout {
+                input: 1,
+                output: 1,
+                hidden: 2,
+            },
+            gate_dim: 3,
+            // As for NAFCA.
+            eps: 1e-2,
+            padding,
+        };
+        let transition = Gated::new(config, weights.builder())?;
+        assert_rollout("gated", &transition, &weights, [1, 1, 1], masked(3))?;
+        assert_rollout("gated", &transition, &weights, [2, 3, 2], masked(4))?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The arguments of `denoise` and `deblur`.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use lnca::data::Kind;
+use lnca::data::{Corruption, Kind, OpenOptions};
 use lnca::metric::SSIM_WINDOW;
 
 use super::Task;
@@ -44,10 +45,10 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "latent-nafca")]
     pub model: ModelName,
 
-    /// Folder of images, split 64/16/20 into training, validation and test [default: generated dead-leaves
-    /// images]
+    /// Folder of images, split 64/16/20 into training, validation and test. May be given more than once:
+    /// clean images and pairs are mixed [default: generated dead-leaves images]
     #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
+    pub data: Vec<PathBuf>,
 
     /// Layout of the folders: `folder` (clean PNG and JPEG files at any depth), `pairs` (clean and
     /// damaged files told apart by their names), `cifar` (CIFAR-10 .bin files), or `CLEAN:DAMAGED`, the
@@ -67,6 +68,15 @@ pub struct Args {
     /// Side of the images in pixels, to which they are cropped and resized
     #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = side)]
     pub size: usize,
+
+    /// Cut photographs into patches of --size pixels at their own resolution, instead of shrinking them
+    #[arg(long)]
+    pub patches: bool,
+
+    /// Independent Gaussian noise on R, G and B instead of the paper's: its standard deviation in 8-bit
+    /// steps, or `blind`: in training 0 to 50, 25 on average. For `denoise`
+    #[arg(long, value_name = "STEPS", value_parser = sigma)]
+    pub sigma: Option<Sigma>,
 
     /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 8, or for a latent
     /// model 4 with --end-to-end 4; with --paper 20]
@@ -89,6 +99,11 @@ pub struct Args {
     /// Learning rate of the NCA at the start of each of its phases [default: those of the recipe]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate)]
     pub learning_rate: Option<f64>,
+
+    /// Train a latent model without its automaton, for --epochs: what the automaton contributes is its score
+    /// less that of such a model, on the same data for as long
+    #[arg(long, conflicts_with_all = ["end_to_end", "paper"])]
+    pub bypass: bool,
 
     /// Change one field of the recipe, as in nca.average=0.999 or learning=everything; results.json of any
     /// run shows all fields. May be given more than once
@@ -124,7 +139,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "cpu")]
     pub device: DeviceName,
 
-    /// Do not train: test this model on all images of --data [default: the generated ones that a run without
+    /// Do not train: test this model on all images of --data, after 0, 1, 8, 16, 32 and 64 steps too, [default:
+    /// the generated ones that a run without
     /// arguments is tested on], always with the same corruption, and print a line of JSON. An infinite PSNR
     /// is null
     #[arg(
@@ -158,10 +174,67 @@ impl Args {
         Ok(Self::from_arg_matches(&matches)?)
     }
 
+    /// How folders are read: at most `limit` files of each, drawn by the seed.
+    pub fn reading(&self, limit: Option<usize>, seed: u64) -> OpenOptions {
+        OpenOptions {
+            size: self.size,
+            limit,
+            seed,
+            kind: self.kind.clone(),
+            patches: self.patches,
+            ..OpenOptions::default()
+        }
+    }
+
+    /// The corruption to undo: the task's, or that of `--sigma`.
+    pub fn corruption(&self, task: &Task) -> Corruption {
+        self.sigma.map_or(task.corruption, Sigma::corruption)
+    }
+
     /// The folder for everything that is written.
     pub fn out_dir(&self, task: &Task) -> PathBuf {
         let default = || ["out", task.name].iter().collect();
         self.out.clone().unwrap_or_else(default)
+    }
+}
+
+/// What `--sigma` says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sigma {
+    /// A standard deviation in 8-bit steps.
+    Steps(f64),
+    /// One that differs from image to image.
+    Blind,
+}
+
+impl Sigma {
+    /// The corruption.
+    pub fn corruption(self) -> Corruption {
+        let (steps, blind) = match self {
+            Self::Steps(steps) => (steps, false),
+            Self::Blind => (25.0, true),
+        };
+        Corruption::Gaussian {
+            sigma: steps / 255.0,
+            blind,
+        }
+    }
+}
+
+impl fmt::Display for Sigma {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steps(steps) => write!(f, "{steps}"),
+            Self::Blind => write!(f, "blind"),
+        }
+    }
+}
+
+fn sigma(text: &str) -> Result<Sigma, String> {
+    match text.parse() {
+        _ if text == "blind" => Ok(Sigma::Blind),
+        Ok(steps) if (0.0..=255.0).contains(&steps) => Ok(Sigma::Steps(steps)),
+        _ => Err("expected a number from 0 to 255, or blind".into()),
     }
 }
 

@@ -45,6 +45,40 @@ pub fn scores(
     Ok(scores)
 }
 
+/// The scores of an NCA after so many steps of one trajectory; after 0 steps its automaton is bypassed.
+#[derive(Clone, Copy, Serialize)]
+pub struct AtStep {
+    pub steps: usize,
+    pub ssim: f64,
+    /// Infinite, and null in JSON, if images equal the clean ones.
+    pub psnr: f64,
+}
+
+/// Where on a trajectory an NCA is scored.
+const SCORED: [usize; 6] = [0, 1, 8, 16, 32, 64];
+
+/// The scores of an NCA along its trajectory; none of a network. Update masks come from counters, so each
+/// rollout begins as the shorter ones.
+pub fn along_steps(model: &Model, batches: &Batches, device: &Device) -> Result<Vec<AtStep>> {
+    if !model.card().config.is_nca() {
+        return Ok(vec![]);
+    }
+    let at = |steps: usize| {
+        let mut model = model.clone();
+        model.card_mut().steps = steps;
+        let name = format!("{steps} steps");
+        let scores = scores(&name, batches, device, |images, first| {
+            restore(&model, images, first)
+        })?;
+        Ok(AtStep {
+            steps,
+            ssim: scores.ssim,
+            psnr: scores.psnr,
+        })
+    };
+    SCORED.into_iter().map(at).collect()
+}
+
 /// The classical filter against `corruption` that has the best SSIM on validation images.
 pub fn best_filter(validation: &Dataset, corruption: Corruption, batch: usize) -> Result<ClassicalFilter> {
     let batches = test_batches(validation, corruption, batch)?;
@@ -62,6 +96,15 @@ pub fn best_filter(validation: &Dataset, corruption: Corruption, batch: usize) -
     Ok(best.ok_or("there is no classical filter for this task")?.1)
 }
 
+/// The corruption that `model` is tested on: the one it was trained on, with a fixed standard deviation.
+fn test_corruption(model: &Model, task: &Task) -> Corruption {
+    match model.card().corruption {
+        Some(Corruption::Gaussian { sigma, .. }) => Corruption::Gaussian { sigma, blind: false },
+        Some(corruption) => corruption,
+        None => task.corruption,
+    }
+}
+
 /// What `--eval` prints. JSON has no infinity: an infinite PSNR becomes null.
 #[derive(Serialize)]
 struct Line {
@@ -69,6 +112,7 @@ struct Line {
     model: &'static str,
     #[serde(flatten)]
     scores: Scores,
+    steps: Vec<AtStep>,
     seconds: f64,
 }
 
@@ -82,13 +126,20 @@ pub fn eval(task: &Task, args: &Args, path: &Path) -> Result<()> {
         let (path, name) = (path.display(), task.name);
         return Err(format!("{path}: a model of task `{trained}`, but this example is `{name}`").into());
     }
+    let corruption = match args.sigma {
+        Some(sigma) => sigma.corruption(),
+        None => test_corruption(&model, task),
+    };
     let settings = Settings::new(args);
-    let data = match &args.data {
-        Some(dir) => open(dir, args.kind.clone(), args.size, None, 0)?.0,
-        None => built_in(settings.images.unwrap_or(1), args.size)?,
+    let data = match &args.data[..] {
+        [] => built_in(settings.images.unwrap_or(1), args.size)?,
+        folders => {
+            let folders = folders.iter().map(|dir| Ok(open(dir, &args.reading(None, 0))?.0));
+            Dataset::join(&folders.collect::<Result<Vec<_>>>()?)?
+        }
     };
     let started = Instant::now();
-    let batches = test_batches(&data, task.corruption, settings.batch)?;
+    let batches = test_batches(&data, corruption, settings.batch)?;
     let scores = scores("evaluation", &batches, &device, |images, first| {
         restore(&model, images, first)
     })?;
@@ -96,6 +147,7 @@ pub fn eval(task: &Task, args: &Args, path: &Path) -> Result<()> {
         task: task.name,
         model: model.card().config.name(),
         scores,
+        steps: along_steps(&model, &batches, &device)?,
         seconds: started.elapsed().as_secs_f64(),
     };
     print(serde_json::to_string(&line)?)

@@ -15,8 +15,8 @@ pub struct Images {
     pub training: TrainingData,
     /// Those to test on.
     pub test: Dataset,
-    /// What was found in the folder of images, if there is one.
-    pub report: Option<LoadReport>,
+    /// What was found in each folder of images.
+    pub report: Vec<LoadReport>,
     /// What was found in the folder of test images, if there is one.
     pub test_report: Option<LoadReport>,
 }
@@ -28,17 +28,20 @@ impl Images {
     /// A folder cannot be read; there are too few images to split, or fewer to train on than a batch holds.
     pub fn load(task: &Task, args: &Args, settings: &Settings) -> Result<Self> {
         let (size, seed) = (settings.size, settings.seed);
-        let (data, report) = match &args.data {
-            Some(dir) => {
-                let (data, report) = open(dir, args.kind.clone(), size, settings.images, seed)?;
-                (data, Some(report))
-            }
-            None => (generated(settings.images.unwrap_or(1), size, seed)?, None),
-        };
-        let parts = split(data, settings.images, seed)?;
+        let (mut folders, mut report) = (vec![], vec![]);
+        for dir in &args.data {
+            let (data, found) = open(dir, &args.reading(settings.images, seed))?;
+            folders.push(data);
+            report.push(found);
+        }
+        if folders.is_empty() {
+            folders.push(generated(settings.images.unwrap_or(1), size, seed)?);
+        }
+        let parts = folders.into_iter().map(|data| split(data, settings.images, seed));
+        let parts = joined(&parts.collect::<Result<Vec<_>>>()?)?;
         let (test, test_report) = match &args.test_data {
             Some(dir) => {
-                let (data, report) = open(dir, args.kind.clone(), size, None, 0)?;
+                let (data, report) = open(dir, &args.reading(None, 0))?;
                 (data, Some(report))
             }
             None => (parts.test, None),
@@ -57,7 +60,7 @@ impl Images {
             training: TrainingData {
                 train: parts.train,
                 validation: parts.validation,
-                corruption: Some(task.corruption),
+                corruption: Some(args.corruption(task)),
                 curriculum: None,
             },
             test,
@@ -71,28 +74,15 @@ impl Images {
 ///
 /// # Errors
 /// The folder cannot be read, or has no image.
-pub fn open(
-    dir: &Path,
-    kind: Option<Kind>,
-    size: usize,
-    limit: Option<usize>,
-    seed: u64,
-) -> Result<(Dataset, LoadReport)> {
-    let options = OpenOptions {
-        size,
-        limit,
-        seed,
-        kind,
-        ..OpenOptions::default()
-    };
+pub fn open(dir: &Path, options: &OpenOptions) -> Result<(Dataset, LoadReport)> {
     let bar = bar("reading", 0);
-    let loaded = Dataset::open(dir, &options, &|done, all| {
+    let loaded = Dataset::open(dir, options, &|done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
     let (data, report) = loaded?;
-    print(dir, size, &report);
+    print(dir, options.size, &report);
     Ok((data, report))
 }
 
@@ -149,6 +139,19 @@ fn generated(count: usize, size: usize, seed: u64) -> Result<Dataset> {
     let data = Dataset::dead_leaves(count, size, seed)?;
     bar.finish_and_clear();
     Ok(data)
+}
+
+/// The parts of several data sets as those of one.
+fn joined(folders: &[Split<Dataset>]) -> Result<Split<Dataset>> {
+    let join = |part: fn(&Split<Dataset>) -> &Dataset| {
+        let parts: Vec<Dataset> = folders.iter().map(|folder| part(folder).clone()).collect();
+        Dataset::join(&parts)
+    };
+    Ok(Split {
+        train: join(|folder| &folder.train)?,
+        validation: join(|folder| &folder.validation)?,
+        test: join(|folder| &folder.test)?,
+    })
 }
 
 /// Splits by photograph, then keeps of each part its share of `limit`, because one photograph may give many

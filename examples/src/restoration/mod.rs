@@ -63,8 +63,11 @@ pub const DEBLUR: Task = Task {
 /// Whatever goes wrong, as a sentence for the user.
 pub fn run(task: &Task) -> Result<()> {
     let args = Args::of(task);
-    if args.kind.is_some() && args.data.is_none() && args.test_data.is_none() {
+    if args.kind.is_some() && args.data.is_empty() && args.test_data.is_none() {
         return Err("`--kind` is the layout of a folder, and needs --data or --test-data".into());
+    }
+    if args.sigma.is_some() && task.name != DENOISE.name {
+        return Err("`--sigma` is a noise, and needs the example `denoise`".into());
     }
     if let Some(model) = &args.eval {
         return evaluation::eval(task, &args, model);

@@ -52,15 +52,21 @@ pub struct Settings {
     pub model: &'static str,
     /// Whether the recipe is the paper's.
     pub paper: bool,
-    /// Folder of images; generated ones without it.
-    #[serde(serialize_with = "shown")]
-    pub data: Option<PathBuf>,
+    /// Folders of images; generated ones without any.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "all_shown")]
+    pub data: Vec<PathBuf>,
     /// Layout of the folder.
     pub kind: Option<String>,
     /// Most images to use.
     pub images: Option<usize>,
     /// Side of the images in pixels.
     pub size: usize,
+    /// Whether photographs are cut into patches at their own resolution.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub patches: bool,
+    /// The independent noise, if it is not the task's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigma: Option<String>,
     /// Epochs of the autoencoder.
     pub ae_epochs: usize,
     /// Epochs of the NCA or network.
@@ -70,6 +76,9 @@ pub struct Settings {
     pub end_to_end: Option<usize>,
     /// Images in a batch.
     pub batch: usize,
+    /// Whether the automaton is left out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bypass: bool,
     /// Learning rate of the NCA, if not that of the recipe.
     pub learning_rate: Option<f64>,
     /// Changed fields of the recipe, as `FIELD=VALUE`.
@@ -89,12 +98,20 @@ fn shown<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error
     path.as_ref().map(|path| path.to_string_lossy()).serialize(to)
 }
 
+fn all_shown<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+}
+
 impl Settings {
     /// The settings that `args` and the defaults give.
     pub fn new(args: &Args) -> Self {
         let schedule = if args.paper { PAPER } else { QUICK };
         let images = args.images.or(schedule.images);
-        let (epochs, end_to_end) = match (args.epochs, args.end_to_end, &args.start) {
+        let (epochs, end_to_end) = match (
+            args.epochs.or(args.bypass.then_some(schedule.epochs)),
+            args.end_to_end,
+            &args.start,
+        ) {
             (Some(epochs), end_to_end, _) => (epochs, end_to_end),
             (None, Some(end_to_end), Some(_)) => (0, Some(end_to_end)),
             (None, None, None) if args.model.is_latent() && schedule.end_to_end > 0 => {
@@ -107,12 +124,15 @@ impl Settings {
             paper: args.paper,
             data: args.data.clone(),
             kind: args.kind.as_ref().map(kind_name),
-            images: images.or_else(|| args.data.is_none().then_some(ALL_DEAD_LEAVES)),
+            images: images.or_else(|| args.data.is_empty().then_some(ALL_DEAD_LEAVES)),
             size: args.size,
+            patches: args.patches,
+            sigma: args.sigma.map(|sigma| sigma.to_string()),
             ae_epochs: args.ae_epochs.or(args.epochs).unwrap_or(schedule.ae_epochs),
             epochs,
             end_to_end,
             batch: args.batch.unwrap_or(schedule.batch),
+            bypass: args.bypass,
             learning_rate: args.learning_rate,
             set: args.set.clone(),
             start: args.start.clone(),
@@ -130,6 +150,9 @@ impl Settings {
             true => Recipe::paper(config),
             false => Recipe::tuned(config),
         };
+        if self.bypass {
+            recipe = recipe.without_automaton()?;
+        }
         if self.end_to_end.is_some() && recipe.end_to_end.is_none() {
             return Err(format!("`--end-to-end`: {} has no such phase", self.model).into());
         }
@@ -156,15 +179,22 @@ impl Settings {
     /// names. Model files record it, and may be shared.
     pub fn command(&self, task: &Task) -> String {
         let mut words = vec![task.name.to_string()];
+        let last = |text: &str| {
+            let last = Path::new(text).file_name().map(|last| last.to_string_lossy());
+            last.map_or(text.to_string(), |last| last.into_owned())
+        };
         if let Ok(Value::Object(settings)) = serde_json::to_value(self) {
             for (name, value) in settings {
                 match value {
                     Value::Null | Value::Bool(false) => {}
                     Value::Bool(true) => words.push(format!("--{name}")),
-                    Value::String(text) => {
-                        let last = Path::new(&text).file_name().map(|last| last.to_string_lossy());
-                        words.push(format!("--{name} {}", last.as_deref().unwrap_or(&text)));
-                    }
+                    Value::String(text) => words.push(format!("--{name} {}", last(&text))),
+                    // Values of fields may hold a slash.
+                    Value::Array(many) if name == "data" => words.extend(
+                        many.iter()
+                            .filter_map(Value::as_str)
+                            .map(|one| format!("--{name} {}", last(one))),
+                    ),
                     Value::Array(many) => words.extend(
                         many.iter()
                             .filter_map(Value::as_str)

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use lnca::data::Batches;
+use lnca::data::{Batches, Corruption};
 use lnca::io::safetensors;
 use lnca::model::baseline::ClassicalFilter;
 use lnca::train::{Event, Trainer};
@@ -13,7 +13,7 @@ use lnca::{AutoencoderTrainer, Fit, Model, Recipe, Scores, TrainingData, Weights
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::evaluation::{best_filter, restore, scores, test_batches};
+use super::evaluation::{AtStep, along_steps, best_filter, restore, scores, test_batches};
 use super::images::Images;
 use super::log::{Log, PHASES};
 use super::run_folder::RunFolder;
@@ -50,6 +50,7 @@ pub fn train(task: &Task, args: &Args) -> Result<Value> {
 /// A run of `denoise` or `deblur`.
 struct Run<'a> {
     task: &'a Task,
+    corruption: Corruption,
     settings: Settings,
     checkpoint_every: usize,
     device: Device,
@@ -89,6 +90,8 @@ impl Row {
 struct Test {
     filter: ClassicalFilter,
     rows: Vec<Row>,
+    /// The scores of an NCA along its trajectory.
+    steps: Vec<AtStep>,
 }
 
 impl<'a> Run<'a> {
@@ -106,13 +109,15 @@ impl<'a> Run<'a> {
         let images = Images::load(task, args, &settings)?;
         let seconds = started.elapsed().as_secs_f64();
         folder.prepare(&settings, args.resume)?;
+        let corruption = args.corruption(task);
         Ok(Self {
             task,
+            corruption,
             checkpoint_every: args.checkpoint_every,
             device,
             recipe,
             model,
-            batches: test_batches(&images.test, task.corruption, settings.batch)?,
+            batches: test_batches(&images.test, corruption, settings.batch)?,
             images,
             log: Log::open(&folder.file("log.jsonl"))?,
             folder,
@@ -152,7 +157,11 @@ impl<'a> Run<'a> {
         let card = self.model.card_mut();
         card.task = self.task.name.into();
         card.made_by = command;
-        self.images.training.curriculum = Some(self.recipe.curriculum(self.task.corruption));
+        card.corruption = Some(self.corruption);
+        if self.settings.bypass {
+            card.steps = 0;
+        }
+        self.images.training.curriculum = Some(self.recipe.curriculum(self.corruption));
         let mut phases: Vec<(Box<dyn Trainer>, usize)> = Vec::new();
         if self.settings.epochs > 0 {
             phases.push((self.recipe.trainer(&self.model)?, self.settings.epochs));
@@ -183,7 +192,7 @@ impl<'a> Run<'a> {
     fn test(&mut self, autoencoder: Option<Row>) -> Result<Test> {
         let clock = Instant::now();
         let validation = &self.images.training.validation;
-        let filter = best_filter(validation, self.task.corruption, self.settings.batch)?;
+        let filter = best_filter(validation, self.corruption, self.settings.batch)?;
         self.seconds
             .insert("choosing the filter", clock.elapsed().as_secs_f64());
         let clock = Instant::now();
@@ -205,14 +214,15 @@ impl<'a> Run<'a> {
             restore(&self.model, images, first)
         })?;
         rows.push(Row::new(self.settings.model, restored.ssim, restored.psnr));
+        let steps = along_steps(&self.model, &self.batches, &self.device)?;
         self.seconds.insert("testing", clock.elapsed().as_secs_f64());
-        Ok(Test { filter, rows })
+        Ok(Test { filter, rows, steps })
     }
 
     /// Writes the contact sheet, its images, and the curves.
     fn draw(&self, test: &Test) -> Result<()> {
         let (task, model) = (self.task, self.settings.model);
-        let shown = test_batches(&self.images.test, task.corruption, SHOWN)?.get(0, &self.device)?;
+        let shown = test_batches(&self.images.test, self.corruption, SHOWN)?.get(0, &self.device)?;
         let filtered = test.filter.apply(&shown.corrupted)?;
         let restored = restore(&self.model, &shown.corrupted, 0)?;
         let all: [(&str, &Tensor); 4] = [
@@ -261,8 +271,8 @@ impl<'a> Run<'a> {
             "command": self.settings.command(task),
             "library": env!("CARGO_PKG_VERSION"),
             "settings": self.settings,
-            "corruption": task.corruption,
-            "test_difficulty": task.corruption.test_difficulty(),
+            "corruption": self.corruption,
+            "test_difficulty": self.corruption.test_difficulty(),
             "images": {
                 "train": images.training.train.len(),
                 "validation": images.training.validation.len(),
@@ -278,6 +288,7 @@ impl<'a> Run<'a> {
             },
             "filter": test.filter,
             "scores": test.rows,
+            "steps": test.steps,
             "seconds": self.seconds,
             "history": history,
         });

@@ -43,6 +43,15 @@ pub enum Corruption {
         /// Standard deviation, in image values.
         sigma: f64,
     },
+    /// Independent Gaussian noise on every value of R, G and B, clipped to `[0, 1]` as files are. The
+    /// difficulty multiplies its standard deviation.
+    Gaussian {
+        /// Standard deviation, in image values.
+        sigma: f64,
+        /// Whether an image's standard deviation is drawn uniformly from 0 to twice that, except that one
+        /// image in eight stays clean: to train a model that finds out how much noise there is.
+        blind: bool,
+    },
     /// Motion blur at a random angle in whole degrees. The difficulty is the length in pixels, 1 to 255,
     /// truncated to an integer.
     Blur {
@@ -54,23 +63,31 @@ pub enum Corruption {
 impl Corruption {
     /// The paper's noise, of standard deviation 0.2.
     pub const NOISE: Self = Self::Noise { sigma: 0.2 };
+    /// The field's usual noise, of standard deviation 25 / 255.
+    pub const GAUSSIAN: Self = Self::Gaussian {
+        sigma: 25.0 / 255.0,
+        blind: false,
+    };
     /// The paper's blur, with exact rotation.
     pub const BLUR: Self = Self::Blur {
         rotation: Rotation::Exact,
     };
 
-    /// The difficulty of validation and test images: noise with probability 0.5, or blur of 7 pixels.
+    /// The difficulty of validation and test images: noise with probability 0.5, independent noise with its
+    /// own standard deviation, or blur of 7 pixels.
     pub fn test_difficulty(&self) -> f64 {
         match self {
             Self::Noise { .. } => 0.5,
+            Self::Gaussian { .. } => 1.0,
             Self::Blur { .. } => 7.0,
         }
     }
 
-    /// The paper's curriculum.
+    /// The paper's curriculum; independent noise, which the paper has not, is as in the test.
     pub fn curriculum(&self) -> Curriculum {
         match self {
             Self::Noise { .. } => Curriculum::NOISE,
+            Self::Gaussian { .. } => Curriculum::constant(self.test_difficulty()),
             Self::Blur { .. } => Curriculum::BLUR,
         }
     }
@@ -80,6 +97,10 @@ impl Corruption {
         match *self {
             Self::Noise { sigma } => {
                 check_rate("difficulty", difficulty)?;
+                check::not_negative("sigma", sigma)
+            }
+            Self::Gaussian { sigma, .. } => {
+                check::not_negative("difficulty", difficulty)?;
                 check::not_negative("sigma", sigma)
             }
             Self::Blur { .. } if (1.0..256.0).contains(&difficulty) => Ok(()),
@@ -124,6 +145,24 @@ impl Corruption {
                 };
                 masked_noise(clean, &like_clean(mask)?, &like_clean(noise)?)
             }
+            Self::Gaussian { sigma, blind } => {
+                let values = clean.elem_count() / images;
+                let mut noise = Vec::with_capacity(images * values);
+                for key in keys {
+                    let mut rng = key.rng();
+                    let factor = match blind {
+                        true if rng.random_ratio(1, 8) => 0.0,
+                        true => 2.0 * rng.random::<f64>(),
+                        false => 1.0,
+                    };
+                    let sigma = factor * difficulty * sigma;
+                    let draw = |_| (sigma * rng.sample::<f64, _>(StandardNormal)) as f32;
+                    noise.extend((0..values).map(draw));
+                }
+                let noise = Tensor::from_vec(noise, clean.shape(), &Device::Cpu)?;
+                let noise = noise.to_dtype(clean.dtype())?.to_device(clean.device())?;
+                Function::Clamp { min: 0.0, max: 1.0 }.of(&(clean + noise)?)
+            }
             Self::Blur { rotation } => {
                 let size = difficulty as usize;
                 let kernels: Result<Vec<_>> = keys
@@ -154,7 +193,11 @@ mod tests {
         let keys: Vec<Key> = (0..5).map(|i| Key::new(9).fold_in(i)).collect();
         let ramp = Tensor::arange(0f32, 5.0 * 48.0, &Device::Cpu)?.reshape((5, 4, 4, 3))?;
         let clean = (ramp / 240.0)?;
-        for corruption in [Corruption::NOISE, Corruption::BLUR] {
+        let blind = Corruption::Gaussian {
+            sigma: 0.1,
+            blind: true,
+        };
+        for corruption in [Corruption::NOISE, Corruption::GAUSSIAN, blind, Corruption::BLUR] {
             let difficulty = corruption.test_difficulty();
             let together = values(&corruption.apply(&clean, difficulty, &keys)?)?;
             let mut apart = Vec::new();
@@ -188,6 +231,35 @@ mod tests {
         assert!((share - 0.3).abs() < 0.02, "share {share}");
         let deviation = (hit.iter().map(|d| d * d).sum::<f64>() / hit.len() as f64).sqrt();
         assert!((deviation - 0.2).abs() < 0.01, "deviation {deviation}");
+        Ok(())
+    }
+
+    #[test]
+    fn independent_noise_has_its_deviation_on_every_value() -> Result<()> {
+        let keys: Vec<Key> = (0..64).map(Key::new).collect();
+        let deviations = |corruption: Corruption| -> Result<Vec<f64>> {
+            let noisy = corruption.apply(&grey(keys.len())?, 1.0, &keys)?;
+            let each = |image: Tensor| {
+                let squares = values(&image)?;
+                let sum: f64 = squares.iter().map(|v| (f64::from(*v) - 0.5).powi(2)).sum();
+                Ok((sum / squares.len() as f64).sqrt() * 255.0)
+            };
+            (0..keys.len()).map(|image| each(noisy.get(image)?)).collect()
+        };
+        let gaussian = |blind: bool| Corruption::Gaussian {
+            sigma: 20.0 / 255.0,
+            blind,
+        };
+        for deviation in deviations(gaussian(false))? {
+            assert!((deviation - 20.0).abs() < 1.0, "{deviation}");
+        }
+        let blind = deviations(gaussian(true))?;
+        let clean = blind.iter().filter(|deviation| **deviation == 0.0).count();
+        assert!((2..20).contains(&clean), "{clean} of {} stay clean", blind.len());
+        assert!(blind.iter().all(|deviation| *deviation < 42.0) && blind.iter().any(|d| *d > 30.0));
+        let noisy = Corruption::GAUSSIAN.apply(&grey(1)?, 1.0, &keys[..1])?;
+        let pixels = values(&noisy)?;
+        assert!(pixels.chunks(3).all(|rgb| rgb[0] != rgb[1] && rgb[1] != rgb[2]));
         Ok(())
     }
 

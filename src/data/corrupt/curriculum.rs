@@ -41,6 +41,15 @@ impl Curriculum {
         max: 10.0,
     };
 
+    /// The same difficulty in all epochs.
+    pub const fn constant(difficulty: f64) -> Self {
+        Self {
+            range: difficulty,
+            min: difficulty,
+            max: difficulty,
+        }
+    }
+
     /// An error unless all are finite, and the bounds in order.
     pub(crate) fn check(&self) -> Result<()> {
         check::finite("range", self.range)?;

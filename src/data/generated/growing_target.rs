@@ -148,7 +148,7 @@ pub fn read_target(path: impl AsRef<Path>, side: usize, padding: usize) -> Resul
     }
     check::elements("side", &[side, side, 4])?;
     with_padding((side, side), padding)?;
-    let image = decode(path.as_ref())?.into_rgba8();
+    let image = decode(path.as_ref())?.image.into_rgba8();
     let (width, height) = (image.width() as usize, image.height() as usize);
     let longest = height.max(width);
     let fit = |of: usize| ((of * side + longest / 2) / longest).max(1);

@@ -31,7 +31,10 @@ pub struct Dataset {
 struct Store {
     size: usize,
     clean: Vec<u8>,
+    /// The damaged partner of each image, none, or of some.
     damaged: Option<Vec<u8>>,
+    /// Whether an image has a partner, if only some have.
+    paired: Option<Vec<bool>>,
     groups: Vec<usize>,
 }
 
@@ -74,10 +77,45 @@ impl Dataset {
                 size,
                 clean,
                 damaged,
+                paired: None,
                 groups,
             }),
             indices: (0..len).collect(),
         })
+    }
+
+    /// All images of `parts`, which may be clean images and pairs: to train on both. A clean image gets a
+    /// synthetic corruption, a pair keeps its own. No two parts share a photograph.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there are no images, or of different sizes.
+    pub fn join(parts: &[Self]) -> Result<Self> {
+        let Some(size) = parts.first().map(Self::size) else {
+            return Err(Error::config("parts", "at least one", 0));
+        };
+        if let Some(other) = parts.iter().find(|part| part.size() != size) {
+            let expected = format!("images of {size} pixels as the first part");
+            return Err(Error::config("parts", expected, other.size()));
+        }
+        let (mut clean, mut damaged, mut paired, mut groups) = (vec![], vec![], vec![], vec![]);
+        for part in parts {
+            let next = groups.iter().max().map_or(0, |group| group + 1);
+            for &index in &part.indices {
+                let store = &part.store;
+                let partner = store.partner(index);
+                paired.push(partner.is_some());
+                damaged.extend(partner.unwrap_or(store.image(&store.clean, index)));
+                clean.extend(store.image(&store.clean, index));
+                groups.push(next + store.groups[index]);
+            }
+        }
+        let some = paired.iter().any(|paired| *paired);
+        let all = paired.iter().all(|paired| *paired);
+        let mut joined = Self::new(size, clean, some.then_some(damaged), Some(groups))?;
+        if let (true, false, Some(store)) = (some, all, Arc::get_mut(&mut joined.store)) {
+            store.paired = Some(paired);
+        }
+        Ok(joined)
     }
 
     /// `count` dead-leaves images with a side of `size` pixels, which need no file.
@@ -116,7 +154,7 @@ impl Dataset {
 
     /// Whether every clean image has a damaged partner.
     pub fn is_paired(&self) -> bool {
-        self.store.damaged.is_some()
+        self.store.damaged.is_some() && self.store.paired.is_none()
     }
 
     /// Clean image `index`, `[size, size, 3]`; `None` past the end.
@@ -126,8 +164,7 @@ impl Dataset {
 
     /// The damaged partner of image `index`; `None` past the end or if the data are not paired.
     pub fn damaged(&self, index: usize) -> Option<&[u8]> {
-        let damaged = self.store.damaged.as_ref()?;
-        Some(self.store.image(damaged, *self.indices.get(index)?))
+        self.store.partner(*self.indices.get(index)?)
     }
 
     /// The number of the photograph that image `index` was cut from; `None` past the end.
@@ -163,7 +200,7 @@ impl Dataset {
     /// The batches of training epoch `epoch`, shuffled for each epoch, without the last incomplete batch.
     ///
     /// The corruption (with its difficulty) of an image depends on the key, the epoch and the image only.
-    /// With `None`, corrupted images equal the clean ones. Paired data ignore it.
+    /// With `None`, corrupted images equal the clean ones. Pairs ignore it.
     ///
     /// # Errors
     /// [`Error::Config`] if `batch_size` is 0 or above the number of images.
@@ -223,6 +260,13 @@ impl Store {
         &images[index * bytes..][..bytes]
     }
 
+    /// The damaged partner of image `index`, if it has one.
+    fn partner(&self, index: usize) -> Option<&[u8]> {
+        let damaged = self.damaged.as_ref()?;
+        let paired = self.paired.as_ref().is_none_or(|paired| paired[index]);
+        paired.then(|| self.image(damaged, index))
+    }
+
     /// Images as `[B, size, size, 3]`, f32 in `[0, 1]`, on the CPU.
     fn tensor(&self, images: &[u8], indices: &[usize]) -> Result<Tensor> {
         let pixels = indices.iter().flat_map(|&index| self.image(images, index));
@@ -275,13 +319,23 @@ impl Batches {
             ));
         };
         let clean = self.store.tensor(&self.store.clean, indices)?;
-        let corrupted = match (&self.store.damaged, self.corruption) {
-            (Some(damaged), _) => self.store.tensor(damaged, indices)?,
-            (None, Some((corruption, difficulty))) => {
+        let synthetic = || match self.corruption {
+            Some((corruption, difficulty)) => {
                 let keys: Vec<Key> = indices.iter().map(|&i| self.key.fold_in(i as u64)).collect();
-                corruption.apply(&clean, difficulty, &keys)?
+                corruption.apply(&clean, difficulty, &keys)
             }
-            (None, None) => clean.clone(),
+            None => Ok(clean.clone()),
+        };
+        let corrupted = match (&self.store.damaged, &self.store.paired) {
+            (None, _) => synthetic()?,
+            (Some(damaged), None) => self.store.tensor(damaged, indices)?,
+            (Some(damaged), Some(paired)) => {
+                let real: Vec<u8> = indices.iter().map(|&i| u8::from(paired[i])).collect();
+                let real = Tensor::from_vec(real, (indices.len(), 1, 1, 1), &Device::Cpu)?;
+                let damaged = self.store.tensor(damaged, indices)?;
+                real.broadcast_as(clean.shape())?
+                    .where_cond(&damaged, &synthetic()?)?
+            }
         };
         Ok(Batch {
             clean: clean.to_device(device)?,
@@ -313,6 +367,37 @@ mod tests {
         let batches: Vec<Batch> = batches.iter(&Device::Cpu).collect::<Result<_>>().unwrap();
         let join = |part: fn(&Batch) -> &Tensor| batches.iter().flat_map(|b| values(part(b))).collect();
         (join(|b| &b.clean), join(|b| &b.corrupted))
+    }
+
+    #[test]
+    fn clean_images_and_pairs_are_joined() -> Result<()> {
+        let clean = data(3);
+        let flat = |value: u8| vec![value; 2 * 8 * 8 * 3];
+        let pairs = Dataset::new(8, flat(100), Some(flat(50)), Some(vec![0, 0]))?;
+        let joined = Dataset::join(&[clean.clone(), pairs.clone()])?;
+        assert_eq!((joined.len(), joined.is_paired()), (5, false));
+        assert!(joined.damaged(2).is_none() && joined.damaged(3) == pairs.damaged(0));
+        let groups: Vec<_> = (0..5).filter_map(|image| joined.group(image)).collect();
+        assert_eq!(groups, [0, 1, 2, 3, 3]);
+        let batch = joined
+            .evaluation_batches(5, NOISE, Key::new(2))?
+            .get(0, &Device::Cpu)?;
+        let alone = clean
+            .evaluation_batches(3, NOISE, Key::new(2))?
+            .get(0, &Device::Cpu)?;
+        assert_eq!(
+            values(&batch.corrupted.narrow(0, 0, 3)?),
+            values(&alone.corrupted)
+        );
+        assert!(
+            values(&batch.corrupted.narrow(0, 3, 2)?)
+                .iter()
+                .all(|v| *v == 50.0 / 255.0)
+        );
+        assert!(Dataset::join(&[pairs.clone(), pairs])?.is_paired());
+        assert!(Dataset::join(&[clean, Dataset::dead_leaves(1, 9, 0)?]).is_err());
+        assert!(Dataset::join(&[]).is_err());
+        Ok(())
     }
 
     #[test]

@@ -70,8 +70,11 @@ pub struct OpenOptions {
     /// How photographs are made square.
     pub fit: ResizeMode,
     /// How pairs are cut into tiles; with `None` photographs are resized as a whole. Folders of clean images
-    /// are never tiled.
+    /// are cut only into patches.
     pub tiles: Option<Tiles>,
+    /// Whether photographs, clean ones and pairs, are cut into patches of `size` pixels at their own
+    /// resolution, all of which are kept, instead of being shrunk. It replaces `tiles`.
+    pub patches: bool,
 }
 
 impl Default for OpenOptions {
@@ -84,6 +87,7 @@ impl Default for OpenOptions {
             kind: None,
             fit: ResizeMode::Crop,
             tiles: Some(Tiles::default()),
+            patches: false,
         }
     }
 }
@@ -202,10 +206,16 @@ fn load(dir: &Path, options: &OpenOptions, progress: Progress<'_>) -> Result<(Da
         Kind::Folder => {
             let files: Vec<&PathBuf> = paths.iter().filter(|path| is_picture(path)).collect();
             loading.run(kind, files, |file| {
-                Ok(TilePairs {
-                    clean: Picture::read(dir.join(file))?.square(size, fit)?,
-                    ..TilePairs::default()
-                })
+                let picture = Picture::read(dir.join(file))?;
+                let mut images = match options.patches {
+                    true => Tiles::patches(size).cut(&picture, &picture, size)?,
+                    false => TilePairs {
+                        clean: picture.square(size, fit)?,
+                        ..TilePairs::default()
+                    },
+                };
+                images.damaged.clear();
+                Ok(images)
             })
         }
         Kind::Pairs => loading.run(kind, by_words(listing.files).map_err(named)?, read_pair),
@@ -243,7 +253,8 @@ fn pair_images(pair: &Pair, dir: &Path, options: &OpenOptions) -> Result<TilePai
         let found = format!("{} of {}", damaged_path.display(), size(&damaged));
         return Err(Error::config("damaged image", expected, found));
     }
-    match options.tiles {
+    let patches = options.patches.then(|| Tiles::patches(options.size));
+    match patches.or(options.tiles) {
         Some(tiles) => tiles.cut(&clean, &damaged, options.size),
         None => Ok(TilePairs {
             clean: clean.square(options.size, options.fit)?,

@@ -67,6 +67,15 @@ pub struct TilePairs {
 }
 
 impl Tiles {
+    /// Patches of `size` pixels at the photograph's own resolution, flat ones too.
+    pub fn patches(size: usize) -> Self {
+        Self {
+            side: size,
+            min_deviation: 0.0,
+            min_difference: 0.0,
+        }
+    }
+
     /// Cuts `clean` and `damaged` in the same way. Which tiles are kept depends on the clean ones only.
     ///
     /// # Errors
