@@ -81,9 +81,11 @@ pub mod rollout;
 pub mod train;
 pub mod transition;
 
-pub use engine::Precision;
+#[cfg(feature = "wgpu")]
+pub use engine::Gpu;
 #[doc(hidden)]
 pub use engine::cuda;
+pub use engine::{Precision, Shader};
 pub use error::{Error, Result};
 pub use grid::{AliveMask, CellLayout, Damage, OutputStart, Padding, Step};
 pub use metric::{Scores, evaluate};
@@ -94,6 +96,8 @@ pub use model::{LatentNca, Learning, Model, ModelCard, ModelConfig, PlainNca, Re
 pub use nn::Weights;
 pub use ops::{Function, neighbourhood};
 pub use program::{Program, ProgramBuilder, Value};
+#[cfg(feature = "wgpu")]
+pub use rollout::GpuCells;
 pub use rollout::{Memory, Rollout};
 pub use train::{AutoencoderTrainer, Fit, PoolTrainer, Recipe, TrainingData};
 pub use transition::{
