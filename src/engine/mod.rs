@@ -35,6 +35,7 @@ pub(crate) use gpu::Grid;
 pub use job::Precision;
 pub(crate) use job::Task;
 use job::{Job, PackedWeights};
+pub(crate) use kernel_plan::Packing;
 pub use wgsl::Shader;
 
 /// A program with its weights, compiled for cells of one shape, type and device.

@@ -4,6 +4,7 @@ mod animation;
 mod atomic;
 pub(crate) mod card;
 mod litter;
+pub(crate) mod page;
 mod photograph;
 mod picture;
 mod render;
@@ -14,6 +15,7 @@ mod whole;
 pub use animation::Animation;
 pub use atomic::write_atomic;
 pub(crate) use litter::is_litter;
+pub use page::{Page, Start, View};
 pub use photograph::Photograph;
 pub(crate) use picture::decode;
 #[cfg(test)]

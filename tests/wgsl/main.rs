@@ -14,6 +14,7 @@ mod device;
 mod golden;
 #[cfg(feature = "wgpu")]
 mod gpu;
+mod page;
 #[allow(dead_code)]
 #[path = "../common/programs.rs"]
 mod programs;

@@ -15,7 +15,8 @@ use std::collections::BTreeSet;
 
 use crate::program::{Adjoint, AdjointNode, AdjointOp, Op, Phase, Program, Read};
 use operations::{Kind, aligned, is_wide, kind, vanishes};
-pub(super) use packing::{Offset, Packing};
+pub(super) use packing::Offset;
+pub(crate) use packing::Packing;
 
 /// Where the value of a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

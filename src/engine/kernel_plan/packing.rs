@@ -4,7 +4,7 @@ use crate::program::Program;
 
 /// Where the parameters of a program begin in the packed weights.
 #[derive(Clone, Debug)]
-pub(in crate::engine) struct Packing {
+pub(crate) struct Packing {
     offsets: Vec<Offset>,
     /// Elements of all weights that are no constants.
     pub weights: usize,
@@ -12,7 +12,7 @@ pub(in crate::engine) struct Packing {
 
 /// Where a parameter begins.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::engine) enum Offset {
+pub(crate) enum Offset {
     /// At this element.
     Weight(usize),
     /// After the weights, and this many channels of a grid.
