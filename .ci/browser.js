@@ -102,18 +102,18 @@ async function check(browser, folder, name) {
   expect(error <= 1e-3, `${name}: differs by ${error} after ${steps} steps`);
 
   const [speed, before, cut, healed] = await page.run(`(async () => {
-    app.advance(Math.max(0, 150 - ${steps}));
+    app.advance(96 - ${steps});
     const whole = await app.cells(), began = performance.now();
     const visible = (cells) => cells.filter((_, n) => n % app.channels < 4);
     const away = async () => {
       const now = visible(await app.cells()), was = visible(whole);
       return now.reduce((sum, value, n) => sum + (value - was[n]) ** 2, 0) / now.length;
     };
-    app.advance(64);
-    const before = await away(), speed = 64000 / (performance.now() - began);
+    app.advance(16);
+    const before = await away(), speed = 16000 / (performance.now() - began);
     document.getElementById("lower").click();
     const cut = await away();
-    app.advance(220);
+    app.advance(96);
     return [speed, before, cut, await away()];
   })()`);
   // A texture that heals is another one; that there is something is seen by what its variance was.
@@ -149,7 +149,7 @@ async function check(browser, folder, name) {
     $("inside").open = true;
     if (!$("lattices").hidden) $("hexagonal").click();
     while (app.busy) await new Promise((done) => setTimeout(done, 20));
-    app.advance(20);
+    app.advance(4);
     await app.show();
   })()`);
   expect((await page.run("app.height")) === 40, `${name}: the grid has another height`);
@@ -173,7 +173,7 @@ async function pictures(browser, folder, name, into) {
   for (const [size, at] of [["desktop", { width: 1280, height: 860 }], ["phone", { width: 390, height: 844, touch: true }]]) {
     for (const dark of [false, true]) {
       const page = await browser.open(`file://${path.resolve(folder, `${name}.html`)}`, { ...at, dark });
-      await page.run("app.restart().then(() => { app.advance(150); $('inside').open = true; app.frames = 0; return app.show(); })");
+      await page.run("app.restart().then(() => { app.advance(96); $('inside').open = true; app.frames = 0; return app.show(); })");
       await browser.shoot(page, path.join(into, `${name}-${size}-${dark ? "dark" : "light"}.png`));
     }
   }

@@ -14,7 +14,7 @@
 //! | training: pools, checkpoints, resuming, published and tuned recipes | [`train`] |
 //! | losses; SSIM, PSNR and their means over a test set | [`loss`], [`metric`] |
 //! | images, corruptions, splits | [`data`] |
-//! | pictures, animations and safetensors files | [`io`] |
+//! | pictures, animations, pages for a browser, safetensors files | [`io`] |
 //! | layers and Candle operations for transitions of your own | [`nn`], [`ops`] |
 //! | seeds and random numbers; errors | [`random`], [`error`] |
 //!
@@ -133,6 +133,9 @@ mod doctests {
 
     #[doc = include_str!("../docs/patterns.md")]
     struct Patterns;
+
+    #[doc = include_str!("../docs/browser.md")]
+    struct Browser;
 
     #[doc = include_str!("../docs/transitions.md")]
     struct Transitions;

@@ -108,10 +108,17 @@ class GpuAutomaton {
     this.device.queue.writeBuffer(this.weightBuffer, 4 * this.manifest.params[n], Float32Array.from(numbers));
   }
 
-  // The cells. Calls that overlap share one copy.
+  // The cells as they are now. Calls during a copy share the next one.
   read() {
-    this.reading ??= this.copied().finally(() => { this.reading = null; });
-    return this.reading;
+    if (!this.reading) {
+      this.reading = this.copied().finally(() => { this.reading = null; });
+      return this.reading;
+    }
+    this.queued ??= this.reading.catch(() => {}).then(() => {
+      this.queued = null;
+      return this.read();
+    });
+    return this.queued;
   }
 
   async copied() {
