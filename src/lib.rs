@@ -14,7 +14,7 @@
 //! | training: pools, checkpoints, resuming, published and tuned recipes | [`train`] |
 //! | losses; SSIM, PSNR and their means over a test set | [`loss`], [`metric`] |
 //! | images, corruptions, splits | [`data`] |
-//! | pictures, animations and safetensors files | [`io`] |
+//! | pictures, animations, pages for a browser, safetensors files | [`io`] |
 //! | layers and Candle operations for transitions of your own | [`nn`], [`ops`] |
 //! | seeds and random numbers; errors | [`random`], [`error`] |
 //!
@@ -81,9 +81,11 @@ pub mod rollout;
 pub mod train;
 pub mod transition;
 
-pub use engine::Precision;
+#[cfg(feature = "wgpu")]
+pub use engine::Gpu;
 #[doc(hidden)]
 pub use engine::cuda;
+pub use engine::{Precision, Shader};
 pub use error::{Error, Result};
 pub use grid::{AliveMask, CellLayout, Damage, OutputStart, Padding, Step};
 pub use metric::{Scores, evaluate};
@@ -94,6 +96,8 @@ pub use model::{LatentNca, Learning, Model, ModelCard, ModelConfig, PlainNca, Re
 pub use nn::Weights;
 pub use ops::{Function, neighbourhood};
 pub use program::{Program, ProgramBuilder, Value};
+#[cfg(feature = "wgpu")]
+pub use rollout::GpuCells;
 pub use rollout::{Memory, Rollout};
 pub use train::{AutoencoderTrainer, Fit, PoolTrainer, Recipe, TrainingData};
 pub use transition::{
@@ -129,6 +133,9 @@ mod doctests {
 
     #[doc = include_str!("../docs/patterns.md")]
     struct Patterns;
+
+    #[doc = include_str!("../docs/browser.md")]
+    struct Browser;
 
     #[doc = include_str!("../docs/transitions.md")]
     struct Transitions;

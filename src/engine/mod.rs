@@ -13,7 +13,11 @@ mod cpu;
 pub mod cuda;
 mod custom_op;
 mod fallback;
+#[cfg(feature = "wgpu")]
+mod gpu;
 mod job;
+mod kernel_plan;
+mod wgsl;
 
 use std::sync::Arc;
 
@@ -24,9 +28,15 @@ use crate::program::Program;
 
 use custom_op::RolloutOp;
 pub(crate) use fallback::Fallback;
+#[cfg(feature = "wgpu")]
+pub use gpu::Gpu;
+#[cfg(feature = "wgpu")]
+pub(crate) use gpu::Grid;
 pub use job::Precision;
 pub(crate) use job::Task;
 use job::{Job, PackedWeights};
+pub(crate) use kernel_plan::Packing;
+pub use wgsl::Shader;
 
 /// A program with its weights, compiled for cells of one shape, type and device.
 #[derive(Clone)]

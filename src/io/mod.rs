@@ -1,9 +1,10 @@
-//! Files: pictures, animations, and tensors with a description. Every file is written whole or not at all.
+//! Files: pictures, animations, pages for a browser, and tensors with a description. Every file is written whole or not at all.
 
 mod animation;
 mod atomic;
 pub(crate) mod card;
 mod litter;
+pub(crate) mod page;
 mod photograph;
 mod picture;
 mod render;
@@ -14,6 +15,7 @@ mod whole;
 pub use animation::Animation;
 pub use atomic::write_atomic;
 pub(crate) use litter::is_litter;
+pub use page::{Page, Start, View};
 pub use photograph::Photograph;
 pub(crate) use picture::decode;
 #[cfg(test)]

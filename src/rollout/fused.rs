@@ -26,11 +26,7 @@ impl Rollout {
             Ok(None)
         };
         // Plain operations, too, run only what an engine would run alike.
-        let program = transition.program(cells)?;
-        let program = program.map(|program| agreeing(transition, program)).transpose()?;
-        if let Some(program) = &program {
-            program.check_types(cells)?;
-        }
+        let program = program_of(transition, cells)?;
         if self.plain {
             return Ok(None);
         }
@@ -40,13 +36,7 @@ impl Rollout {
         let Some(mut program) = program else {
             return fallback(Fallback::NoProgram);
         };
-        let masks = self
-            .masks
-            .iter()
-            .flatten()
-            .map(fires)
-            .collect::<Result<Option<Vec<_>>>>()?;
-        let Some(masks) = masks else {
+        let Some(masks) = self.fires()? else {
             return fallback(Fallback::Mask);
         };
         if self.memory == Memory::Nothing {
@@ -56,12 +46,53 @@ impl Rollout {
             Ok(compiled) => Ok(Some(Fused {
                 rollout: self,
                 compiled,
-                masks: self.masks.is_some().then(|| Arc::new(masks)),
+                masks,
                 every: self.stretch(cells).min(self.steps),
             })),
             Err(reason) => fallback(reason),
         }
     }
+
+    /// Whether each cell fires in each step, where masks are given; `None` if they hold other values than 0
+    /// and 1.
+    pub(super) fn fires(&self) -> Result<Option<Masks>> {
+        let Some(masks) = &self.masks else {
+            return Ok(Some(None));
+        };
+        let fires = masks.iter().map(fires).collect::<Result<Option<Vec<_>>>>()?;
+        Ok(fires.map(|fires| Some(Arc::new(fires))))
+    }
+
+    /// What an engine is to do in `steps`, which stores a state `every` so many of them.
+    pub(super) fn task(&self, steps: Range<usize>, masks: Masks, every: usize) -> engine::Task {
+        engine::Task {
+            steps,
+            key: self.key,
+            first_image: self.first_image,
+            fire_rate: self.fire_rate.clone(),
+            masks,
+            training: self.training,
+            precision: self.precision,
+            every,
+            store_values: self.memory == Memory::Every(1),
+        }
+    }
+}
+
+/// For each step whether each cell fires, if that is given.
+pub(super) type Masks = Option<Arc<Vec<Vec<bool>>>>;
+
+/// The program of `transition` for `cells`, if it has one.
+///
+/// # Errors
+/// As [`agreeing`], and if cells and weights are not of one type on one device.
+pub(super) fn program_of(transition: &impl TransitionFn, cells: &Tensor) -> Result<Option<Program>> {
+    let program = transition.program(cells)?;
+    let program = program.map(|program| agreeing(transition, program)).transpose()?;
+    if let Some(program) = &program {
+        program.check_types(cells)?;
+    }
+    Ok(program)
 }
 
 /// The program of `transition` with its alive mask.
@@ -92,26 +123,15 @@ fn agreeing(transition: &impl TransitionFn, program: Program) -> Result<Program>
 pub(super) struct Fused<'a> {
     rollout: &'a Rollout,
     compiled: engine::Compiled,
-    masks: Option<Arc<Vec<Vec<bool>>>>,
+    masks: Masks,
     every: usize,
 }
 
 impl Fused<'_> {
     /// The cells after `steps`.
     pub fn run(&self, cells: &Tensor, steps: Range<usize>) -> Result<Tensor> {
-        let of = self.rollout;
-        let task = engine::Task {
-            steps,
-            key: of.key,
-            first_image: of.first_image,
-            fire_rate: of.fire_rate.clone(),
-            masks: self.masks.clone(),
-            training: of.training,
-            precision: of.precision,
-            every: self.every,
-            store_values: of.memory == Memory::Every(1),
-        };
-        match of.memory {
+        let task = self.rollout.task(steps, self.masks.clone(), self.every);
+        match self.rollout.memory {
             Memory::Nothing => self.compiled.run(task, &cells.detach()),
             Memory::Everything | Memory::Every(_) | Memory::Budget(_) => self.compiled.run(task, cells),
         }

@@ -2,6 +2,8 @@
 
 mod fused;
 mod memory;
+#[cfg(feature = "wgpu")]
+mod on_gpu;
 mod recompute;
 mod steps;
 
@@ -17,6 +19,8 @@ use crate::random::Key;
 use crate::transition::TransitionFn;
 
 pub use memory::Memory;
+#[cfg(feature = "wgpu")]
+pub use on_gpu::GpuCells;
 
 /// `n` applications of a transition to a grid of cells.
 ///

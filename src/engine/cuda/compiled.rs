@@ -5,12 +5,12 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::ROOM;
 use super::driver::Source;
 use super::kernels::{Direction, Generator, Module};
-use super::layout::Packing;
-use super::plan::Plan;
 use super::sums::{Sum, sums};
 use crate::engine::job::{Job, Precision};
+use crate::engine::kernel_plan::{Packing, Plan};
 use crate::program::{Adjoint, Program, Structure};
 
 /// One direction of a step.
@@ -21,7 +21,7 @@ pub(super) struct Half {
 
 impl Half {
     fn forward(program: &Program, packing: &Packing, precision: Precision) -> Self {
-        let plan = Plan::forward(program);
+        let plan = Plan::forward(program, ROOM);
         let module = Generator::new(program, &plan, packing, Direction::Forward).module(precision);
         Self { plan, module }
     }
@@ -29,7 +29,7 @@ impl Half {
     /// With the gradients of weights that are `trained`.
     fn backward(program: &Program, packing: &Packing, precision: Precision, trained: &[bool]) -> Self {
         let adjoint = Adjoint::new(program, true, trained);
-        let plan = Plan::backward(&adjoint, program.layout().update_channels());
+        let plan = Plan::backward(&adjoint, program.layout().update_channels(), ROOM);
         let module = Generator::new(program, &plan, packing, Direction::Backward).module(precision);
         Self { plan, module }
     }

@@ -1,7 +1,8 @@
 //! What a step costs on a GPU, counted from its plan.
 
-use super::plan::{Plan, Target};
+use super::ROOM;
 use super::sums::{self, Sum};
+use crate::engine::kernel_plan::{Plan, Target};
 use crate::program::{Adjoint, AdjointNode, AdjointOp, Op, Program};
 
 /// What one direction of a step costs, each cell where every cell fires.
@@ -24,13 +25,13 @@ pub struct Cost {
 pub fn costs(program: &Program) -> [Cost; 2] {
     let layout = program.layout();
     let (channels, alive) = (layout.channels(), usize::from(program.alive.is_some()));
-    let plan = Plan::forward(program);
+    let plan = Plan::forward(program, ROOM);
     let mut forward = of_phases(&plan);
     forward.kernels += alive;
     forward.floats += channels * (2 + 3 * alive);
 
     let adjoint = Adjoint::new(program, true, &vec![true; program.params.len()]);
-    let plan = Plan::backward(&adjoint, layout.update_channels());
+    let plan = Plan::backward(&adjoint, layout.update_channels(), ROOM);
     let sums = sums::sums(&plan);
     let mut backward = of_phases(&plan);
     let products = sums.iter().map(Sum::multiplications).sum::<usize>();

@@ -3,7 +3,7 @@
 //! Kernels name what they read: `w3` is parameter 3, `v5` are the values of node 5 in scratch, `s5` those of
 //! the block's rows in shared memory, `seed` is the gradient of the update.
 
-use super::plan::{Home, Plan, Slot};
+use crate::engine::kernel_plan::{Home, Plan, Slot};
 use crate::grid::Padding;
 use crate::program::{AdjointNode, AdjointOp, Function, Op};
 

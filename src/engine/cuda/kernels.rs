@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use super::driver::Source;
 use super::expression::{Writer, float, table};
-use super::layout::{Offset, Packing};
-use super::plan::{Emission, Home, PhaseKernel, Plan, Slot, Target};
 use crate::engine::Precision;
+use crate::engine::kernel_plan::{Emission, Home, Offset, Packing, PhaseKernel, Plan, Slot, Target};
 use crate::grid::{AliveMask, CellLayout, Padding};
 use crate::program::{AdjointNode, AdjointOp, Attention, Op, Program};
 

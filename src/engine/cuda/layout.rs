@@ -1,6 +1,4 @@
-//! What a kernel is launched with, and where weights lie: the counterparts of the structs in `library/`.
-
-use crate::program::Program;
+//! What a kernel is launched with: the counterparts of the structs in `library/`.
 
 /// The counterpart of `Args`, field by field. Addresses are those of the device; 0 for what a kernel does not
 /// read.
@@ -116,57 +114,5 @@ impl RawJob {
         ];
         let words = words.into_iter().flat_map(i32::to_ne_bytes);
         terms.chain(words).chain(self.partial.to_ne_bytes()).collect()
-    }
-}
-
-/// Where the parameters of a program begin in the packed weights.
-#[derive(Clone, Debug)]
-pub(super) struct Packing {
-    offsets: Vec<Offset>,
-    /// Elements of all weights that are no constants.
-    pub weights: usize,
-}
-
-/// Where a parameter begins.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Offset {
-    /// At this element.
-    Weight(usize),
-    /// After the weights, and this many channels of a grid.
-    Constant(usize),
-}
-
-impl Packing {
-    pub fn new(program: &Program) -> Self {
-        let constants: Vec<usize> = program.constants().map(|(_, param)| param).collect();
-        let (mut offsets, mut weights, mut channels) = (vec![], 0, 0);
-        for (param, value) in program.params.iter().enumerate() {
-            offsets.push(Offset::Weight(weights));
-            if !constants.contains(&param) {
-                weights += value.elem_count();
-            }
-        }
-        for param in constants {
-            offsets[param] = Offset::Constant(channels);
-            channels += program.params[param].dims().last().copied().unwrap_or(0);
-        }
-        Self { offsets, weights }
-    }
-
-    /// The number of parameters.
-    pub fn len(&self) -> usize {
-        self.offsets.len()
-    }
-
-    pub fn of(&self, param: usize) -> Offset {
-        self.offsets[param]
-    }
-
-    /// The first element of a parameter on a grid of `area` cells.
-    pub fn element(&self, param: usize, area: usize) -> usize {
-        match self.offsets[param] {
-            Offset::Weight(at) => at,
-            Offset::Constant(channels) => self.weights + channels * area,
-        }
     }
 }

@@ -1,8 +1,9 @@
 //! The engine for NVIDIA GPUs: a program becomes CUDA C, forwards and backwards.
 //!
-//! Kernels are generated here without a GPU or a compiler (`plan.rs` decides, `kernels.rs` writes; what all
-//! programs share is in `library/`). A [`Driver`] compiles and runs them: a GPU with the feature `cuda`
-//! (`device.rs`, `compiler.rs`; `cache.rs` keeps what was compiled in files), or, in the tests, a CPU.
+//! Kernels are generated here without a GPU or a compiler ([`kernel_plan`](super::kernel_plan) decides,
+//! `kernels.rs` writes; what all programs share is in `library/`). A [`Driver`] compiles and runs them: a GPU
+//! with the feature `cuda` (`device.rs`, `compiler.rs`; `cache.rs` keeps what was compiled in files), or, in
+//! the tests, a CPU.
 
 #[cfg(any(test, feature = "cuda"))]
 mod cache;
@@ -16,13 +17,12 @@ mod driver;
 mod expression;
 mod kernels;
 mod layout;
-mod operations;
-mod plan;
 mod rollout;
-mod slots;
 mod sums;
 
 use std::sync::{Arc, PoisonError, RwLock};
+
+use super::kernel_plan::Room;
 
 pub use compiled::sources;
 pub use cost::{Cost, costs};
@@ -31,6 +31,13 @@ pub(super) use device::{Device, too_old};
 pub use driver::{Buffer, Driver, Kernels, PTX, Source};
 pub use layout::Args;
 pub(super) use rollout::{Inputs, Saved, backward, forward};
+
+/// Every input of a product is in shared memory. 16 rows with all that comes with them fit in 99 KiB, which
+/// every device has on which these kernels run.
+const ROOM: Room = Room {
+    floats: 1240,
+    streamed: 0,
+};
 
 static EMULATOR: RwLock<Option<Arc<dyn Driver>>> = RwLock::new(None);
 

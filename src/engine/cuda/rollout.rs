@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::compiled::{Compiled, Half};
 use super::driver::{Buffer, Driver, Kernels};
 use super::kernels::{Launch, Module};
-use super::layout::{Args, Packing, RawJob, fire};
+use super::layout::{Args, RawJob, fire};
 use super::sums::{Shares, Sum, share};
 use crate::engine::job::{Job, Task};
+use crate::engine::kernel_plan::Packing;
 use crate::error::{Error, Result};
 use crate::grid::draws::FireRate;
 

@@ -1,7 +1,7 @@
 //! The gradients of weights: which sums over cells they are, and how each is shared out to blocks.
 
-use super::layout::{Base, Packing, RawJob, RawTerm, SumKind};
-use super::plan::{Home, Plan};
+use super::layout::{Base, RawJob, RawTerm, SumKind};
+use crate::engine::kernel_plan::{Home, Packing, Plan};
 use crate::grid::Padding;
 use crate::program::{AdjointOp, CellSum, Op};
 

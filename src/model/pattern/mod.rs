@@ -1,5 +1,6 @@
 //! Patterns: trained automata that grow a picture or a texture, to save, load and run.
 
+mod page;
 mod released;
 
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! Where values lie in shared memory.
+//! Where values lie near to the cores.
 
-use super::plan::Slot;
+use super::Slot;
 
 /// A value that a loop of a kernel computes.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,19 +1,26 @@
-//! How one direction of a step becomes kernels: which values are computed where, and where they lie.
+//! How one direction of a step becomes kernels of a GPU, in whatever language they are written: which values
+//! are computed where, and where they lie.
 //!
-//! A phase is one kernel. Values of its cells lie in shared memory, in *slots*; values that another kernel
-//! reads, and values too wide for shared memory, lie in device memory, in *scratch*. A function of each
-//! channel alone that is read once is computed where it is read, so that it is stored nowhere; if what it is
-//! a function of is a matrix product, it is computed on the product's sums.
+//! A phase is one kernel. Values of its cells lie near to the cores (in CUDA in shared memory, in WGSL in an
+//! invocation's own), in *slots*; values that another kernel reads, and values too wide for slots, lie in
+//! device memory, in *scratch*. A function of each channel alone that is read once is computed where it is
+//! read, so that it is stored nowhere; if what it is a function of is a matrix product, it is computed on the
+//! product's sums. Where the language asks for it, so is what only another product reads: a hidden layer.
+
+mod operations;
+mod packing;
+mod slots;
 
 use std::collections::BTreeSet;
 
-use super::operations::{Kind, aligned, is_wide, kind, vanishes};
-use super::slots;
 use crate::program::{Adjoint, AdjointNode, AdjointOp, Op, Phase, Program, Read};
+use operations::{Kind, aligned, is_wide, kind, vanishes};
+pub(super) use packing::Offset;
+pub(crate) use packing::Packing;
 
 /// Where the value of a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Home {
+pub(in crate::engine) enum Home {
     /// Nowhere: nothing reads it.
     Absent,
     /// The cells before the step, a constant, or the gradient of the update.
@@ -41,22 +48,22 @@ impl Home {
 
 /// What an emission computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(in crate::engine) enum Target {
     Node(usize),
     /// The result of the direction: the cells after the step, or their gradient.
     Result,
 }
 
-/// The shared memory of a value: its first float a row of the tile, and floats a row.
+/// The place of a value near to the cores: its first float for a cell, and floats for a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(in crate::engine) struct Slot {
     pub first: usize,
     pub pitch: usize,
 }
 
 /// One loop of a kernel.
 #[derive(Clone, Debug)]
-pub(super) struct Emission {
+pub(in crate::engine) struct Emission {
     pub target: Target,
     /// The matrix product on whose sums the target is computed.
     pub product: Option<usize>,
@@ -65,11 +72,11 @@ pub(super) struct Emission {
 
 /// The kernel of a phase.
 #[derive(Clone, Debug)]
-pub(super) struct PhaseKernel {
+pub(in crate::engine) struct PhaseKernel {
     pub emissions: Vec<Emission>,
     /// Whether it computes only where cells fire.
     pub only_firing: bool,
-    /// Floats of shared memory for each row of a tile.
+    /// Floats of all slots for each cell.
     pub floats: usize,
     /// The values of earlier phases that it reads.
     pub reads: Vec<usize>,
@@ -77,9 +84,11 @@ pub(super) struct PhaseKernel {
 
 /// One direction of a step.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(in crate::engine) struct Plan {
     pub nodes: Vec<AdjointNode>,
     pub homes: Vec<Home>,
+    /// The product that a value is computed on.
+    pub product: Vec<Option<usize>>,
     /// The node that the result adds.
     pub result: Option<usize>,
     pub phases: Vec<PhaseKernel>,
@@ -87,24 +96,36 @@ pub(super) struct Plan {
     pub scratch: usize,
 }
 
-/// Floats of shared memory for a row, so that 16 rows fit in 99 KiB with all that comes with them: what every
-/// device has on which these kernels run.
-pub(super) const FLOATS: usize = 1240;
+/// The room that kernels have.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) struct Room {
+    /// Floats of all slots for each cell.
+    pub floats: usize,
+    /// Widest product whose input is not stored, if only it reads it: each channel of the input is added to
+    /// all sums at once. 0 where every input is stored.
+    pub streamed: usize,
+}
 
 impl Plan {
     /// A step: the result is the cells after it.
-    pub fn forward(program: &Program) -> Self {
+    pub fn forward(program: &Program, room: Room) -> Self {
         let nodes = program.nodes.iter().map(|node| AdjointNode {
             op: AdjointOp::Ordinary(node.op.clone()),
             width: node.width,
         });
-        Layout::new(nodes.collect(), program.phases(), Some(program.update), 0).plan()
+        Layout::new(nodes.collect(), program.phases(), Some(program.update), (room, 0)).plan()
     }
 
     /// The gradient of a step: the result is the gradient of the cells before it. The gradient of the update
     /// comes first in scratch.
-    pub fn backward(adjoint: &Adjoint, updated: usize) -> Self {
-        Layout::new(adjoint.nodes.clone(), adjoint.phases(), adjoint.cells, updated).plan()
+    pub fn backward(adjoint: &Adjoint, updated: usize, room: Room) -> Self {
+        Layout::new(
+            adjoint.nodes.clone(),
+            adjoint.phases(),
+            adjoint.cells,
+            (room, updated),
+        )
+        .plan()
     }
 }
 
@@ -141,11 +162,17 @@ struct Layout {
     homes: Vec<Home>,
     /// The product that an inline value is computed on.
     product: Vec<Option<usize>>,
+    room: Room,
     scratch: usize,
 }
 
 impl Layout {
-    fn new(nodes: Vec<AdjointNode>, phases: Vec<Phase>, result: Option<usize>, scratch: usize) -> Self {
+    fn new(
+        nodes: Vec<AdjointNode>,
+        phases: Vec<Phase>,
+        result: Option<usize>,
+        (room, scratch): (Room, usize),
+    ) -> Self {
         let mut phase_of = vec![None; nodes.len()];
         for (p, phase) in phases.iter().enumerate() {
             phase.computes.iter().for_each(|&n| phase_of[n] = Some(p));
@@ -159,6 +186,7 @@ impl Layout {
             phases,
             phase_of,
             result,
+            room,
             scratch,
         };
         layout.count_uses();
@@ -204,6 +232,7 @@ impl Layout {
                 Kind::Move | Kind::Channelwise | Kind::Product | Kind::Reduction if !computed => Home::Absent,
                 Kind::Channelwise if is_wide(op, width) && self.only_products_read(n) => Home::Inline,
                 Kind::Channelwise | Kind::Product if self.is_read_once(n, &shared) => Home::Inline,
+                Kind::Channelwise | Kind::Product if self.is_streamed(n, &shared) => Home::Inline,
                 Kind::Move | Kind::Channelwise | Kind::Product | Kind::Reduction => {
                     Home::Stored { scratch: None }
                 }
@@ -295,12 +324,30 @@ impl Layout {
         }
     }
 
-    /// The kernels. What does not fit in shared memory is put in scratch, the widest values first.
+    /// Whether one product alone reads a value, in its own phase, so that it may add one channel after the
+    /// other to its sums. What the value is computed on is stored then, or it would be computed many times.
+    fn is_streamed(&self, n: usize, shared: &BTreeSet<usize>) -> bool {
+        let [reader] = self.uses[n].readers[..] else {
+            return false;
+        };
+        let Some(node) = self.nodes.get(reader).filter(|_| !shared.contains(&n)) else {
+            return false;
+        };
+        let is_product = kind(&node.op) == Kind::Product && self.phase_of[reader] == self.phase_of[n];
+        let is_stored = |product: usize| {
+            let mut reads = self.nodes[product].op.reads().into_iter();
+            reads.all(|read| self.homes[read.node] != Home::Inline)
+        };
+        is_product && node.width <= self.room.streamed && self.product[n].is_none_or(is_stored)
+    }
+
+    /// The kernels. What does not fit in slots is put in scratch, the widest values first.
     fn plan(mut self) -> Plan {
         let phases = (0..self.phases.len()).map(|p| self.kernel(p)).collect();
         Plan {
             nodes: self.nodes,
             homes: self.homes,
+            product: self.product,
             result: self.result,
             phases,
             scratch: self.scratch,
@@ -329,7 +376,7 @@ impl Layout {
             let widest = (0..values.len())
                 .filter(|&at| slots[at].is_some())
                 .max_by_key(|&at| values[at].width);
-            if let (true, Some(widest)) = (floats > FLOATS, widest) {
+            if let (true, Some(widest)) = (floats > self.room.floats, widest) {
                 if let Target::Node(n) = targets[widest] {
                     self.put_in_scratch(n);
                     spilled.insert(n);
