@@ -81,9 +81,9 @@ pub mod rollout;
 pub mod train;
 pub mod transition;
 
-pub use engine::Precision;
 #[doc(hidden)]
 pub use engine::cuda;
+pub use engine::{DeviceName, Precision};
 pub use error::{Error, Result};
 pub use grid::{AliveMask, CellLayout, Damage, OutputStart, Padding, Step};
 pub use metric::{Scores, evaluate};

@@ -9,7 +9,7 @@ use lnca::train::{Learner, Reading};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::args::count;
+use crate::args::{OnDevice, count};
 use crate::interrupt::Interrupt;
 use crate::lines::{self, Lines};
 use crate::lock::FolderLock;
@@ -38,6 +38,9 @@ pub struct Training {
     /// Resume from the checkpoint in --out
     #[arg(long)]
     resume: bool,
+
+    #[command(flatten)]
+    pub device: OnDevice,
 }
 
 /// Where the model and a preview of it are to be written.

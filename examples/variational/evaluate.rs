@@ -1,6 +1,5 @@
 //! `variational evaluate`: the likelihood that a model gives to test images.
 
-use candle_core::Device;
 use clap::Parser;
 use lnca::model::vae::Estimate;
 use lnca::random::Key;
@@ -37,7 +36,7 @@ pub fn evaluate(args: &Args) -> Result<()> {
     let mut estimates: Vec<Estimate> = vec![];
     for first in (0..count).step_by(args.batch) {
         let chosen: Vec<usize> = (first..count.min(first + args.batch)).collect();
-        let images = test.batch(&chosen, &Device::Cpu)?;
+        let images = test.batch(&chosen, vae.weights().device())?;
         estimates.extend(vae.estimate(&images, args.samples, Key::new(args.source.seed), first)?);
         bar.inc(chosen.len() as u64);
     }

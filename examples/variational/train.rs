@@ -1,6 +1,5 @@
 //! `variational train`: trains a variational autoencoder.
 
-use candle_core::Device;
 use clap::{Parser, ValueEnum};
 use lnca::io::{sheet, write_png};
 use lnca::random::Key;
@@ -125,6 +124,7 @@ impl Args {
 }
 
 pub fn train(args: &Args) -> Result<()> {
+    let device = args.training.device.open()?;
     let folder = args.training.folder("variational")?;
     let images = args.data.load()?;
     let config = VaeConfig {
@@ -140,9 +140,9 @@ pub fn train(args: &Args) -> Result<()> {
         made_by: command_line(),
         ..VaeCard::new(config)
     };
-    let vae = Vae::new(card, args.training.seed, &Device::Cpu)?;
+    let vae = Vae::new(card, args.training.seed, &device)?;
     if let Some(path) = &args.training.start {
-        let start = Vae::load(path, &Device::Cpu)?;
+        let start = Vae::load(path, &device)?;
         vae.weights().load(&start.weights().snapshot()?)?;
     }
     let mut trainer = VaeTrainer::new(&vae, images.train, args.trainer())?;

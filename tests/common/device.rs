@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Device;
+use lnca::DeviceName;
 
 #[path = "emulator.rs"]
 pub mod emulator;
@@ -47,32 +48,17 @@ fn chosen() -> Result<Chosen, String> {
 }
 
 fn choose(name: &str) -> Result<Chosen, String> {
-    let unknown = || format!("LNCA_TEST_DEVICE is `{name}`, expected `cpu`, `cuda`, `cuda:N` or `emulated`");
-    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
-    match kind {
-        "cpu" | "emulated" if name != kind => Err(unknown()),
-        "cpu" => Ok(Chosen {
+    if name == "emulated" {
+        emulator::compiler().map_err(|why| format!("LNCA_TEST_DEVICE is `{name}`: {why}"))?;
+        lnca::cuda::emulate(Arc::new(emulator::Emulator::default()));
+        return Ok(Chosen {
             device: Device::Cpu,
-            is_emulated: false,
-        }),
-        "emulated" => {
-            emulator::compiler().map_err(|why| format!("LNCA_TEST_DEVICE is `{name}`: {why}"))?;
-            lnca::cuda::emulate(Arc::new(emulator::Emulator::default()));
-            Ok(Chosen {
-                device: Device::Cpu,
-                is_emulated: true,
-            })
-        }
-        "cuda" if !cfg!(feature = "cuda") => Err(format!(
-            "LNCA_TEST_DEVICE is `{name}`, and these tests were built without it: expected `--features cuda`"
-        )),
-        "cuda" => {
-            let device = Device::new_cuda(index.parse().map_err(|_| unknown())?);
-            Ok(Chosen {
-                device: device.map_err(|error| format!("LNCA_TEST_DEVICE is `{name}`: {error}"))?,
-                is_emulated: false,
-            })
-        }
-        _ => Err(unknown()),
+            is_emulated: true,
+        });
     }
+    let device = name.parse().and_then(DeviceName::open);
+    Ok(Chosen {
+        device: device.map_err(|error| format!("LNCA_TEST_DEVICE is `{name}`, or `emulated`: {error}"))?,
+        is_emulated: false,
+    })
 }
