@@ -41,7 +41,6 @@ fn epochs(criterion: &mut Criterion) {
         let fit = Fit {
             epochs: 1,
             batch_size,
-            device: device().clone(),
             ..Fit::default()
         };
         let recipe = Recipe::paper(ModelConfig::latent_nafca());

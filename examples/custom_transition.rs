@@ -103,7 +103,6 @@ fn run(device: OnDevice) -> Result<()> {
     };
     let fit = Fit {
         epochs: 12,
-        device: device.clone(),
         ..Fit::default()
     };
     let mut trainer = PoolTrainer::new(restorer.clone(), &weights, config)?;

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use clap::Parser;
+use lnca::cuda;
 use lnca::random::Key;
 use lnca::train::{Adam, AdamConfig};
 use lnca::transition::Perception;
@@ -316,7 +317,7 @@ where
         device.synchronize()?;
         Ok(began.elapsed().as_secs_f64())
     };
-    if let Some(timing) = time(args, once)? {
+    if let Some(timing) = time(args, device, once)? {
         report(args, case, &timing).map_err(Failure::Print)?;
     }
     Ok(())
@@ -329,12 +330,18 @@ struct Timing {
     /// Calls in a repetition.
     inner: usize,
     first_call: f64,
+    /// Bytes, of all calls.
+    gpu_peak: Option<u64>,
     memory_before: f64,
     memory_warm: f64,
 }
 
 /// Times `once`, which returns its seconds; `None` if the driver wants no repetition.
-fn time(args: &Args, mut once: impl FnMut() -> Result<f64>) -> std::result::Result<Option<Timing>, Failure> {
+fn time(
+    args: &Args,
+    device: &Device,
+    mut once: impl FnMut() -> Result<f64>,
+) -> std::result::Result<Option<Timing>, Failure> {
     let memory_before = peak_memory();
     let first_call = once()?;
     if first_call < 60.0 {
@@ -368,6 +375,7 @@ fn time(args: &Args, mut once: impl FnMut() -> Result<f64>) -> std::result::Resu
         times,
         inner,
         first_call,
+        gpu_peak: cuda::peak_memory(device),
         memory_before,
         memory_warm,
     }))
@@ -404,6 +412,8 @@ fn report(args: &Args, case: &Case, timing: &Timing) -> std::io::Result<()> {
         "flop_per_cell_step": case.flops(),
         "inner": timing.inner,
         "first_call_s": timing.first_call,
+        // Of a GPU: what tensors took of it, null elsewhere.
+        "gpu_peak_mb": timing.gpu_peak.map(|bytes| bytes as f64 / f64::from(1 << 20)),
         "rss_import_mb": timing.memory_before,
         "rss_run_mb": run,
         "rss_peak_mb": run.max(timing.memory_warm),

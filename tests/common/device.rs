@@ -1,5 +1,6 @@
 //! The device that tests run on, which the variable `LNCA_TEST_DEVICE` names.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Device;
@@ -22,6 +23,12 @@ struct Chosen {
 /// If [`check`] fails.
 pub fn device() -> Device {
     chosen().unwrap_or_else(|error| panic!("{error}")).device
+}
+
+/// The folder of the repository: that of the build, or, elsewhere, what the variable `LNCA_ROOT` names.
+#[allow(dead_code)]
+pub fn root() -> PathBuf {
+    std::env::var_os("LNCA_ROOT").map_or(PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 /// Whether the engine for CPUs runs rollouts: for tests of what it alone has.

@@ -53,6 +53,10 @@ const ON_HOST: [(&str, &str); 31] = [
     ),
     ("data/images/dataset.rs", "images are in memory of the host"),
     ("data/images/hub.rs", "images are in memory of the host"),
+    (
+        "engine/cuda/adam.rs",
+        "whether a gradient was finite, when that is asked",
+    ),
     ("engine/device_name.rs", "it is about devices"),
     ("engine/fallback.rs", "it is about devices"),
     ("error/check.rs", "arguments are checked where they are given"),
@@ -77,16 +81,18 @@ const ON_HOST: [(&str, &str); 31] = [
     ("rollout/fused.rs", "given masks"),
     ("train/adam_kernels.rs", "norms, where no kernel runs"),
     ("train/autoencoder_trainer.rs", "scores of a validation"),
-    ("train/fit.rs", "the default device"),
     ("train/network_trainer.rs", "scores of a validation"),
     (
         "train/pattern_trainer.rs",
         "which states are sound, once an update",
     ),
     ("train/pool_trainer.rs", "scores of a validation"),
-    ("train/trainer.rs", "losses are read"),
+    ("train/unread.rs", "losses, when they are asked for"),
     ("train/vae_trainer.rs", "which grids are sound, once an update"),
-    ("transition/texture.rs", "the largest weight, where weights are quantised"),
+    (
+        "transition/texture.rs",
+        "the largest weight, where weights are quantised",
+    ),
 ];
 
 /// Most modules of `src/lib.rs`: a reader should take them in at a glance.

@@ -89,7 +89,7 @@ pub fn epoch_seconds(batch: usize, train: f64, infer: f64) -> f64 {
 /// Measures, and prints a line of JSON.
 pub fn run(args: &Args) -> Result<()> {
     let device = args.device.open()?;
-    let meter = Meter::start(&device)?;
+    let meter = Meter::start(&device);
     let mut measured = match args.what {
         What::Train => train(args, &device)?,
         What::Infer => infer(args, &device)?,

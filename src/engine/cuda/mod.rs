@@ -4,6 +4,7 @@
 //! programs share is in `library/`). A [`Driver`] compiles and runs them: a GPU with the feature `cuda`
 //! (`device.rs`, `compiler.rs`; `cache.rs` keeps what was compiled in files), or, in the tests, a CPU.
 
+mod adam;
 #[cfg(any(test, feature = "cuda"))]
 mod cache;
 mod compiled;
@@ -16,6 +17,7 @@ mod driver;
 mod expression;
 mod kernels;
 mod layout;
+mod memory;
 mod operations;
 mod plan;
 mod rollout;
@@ -24,12 +26,15 @@ mod sums;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub use adam::adam_source;
+pub(crate) use adam::{AdamNumbers, AdamTensors, adam, fault, no_fault, runs_adam};
 pub use compiled::sources;
 pub use cost::{Cost, costs};
 #[cfg(feature = "cuda")]
 pub(super) use device::{Device, too_old};
 pub use driver::{Buffer, Driver, Kernels, PTX, Source};
 pub use layout::Args;
+pub use memory::{peak_memory, restart_peak_memory};
 pub(super) use rollout::{Inputs, Saved, backward, forward};
 
 static EMULATOR: RwLock<Option<Arc<dyn Driver>>> = RwLock::new(None);
