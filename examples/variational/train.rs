@@ -71,6 +71,11 @@ pub struct Args {
     #[arg(long)]
     constant: bool,
 
+    /// Do not clip gradients, which have a norm of 10 at most by default. A reproduction clips the updates of
+    /// Adam instead, by a norm that they never reach
+    #[arg(long)]
+    no_clip: bool,
+
     /// Weight of the KL divergence of the latents
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, value_parser = amount)]
     beta: f64,
@@ -110,6 +115,7 @@ impl Args {
                     DecoderName::Broadcast => 1e-3,
                     _ => 3e-3,
                 }),
+                clip: default.adam.clip.filter(|_| !self.no_clip),
                 cosine_updates: (!self.constant).then_some(self.updates),
                 ..default.adam
             },

@@ -69,8 +69,8 @@ pub enum Event<'a> {
         batch: usize,
         /// Learning rate of the next update.
         learning_rate: f64,
-        /// The loss terms of the batch. With [`Fit::read_every`] above 1, those of most batches are empty, and
-        /// the others are means since the last that were not.
+        /// The loss terms of the batch. With [`Fit::read_every`] above 1, those of most batches are empty,
+        /// and the others are means since the last that were not.
         readings: &'a [Reading],
     },
     /// An epoch was validated. During this call the trainer's weights are the validated ones: their running
@@ -96,8 +96,8 @@ pub enum Event<'a> {
 
 /// The training loop of a [`Trainer`] and its settings.
 ///
-/// Batches are made on the device of the trainer's weights. In the end the weights are those of the epoch with the best validation SSIM, or the last ones if no epoch
-/// has a finite SSIM.
+/// Batches are made on the device of the trainer's weights. In the end the weights are those of the epoch
+/// with the best validation SSIM, or the last ones if no epoch has a finite SSIM.
 #[derive(Clone, Debug)]
 pub struct Fit {
     /// Passes over the training images: 20.

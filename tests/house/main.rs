@@ -34,7 +34,7 @@ const UPWARD: [(&str, &str, &str); 0] = [];
 
 /// Files of `src` that name the CPU or read values of tensors on the host outside of their tests, and why.
 /// Elsewhere either would fail on a GPU, or make it wait.
-const ON_HOST: [(&str, &str); 31] = [
+const ON_HOST: [(&str, &str); 32] = [
     (
         "data/corrupt/corruption.rs",
         "noise is drawn on the host, once a batch",
@@ -57,6 +57,7 @@ const ON_HOST: [(&str, &str); 31] = [
         "engine/cuda/adam.rs",
         "whether a gradient was finite, when that is asked",
     ),
+    ("engine/cuda/memory.rs", "it is about devices"),
     ("engine/device_name.rs", "it is about devices"),
     ("engine/fallback.rs", "it is about devices"),
     ("error/check.rs", "arguments are checked where they are given"),
