@@ -3,13 +3,17 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use candle_core::Device;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lnca::data::{Batch, Corruption, Dataset};
 use lnca::metric::ssim;
 use lnca::random::Key;
 use lnca::train::{AutoencoderTrainerConfig, PoolTrainerConfig, Trainer};
 use lnca::{AutoencoderTrainer, Model, ModelConfig, PoolTrainer};
+
+#[path = "common/mod.rs"]
+mod common;
+
+use common::{device, done};
 
 /// Candle allocates every intermediate anew; the system's allocator would return such blocks to the system
 /// each time.
@@ -22,7 +26,7 @@ const BATCH: usize = 8;
 fn batch() -> Batch {
     let data = Dataset::dead_leaves(BATCH, 32, 1).unwrap();
     let batches = data.training_batches(0, BATCH, Some((Corruption::NOISE, 0.5)), Key::new(1));
-    batches.unwrap().get(0, &Device::Cpu).unwrap()
+    batches.unwrap().get(0, device()).unwrap()
 }
 
 fn images(criterion: &mut Criterion) {
@@ -34,29 +38,29 @@ fn images(criterion: &mut Criterion) {
         .throughput(Throughput::Elements(BATCH as u64));
     let batch = batch();
     group.bench_function("ssim", |bencher| {
-        bencher.iter(|| ssim(black_box(&batch.corrupted), &batch.clean).unwrap());
+        bencher.iter(|| done(ssim(black_box(&batch.corrupted), &batch.clean)));
     });
 
-    let model = Model::new(ModelConfig::latent_nafca(), 1, &Device::Cpu).unwrap();
+    let model = Model::new(ModelConfig::latent_nafca(), 1, device()).unwrap();
     let (autoencoder, weights) = model.autoencoder().unwrap();
     group.bench_function("autoencoder inference", |bencher| {
         bencher.iter(|| {
             let encoded = autoencoder.encode(black_box(&batch.corrupted), false).unwrap();
-            autoencoder.decode(&encoded.latent, &encoded.skip, false).unwrap()
+            done(autoencoder.decode(&encoded.latent, &encoded.skip, false))
         });
     });
     // Both updates of a batch: 3 and 2 passes through encoder and decoder, with gradients.
     let mut trainer =
         AutoencoderTrainer::new(autoencoder, weights, AutoencoderTrainerConfig::default()).unwrap();
     group.bench_function("autoencoder training batch", |bencher| {
-        bencher.iter(|| trainer.learn(black_box(&batch), Key::new(1)).unwrap());
+        bencher.iter(|| done(trainer.learn(black_box(&batch), Key::new(1))));
     });
 
     for config in [ModelConfig::latent_nafca(), ModelConfig::latent_vitca()] {
-        let model = Model::new(config, 1, &Device::Cpu).unwrap();
+        let model = Model::new(config, 1, device()).unwrap();
         let name = model.card().config.name();
         group.bench_function(format!("{name} restore, 64 steps"), |bencher| {
-            bencher.iter(|| model.restore(black_box(&batch.corrupted), Key::new(1)).unwrap());
+            bencher.iter(|| done(model.restore(black_box(&batch.corrupted), Key::new(1))));
         });
         // The mean of 8 to 32 steps, in each of the two updates of a batch.
         let config = PoolTrainerConfig {
@@ -65,7 +69,7 @@ fn images(criterion: &mut Criterion) {
         };
         let mut trainer = PoolTrainer::new(model.restorer().unwrap(), model.weights(), config).unwrap();
         group.bench_function(format!("{name} training batch, 20 steps"), |bencher| {
-            bencher.iter(|| trainer.learn(black_box(&batch), Key::new(1)).unwrap());
+            bencher.iter(|| done(trainer.learn(black_box(&batch), Key::new(1))));
         });
     }
     group.finish();

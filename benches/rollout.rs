@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
@@ -12,6 +12,11 @@ use lnca::{
     CellLayout, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, OutputStart, Precision, Result, Rollout,
     TransitionFn, Vitca, VitcaConfig, Weights,
 };
+
+#[path = "common/mod.rs"]
+mod common;
+
+use common::{device, done};
 
 /// Candle allocates every intermediate anew; the system's allocator would return such blocks to the system
 /// each time.
@@ -24,10 +29,10 @@ const STEPS: usize = 8;
 fn cells(layout: CellLayout, (b, h, w): (usize, usize, usize)) -> Result<Tensor> {
     if layout.input == 0 {
         let shape = (b, h, w, layout.channels());
-        return Ok(Tensor::full(0.3f32, shape, &Device::Cpu)?);
+        return Ok(Tensor::full(0.3f32, shape, device())?);
     }
     let shape = (b, h, w, layout.input);
-    layout.seed(&Tensor::full(0.3f32, shape, &Device::Cpu)?, OutputStart::Half)
+    layout.seed(&Tensor::full(0.3f32, shape, device())?, OutputStart::Half)
 }
 
 fn bench<T>(
@@ -50,18 +55,18 @@ fn bench<T>(
         let last = rollout.run(transition, black_box(&cells)).unwrap();
         let grads = last.sqr().unwrap().mean_all().unwrap().backward().unwrap();
         assert!(weights.vars().iter().all(|(_, var)| grads.get(var).is_some()));
-        grads
+        done(Ok(grads))
     };
     let inference = rollout.clone().training(false).memory(Memory::Nothing);
     group.bench_function(format!("{id} inference"), |bencher| {
-        bencher.iter(|| inference.run(transition, black_box(&cells)).unwrap());
+        bencher.iter(|| done(inference.run(transition, black_box(&cells))));
     });
     group.bench_function(format!("{id} training"), |bencher| {
         bencher.iter(|| train(&rollout));
     });
     let bf16 = [&inference, &rollout].map(|rollout| rollout.clone().precision(Precision::Bf16));
     group.bench_function(format!("{id} inference, bf16"), |bencher| {
-        bencher.iter(|| bf16[0].run(transition, black_box(&cells)).unwrap());
+        bencher.iter(|| done(bf16[0].run(transition, black_box(&cells))));
     });
     group.bench_function(format!("{id} training, bf16"), |bencher| {
         bencher.iter(|| train(&bf16[1]));
@@ -70,7 +75,7 @@ fn bench<T>(
     if b * h * w <= 1024 {
         let (inference, training) = (inference.plain(), rollout.plain());
         group.bench_function(format!("{id} inference, plain"), |bencher| {
-            bencher.iter(|| inference.run(transition, black_box(&cells)).unwrap());
+            bencher.iter(|| done(inference.run(transition, black_box(&cells))));
         });
         group.bench_function(format!("{id} training, plain"), |bencher| {
             bencher.iter(|| train(&training));
@@ -79,7 +84,7 @@ fn bench<T>(
 }
 
 fn weights() -> Weights {
-    Weights::new(1, DType::F32, &Device::Cpu)
+    Weights::new(1, DType::F32, device())
 }
 
 fn growing() -> Result<(Growing, Weights)> {

@@ -3,12 +3,17 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use criterion::{Criterion, criterion_group, criterion_main};
 use lnca::data::{Batch, Corruption, Dataset};
 use lnca::random::Key;
 use lnca::train::Trainer;
 use lnca::{AutoencoderTrainer, Model, ModelConfig, PoolTrainer, Recipe, Result, Rollout};
+
+#[path = "common/mod.rs"]
+mod common;
+
+use common::{device, done};
 
 /// Candle allocates every intermediate anew; the system's allocator would return such blocks to the system
 /// each time.
@@ -30,9 +35,9 @@ fn updates(criterion: &mut Criterion) {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3));
     let recipe = Recipe::paper(ModelConfig::latent_nafca());
-    let model = Model::new(recipe.model.clone(), 1, &Device::Cpu).unwrap();
+    let model = Model::new(recipe.model.clone(), 1, device()).unwrap();
     let batches = batches().unwrap();
-    let batch: Batch = batches.get(0, &Device::Cpu).unwrap();
+    let batch: Batch = batches.get(0, device()).unwrap();
     let rollout = Rollout::new(STEPS).training(true).key(Key::new(2));
     let restorer = model.restorer().unwrap();
 
@@ -41,44 +46,40 @@ fn updates(criterion: &mut Criterion) {
         let mut at = 0;
         bencher.iter(|| {
             at += 1;
-            let batch = batches.get(at % batches.len(), &Device::Cpu).unwrap();
+            let batch = batches.get(at % batches.len(), device()).unwrap();
             trainer.fresh_update(&batch, &rollout).unwrap();
-            trainer.pool_mut().shuffle(Key::new(at as u64)).unwrap();
+            done(trainer.pool_mut().shuffle(Key::new(at as u64)));
         });
     });
     let seed = restorer.seed(&batch.corrupted).unwrap().detach();
     group.bench_function("rollout and its gradients", |bencher| {
         bencher.iter(|| {
             let cells = restorer.evolve(black_box(&seed), &rollout).unwrap();
-            cells.mean_all().unwrap().backward().unwrap()
+            done(Ok(cells.mean_all().unwrap().backward().unwrap()))
         });
     });
     let cells = restorer.evolve(&seed, &rollout).unwrap().detach();
     let shown = |cells: &Tensor| restorer.readout(cells, &batch.corrupted);
     group.bench_function("encoding", |bencher| {
-        bencher.iter(|| restorer.seed(black_box(&batch.corrupted)).unwrap());
+        bencher.iter(|| done(restorer.seed(black_box(&batch.corrupted))));
     });
     group.bench_function("decoding", |bencher| {
-        bencher.iter(|| shown(black_box(&cells)).unwrap());
+        bencher.iter(|| done(shown(black_box(&cells))));
     });
     let cells = candle_core::Var::from_tensor(&cells).unwrap();
     group.bench_function("decoding and its gradients", |bencher| {
         bencher.iter(|| {
-            shown(black_box(cells.as_tensor()))
-                .unwrap()
-                .mean_all()
-                .unwrap()
-                .backward()
-                .unwrap()
+            let decoded = shown(black_box(cells.as_tensor())).unwrap();
+            done(Ok(decoded.mean_all().unwrap().backward().unwrap()))
         });
     });
     group.bench_function("loading", |bencher| {
-        bencher.iter(|| batches.get(1, &Device::Cpu).unwrap());
+        bencher.iter(|| done(batches.get(1, device())));
     });
     group.bench_function("autoencoder", |bencher| {
         let (autoencoder, weights) = model.autoencoder().unwrap();
         let mut trainer = AutoencoderTrainer::new(autoencoder, weights, recipe.autoencoder.clone()).unwrap();
-        bencher.iter(|| trainer.learn(&batch, Key::new(3)).unwrap());
+        bencher.iter(|| done(trainer.learn(&batch, Key::new(3))));
     });
     group.finish();
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::Init;
 use clap::Parser;
 use lnca::data::{Corruption, Dataset};
@@ -20,7 +20,7 @@ use lnca::{
     Weights, evaluate, neighbourhood,
 };
 use lnca_examples::Result;
-use lnca_examples::args::parse;
+use lnca_examples::args::{OnDevice, parse};
 use lnca_examples::contact_sheet::{ContactSheet, Label};
 use lnca_examples::output::print;
 use lnca_examples::progress::TrainingProgress;
@@ -70,15 +70,18 @@ impl TransitionFn for Perceptron {
 /// about a minute, and writes images before and after to out/custom_transition.png.
 #[derive(Parser)]
 #[command(version)]
-struct Args {}
-
-fn main() -> ExitCode {
-    let Args {} = parse();
-    lnca_examples::exit(run())
+struct Args {
+    #[command(flatten)]
+    device: OnDevice,
 }
 
-fn run() -> Result<()> {
-    let weights = Weights::new(0, DType::F32, &Device::Cpu);
+fn main() -> ExitCode {
+    lnca_examples::exit(run(parse::<Args>().device))
+}
+
+fn run(device: OnDevice) -> Result<()> {
+    let device = device.open()?;
+    let weights = Weights::new(0, DType::F32, &device);
     let restorer: Arc<dyn Restorer> = Arc::new(PlainNca::new(Perceptron::new(48, &weights)?)?);
     let config = PoolTrainerConfig {
         pool: 256,
@@ -112,7 +115,7 @@ fn run() -> Result<()> {
             .test
             .evaluation_batches(batch, Some((noise, noise.test_difficulty())), Key::new(2))
     };
-    let scores = evaluate(&test(8)?, &Device::Cpu, |images, first| {
+    let scores = evaluate(&test(8)?, &device, |images, first| {
         restorer.restore(images, &rollout.clone().first_image(first))
     })?;
     print(format_args!(
@@ -120,7 +123,7 @@ fn run() -> Result<()> {
         scores.images, scores.ssim_corrupted, scores.ssim
     ))?;
 
-    let shown = test(8)?.get(0, &Device::Cpu)?;
+    let shown = test(8)?.get(0, &device)?;
     let restored = restorer.restore(&shown.corrupted, &rollout)?;
     let path = Path::new("out/custom_transition.png");
     ContactSheet {

@@ -12,12 +12,13 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use clap::Parser;
+use lnca::cuda;
 use lnca::random::Key;
 use lnca::train::{Adam, AdamConfig};
 use lnca::transition::Perception;
 use lnca::{
-    Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Precision, Result, Rollout, TransitionFn, Vitca,
-    VitcaConfig, Weights,
+    DeviceName, Growing, GrowingConfig, Memory, Nafca, NafcaConfig, Precision, Result, Rollout, TransitionFn,
+    Vitca, VitcaConfig, Weights,
 };
 use rand::Rng;
 use rand_distr::StandardNormal;
@@ -50,6 +51,9 @@ struct Args {
     /// Repetitions without --serve
     #[arg(long, default_value_t = 7, value_parser = whole::<1_000_000>)]
     reps: usize,
+    /// Where to compute: cpu; or, in a build with `--features cuda`, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: DeviceName,
     /// Plain Candle operations instead of the engine
     #[arg(long)]
     plain: bool,
@@ -73,6 +77,8 @@ fn whole<const MOST: usize>(text: &str) -> std::result::Result<usize, String> {
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Dtype {
     F32,
+    /// On a GPU; on a CPU it is f32
+    Tf32,
     Bf16,
 }
 
@@ -149,29 +155,30 @@ impl Case {
 }
 
 /// A tensor of normal draws with standard deviation `scale`.
-fn normal(shape: &[usize], scale: f64, seed: u64) -> Result<Tensor> {
+fn normal(shape: &[usize], scale: f64, seed: u64, device: &Device) -> Result<Tensor> {
     let mut rng = Key::new(seed).rng();
     let values: Vec<f32> = (0..shape.iter().product())
         .map(|_| (rng.sample::<f64, _>(StandardNormal) * scale) as f32)
         .collect();
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    Ok(Tensor::from_vec(values, shape, device)?)
 }
 
 /// Random weights: layers with gain 1, a small head.
 fn randomise(weights: &Weights) -> Result<()> {
+    let device = weights.device();
     for (i, (name, var)) in weights.vars().into_iter().enumerate() {
         let head = ["head", "conv_out", "output"]
             .iter()
             .any(|head| name.starts_with(head));
         let value = match *var.dims() {
             [n] if name.contains("norm") && name.ends_with("weight") => {
-                (normal(&[n], 0.02, i as u64)? + 1.0)?
+                (normal(&[n], 0.02, i as u64, device)? + 1.0)?
             }
-            [n] => normal(&[n], 0.02, i as u64)?,
+            [n] => normal(&[n], 0.02, i as u64, device)?,
             ref dims => {
                 let fan_in: usize = dims[1..].iter().product();
                 let gain = if head { 0.02 } else { 1.0 };
-                normal(dims, gain / (fan_in as f64).sqrt(), i as u64)?
+                normal(dims, gain / (fan_in as f64).sqrt(), i as u64, device)?
             }
         };
         var.set(&value)?;
@@ -223,7 +230,7 @@ fn run(args: &Args) -> std::result::Result<(), Failure> {
     let _ = rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads)
         .build_global();
-    let weights = Weights::new(0, DType::F32, &Device::Cpu);
+    let weights = Weights::new(0, DType::F32, &args.device.open()?);
     let vb = weights.builder();
     match case.workload {
         1 | 2 => measure(
@@ -261,17 +268,20 @@ where
     T: TransitionFn + Clone + 'static,
 {
     randomise(weights)?;
+    let device = weights.device();
     let layout = transition.layout();
     let shape = |channels| [case.batch, case.side, case.side, channels];
-    let mut start = normal(&shape(layout.channels()), 0.1, 100)?;
+    let mut start = normal(&shape(layout.channels()), 0.1, 100, device)?;
     // Visible channels are in [0, 1], so that a growing NCA is alive nearly everywhere.
     let visible = if layout.input == 0 { 4 } else { layout.input };
-    let image = normal(&shape(visible), 1.0, 101)?.tanh()?.affine(0.5, 0.5)?;
+    let image = normal(&shape(visible), 1.0, 101, device)?
+        .tanh()?
+        .affine(0.5, 0.5)?;
     start = Tensor::cat(
         &[&image, &start.narrow(3, visible, layout.channels() - visible)?],
         3,
     )?;
-    let target = normal(&shape(layout.output), 1.0, 102)?
+    let target = normal(&shape(layout.output), 1.0, 102, device)?
         .tanh()?
         .affine(0.5, 0.5)?;
     let config = AdamConfig {
@@ -286,9 +296,11 @@ where
         (true, None) => Memory::Every(1),
         (true, Some(bytes)) => Memory::Budget(bytes),
     });
-    if args.dtype == Dtype::Bf16 {
-        rollout = rollout.precision(Precision::Bf16);
-    }
+    rollout = rollout.precision(match args.dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::Tf32 => Precision::Tf32,
+        Dtype::Bf16 => Precision::Bf16,
+    });
     if args.plain {
         rollout = rollout.plain();
     }
@@ -301,9 +313,11 @@ where
             let loss = (layout.output(&cells)? - &target)?.sqr()?.mean_all()?;
             adam.step(&loss.backward()?)?;
         }
+        // A GPU works on after the call.
+        device.synchronize()?;
         Ok(began.elapsed().as_secs_f64())
     };
-    if let Some(timing) = time(args, once)? {
+    if let Some(timing) = time(args, device, once)? {
         report(args, case, &timing).map_err(Failure::Print)?;
     }
     Ok(())
@@ -316,12 +330,18 @@ struct Timing {
     /// Calls in a repetition.
     inner: usize,
     first_call: f64,
+    /// Bytes, of all calls.
+    gpu_peak: Option<u64>,
     memory_before: f64,
     memory_warm: f64,
 }
 
 /// Times `once`, which returns its seconds; `None` if the driver wants no repetition.
-fn time(args: &Args, mut once: impl FnMut() -> Result<f64>) -> std::result::Result<Option<Timing>, Failure> {
+fn time(
+    args: &Args,
+    device: &Device,
+    mut once: impl FnMut() -> Result<f64>,
+) -> std::result::Result<Option<Timing>, Failure> {
     let memory_before = peak_memory();
     let first_call = once()?;
     if first_call < 60.0 {
@@ -355,6 +375,7 @@ fn time(args: &Args, mut once: impl FnMut() -> Result<f64>) -> std::result::Resu
         times,
         inner,
         first_call,
+        gpu_peak: cuda::peak_memory(device),
         memory_before,
         memory_warm,
     }))
@@ -373,8 +394,10 @@ fn report(args: &Args, case: &Case, timing: &Timing) -> std::io::Result<()> {
         "peer": match (args.plain, args.dtype) {
             (true, _) => "lnca-plain",
             (_, Dtype::F32) => "lnca",
+            (_, Dtype::Tf32) => "lnca-tf32",
             (_, Dtype::Bf16) => "lnca-bf16",
         },
+        "device": args.device.to_string(),
         "version": env!("CARGO_PKG_VERSION"),
         "threads": args.threads,
         "batch": case.batch,
@@ -389,6 +412,8 @@ fn report(args: &Args, case: &Case, timing: &Timing) -> std::io::Result<()> {
         "flop_per_cell_step": case.flops(),
         "inner": timing.inner,
         "first_call_s": timing.first_call,
+        // Of a GPU: what tensors took of it, null elsewhere.
+        "gpu_peak_mb": timing.gpu_peak.map(|bytes| bytes as f64 / f64::from(1 << 20)),
         "rss_import_mb": timing.memory_before,
         "rss_run_mb": run,
         "rss_peak_mb": run.max(timing.memory_warm),

@@ -85,7 +85,7 @@ pub mod transition;
 pub use engine::Gpu;
 #[doc(hidden)]
 pub use engine::cuda;
-pub use engine::{Precision, Shader};
+pub use engine::{DeviceName, Precision, Shader};
 pub use error::{Error, Result};
 pub use grid::{AliveMask, CellLayout, Damage, OutputStart, Padding, Step};
 pub use metric::{Scores, evaluate};

@@ -91,7 +91,7 @@ fn run(folder: &Path, name: &str) -> Result<(Outcome, String)> {
 /// Every case, by a label for it, its folder and its name.
 fn find() -> Result<Vec<(String, PathBuf, String)>> {
     let mut found = Vec::new();
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let shipped = device::root().join("tests/golden");
     collect("shipped", &shipped, &mut found)?;
     let named = std::env::var_os("LNCA_GOLDEN").map(PathBuf::from);
     let root = named.clone().unwrap_or_else(cases::default_folder);

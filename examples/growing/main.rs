@@ -14,10 +14,9 @@ mod train;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use candle_core::Device;
 use clap::{Parser, Subcommand};
 use lnca::Pattern;
-use lnca_examples::args::parse;
+use lnca_examples::args::{OnDevice, parse};
 use lnca_examples::{Result, shipped};
 
 /// Trains and runs automata that grow a picture from one cell.
@@ -57,14 +56,18 @@ struct Source {
     /// JSON file of a model from the article's web page
     #[arg(long, value_name = "FILE", conflicts_with = "model")]
     pretrained: Option<PathBuf>,
+
+    #[command(flatten)]
+    device: OnDevice,
 }
 
 impl Source {
     fn load(&self, default: &str) -> Result<Pattern> {
+        let device = self.device.open()?;
         Ok(match (&self.pretrained, &self.model) {
-            (Some(path), _) => Pattern::released_growing(path)?,
-            (None, Some(path)) => Pattern::load(path, &Device::Cpu)?,
-            (None, None) => Pattern::load(shipped(default), &Device::Cpu)?,
+            (Some(path), _) => Pattern::released_growing(path)?.to_device(&device)?,
+            (None, Some(path)) => Pattern::load(path, &device)?,
+            (None, None) => Pattern::load(shipped(default), &device)?,
         })
     }
 }

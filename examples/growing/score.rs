@@ -41,7 +41,7 @@ pub fn score(args: &Args) -> Result<()> {
     let pattern = args.source.load("models/fish.safetensors")?;
     let (name, target) = args.picture.target()?;
     let size = (target.dim(0)?, target.dim(1)?);
-    let loss = ImageLoss::new(target)?;
+    let loss = ImageLoss::new(target.to_device(pattern.weights().device())?)?;
     let log_loss = |cells: &Tensor| -> Result<f64> {
         let each = loss.each(cells)?;
         let mean = (each.iter().sum::<f64>() / each.len() as f64).log10();

@@ -75,9 +75,10 @@ pub fn train(args: &Args) -> Result<()> {
         made_by: command_line(),
         ..PatternCard::new(PatternConfig::Growing(GrowingConfig::default()), size)
     };
-    let pattern = patterns::create(&args.training, card)?;
+    let device = args.training.device.open()?;
+    let pattern = patterns::create(&args.training, card, &device)?;
     let seed = pattern.seed(1, size)?;
-    let loss = ImageLoss::new(target)?;
+    let loss = ImageLoss::new(target.to_device(&device)?)?;
     let mut trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
     args.training
         .run(folder, &mut trainer, args.updates, |trainer, snapshot| {

@@ -17,7 +17,7 @@ use candle_core::Device;
 use clap::Parser;
 use lnca::random::Key;
 use lnca::{Model, ModelConfig};
-use lnca_examples::args::{DeviceName, count, parse, whole};
+use lnca_examples::args::{OnDevice, count, parse, whole};
 use lnca_examples::{Result, shipped};
 use tiling::Tiling;
 
@@ -59,9 +59,8 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "cpu")]
-    device: DeviceName,
+    #[command(flatten)]
+    device: OnDevice,
 }
 
 fn main() -> ExitCode {

@@ -2,9 +2,9 @@
 
 use std::io::ErrorKind;
 
-use candle_core::{Device, utils};
+use candle_core::Device;
 use clap::{Parser, ValueEnum};
-use lnca::ModelConfig;
+use lnca::{DeviceName, ModelConfig};
 
 use crate::{Result, note};
 
@@ -45,28 +45,21 @@ impl ModelName {
     }
 }
 
-/// A device.
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
-pub enum DeviceName {
-    /// The CPU
-    Cpu,
-    /// The first CUDA GPU
-    Cuda,
+/// Where to compute
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct OnDevice {
+    /// Where to compute: cpu; or, in a build with `--features cuda`, cuda or cuda:N
+    #[arg(long = "device", value_name = "DEVICE", default_value = "cpu")]
+    pub name: DeviceName,
 }
 
-impl DeviceName {
+impl OnDevice {
     /// The device.
     ///
     /// # Errors
     /// The program was built without it, or the machine has none.
     pub fn open(self) -> Result<Device> {
-        match self {
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda if !utils::cuda_is_available() => {
-                Err("`--device` is cuda, but this program was built without it: add `--features cuda`".into())
-            }
-            Self::Cuda => Ok(Device::new_cuda(0).map_err(|error| format!("`--device cuda`: {error}"))?),
-        }
+        Ok(self.name.open().map_err(|error| format!("`--device`: {error}"))?)
     }
 }
 
@@ -151,6 +144,21 @@ pub fn end(error: &clap::Error) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_are_named() {
+        #[derive(Parser)]
+        struct Command {
+            #[command(flatten)]
+            device: OnDevice,
+        }
+        let parse = |words: &[&str]| Command::try_parse_from([&["test"], words].concat());
+        let name = |words: &[&str]| parse(words).map(|command| command.device.name);
+        assert_eq!(name(&[]).ok(), Some(DeviceName::Cpu));
+        assert_eq!(name(&["--device", "cuda:1"]).ok(), Some(DeviceName::Cuda(1)));
+        let error = name(&["--device", "tpu"]).unwrap_err().to_string();
+        assert!(error.contains("--device") && error.contains("cuda:N"), "{error}");
+    }
 
     #[test]
     fn numbers_have_bounds_that_are_told() {

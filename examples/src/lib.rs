@@ -70,8 +70,12 @@ pub fn command_line() -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The path of a file in the library's folder, such as a model that comes with it.
+/// The path of a file in the library's folder, such as a model that comes with it: that of the build, or,
+/// elsewhere, what the variable `LNCA_ROOT` names.
 pub fn shipped(path: &str) -> PathBuf {
+    if let Some(root) = std::env::var_os("LNCA_ROOT") {
+        return Path::new(&root).join(path);
+    }
     // The folder of this crate is in that of the library.
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(path)
 }

@@ -17,10 +17,10 @@ use crate::training::{Snapshot, Training};
 ///
 /// # Errors
 /// That model cannot be read or is of another kind.
-pub fn create(training: &Training, card: PatternCard) -> Result<Pattern> {
-    let pattern = Pattern::new(card, training.seed, &Device::Cpu)?;
+pub fn create(training: &Training, card: PatternCard, device: &Device) -> Result<Pattern> {
+    let pattern = Pattern::new(card, training.seed, device)?;
     if let Some(path) = &training.start {
-        let start = Pattern::load(path, &Device::Cpu)?;
+        let start = Pattern::load(path, device)?;
         pattern.weights().load(&start.weights().snapshot()?)?;
     }
     Ok(pattern)

@@ -53,12 +53,15 @@ impl TrainingProgress {
                 readings,
                 ..
             } => {
-                let new = Reading::total(readings);
-                let loss = self.loss.map_or(new, |mean| 0.95 * mean + 0.05 * new);
-                self.loss = Some(loss);
-                self.bar
-                    .set_message(format!("loss {loss:.3}, lr {learning_rate:.1e}"));
                 self.bar.inc(1);
+                // On a GPU losses are read once in many batches.
+                if !readings.is_empty() {
+                    let new = Reading::total(readings);
+                    let loss = self.loss.map_or(new, |mean| 0.95 * mean + 0.05 * new);
+                    self.loss = Some(loss);
+                    self.bar
+                        .set_message(format!("loss {loss:.3}, lr {learning_rate:.1e}"));
+                }
             }
             Event::Validated {
                 phase,

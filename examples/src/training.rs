@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lnca::Error;
 use lnca::train::{Learner, Reading};
+use lnca::{DeviceName, Error};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::args::count;
+use crate::args::{OnDevice, count};
 use crate::interrupt::Interrupt;
 use crate::lines::{self, Lines};
 use crate::lock::FolderLock;
@@ -38,6 +38,9 @@ pub struct Training {
     /// Resume from the checkpoint in --out
     #[arg(long)]
     resume: bool,
+
+    #[command(flatten)]
+    pub device: OnDevice,
 }
 
 /// Where the model and a preview of it are to be written.
@@ -99,11 +102,13 @@ impl Training {
             snapshot(learner)?;
         }
         let interrupt = Interrupt::listen();
+        learner.defer(self.device.name != DeviceName::Cpu);
         while learner.updates() < updates {
-            log.readings.push(learner.update()?);
+            log.push(learner.update()?);
             bar.inc(1);
             let (done, last) = (learner.updates(), learner.updates() == updates);
             if interrupt.is_raised() && !last {
+                log.push(learner.settle()?);
                 log.write(done, learner.learning_rate())?;
                 learner.save(&checkpoint)?;
                 bar.finish_and_clear();
@@ -111,6 +116,7 @@ impl Training {
                 return Err(Error::Interrupted { at }.into());
             }
             if done.is_multiple_of(self.every.min(50)) || last {
+                log.push(learner.settle()?);
                 let loss = log.write(done, learner.learning_rate())?;
                 bar.set_message(format!("loss {loss:.3e}"));
                 if done.is_multiple_of(500) || last {
@@ -170,6 +176,14 @@ impl Log {
             readings: vec![],
             clock: Instant::now(),
         })
+    }
+
+    /// Adds the losses of an update, or, where they are read later, the means of several: then they are all
+    /// of the next line.
+    fn push(&mut self, readings: Vec<Reading>) {
+        if !readings.is_empty() {
+            self.readings.push(readings);
+        }
     }
 
     /// Writes a line and returns its loss.

@@ -14,10 +14,9 @@ mod train;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use candle_core::Device;
 use clap::{Parser, Subcommand};
 use lnca::Pattern;
-use lnca_examples::args::parse;
+use lnca_examples::args::{OnDevice, parse};
 use lnca_examples::{Result, shipped};
 
 /// Trains and runs automata that make a texture.
@@ -60,14 +59,18 @@ struct Source {
     /// Name of a model in --pretrained
     #[arg(long, value_name = "NAME", requires = "pretrained")]
     name: Option<String>,
+
+    #[command(flatten)]
+    device: OnDevice,
 }
 
 impl Source {
     fn load(&self) -> Result<Pattern> {
+        let device = self.device.open()?;
         Ok(match (&self.pretrained, &self.name, &self.model) {
-            (Some(path), Some(name), _) => Pattern::released_texture(path, name)?,
-            (_, _, Some(path)) => Pattern::load(path, &Device::Cpu)?,
-            _ => Pattern::load(shipped("models/bubbles.safetensors"), &Device::Cpu)?,
+            (Some(path), Some(name), _) => Pattern::released_texture(path, name)?.to_device(&device)?,
+            (_, _, Some(path)) => Pattern::load(path, &device)?,
+            _ => Pattern::load(shipped("models/bubbles.safetensors"), &device)?,
         })
     }
 }

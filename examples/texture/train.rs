@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use clap::ValueEnum;
 use lnca::loss::{OverflowNorm, PatchTransport, TextureLoss, Vgg16, VggComparison, VggStyle};
 use lnca::train::{AdamConfig, PatternTrainer, PatternTrainerConfig};
@@ -77,7 +77,9 @@ fn range(text: &str) -> Result<(usize, usize), String> {
 }
 
 pub fn train(args: &Args) -> Result<()> {
+    let device = args.training.device.open()?;
     let (name, target) = args.sample.target()?;
+    let target = target.to_device(&device)?;
     let folder = args.training.folder("texture")?;
     let loss = loss(args, &target)?;
     let fraction = |percent: usize| args.updates * percent / 100;
@@ -100,7 +102,7 @@ pub fn train(args: &Args) -> Result<()> {
         made_by: command_line(),
         ..PatternCard::new(PatternConfig::Texture(TextureConfig::default()), size)
     };
-    let pattern = patterns::create(&args.training, card)?;
+    let pattern = patterns::create(&args.training, card, &device)?;
     let seed = pattern.seed(1, size)?;
     let mut trainer = PatternTrainer::new(pattern.rule().clone(), pattern.weights(), loss, &seed, config)?;
     args.training
@@ -115,7 +117,7 @@ fn loss(args: &Args, target: &Tensor) -> Result<TextureLoss> {
             .vgg
             .as_ref()
             .ok_or("--style gram and transport need --vgg FILE")?;
-        let style = VggStyle::new(Vgg16::load(path, &Device::Cpu)?, comparison, target)?;
+        let style = VggStyle::new(Vgg16::load(path, target.device())?, comparison, target)?;
         Ok(TextureLoss::new(style, 1.0, 1.0, OverflowNorm::One))
     };
     match args.style {

@@ -16,6 +16,11 @@ pub struct Data {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
+    /// Folder of MNIST with grey levels and labels, which are given to the binarised images that are samples
+    /// of these
+    #[arg(long, value_name = "DIR", requires = "data")]
+    labels: Option<PathBuf>,
+
     /// Seed of the built-in digits, and of the binarisation of grey levels
     #[arg(long, default_value_t = 0)]
     data_seed: u64,
@@ -35,7 +40,10 @@ impl Data {
     pub fn load(&self) -> Result<Images> {
         let (train, test, name) = match &self.data {
             Some(dir) => {
-                let parts = BinaryImages::open(dir, self.data_seed)?;
+                let mut parts = BinaryImages::open(dir, self.data_seed)?;
+                if let Some(grey) = &self.labels {
+                    parts = parts.labelled(grey)?;
+                }
                 (parts.train, parts.test, parts.name)
             }
             None => {

@@ -1,6 +1,6 @@
 //! What a model has learned, as rows of pictures.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::ops::sigmoid;
 use lnca::data::BinaryImages;
 use lnca::io::Picture;
@@ -27,7 +27,7 @@ pub fn reconstructions(vae: &Vae, test: &BinaryImages, count: usize, key: Key) -
     let chosen: Vec<usize> = (0..count.min(test.len())).collect();
     let mut rows = vec![];
     for chosen in chosen.chunks(8) {
-        let images = test.batch(chosen, &Device::Cpu)?;
+        let images = test.batch(chosen, vae.weights().device())?;
         rows.push(shown(&images)?);
         rows.push(decoded(vae, &vae.encode(&images)?.mean, key)?);
     }

@@ -18,13 +18,12 @@ mod train;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use candle_core::Device;
 use clap::{Parser, Subcommand};
 use data::Data;
 use lnca::Vae;
 use lnca::data::BinaryImages;
 use lnca::random::Key;
-use lnca_examples::args::parse;
+use lnca_examples::args::{OnDevice, parse};
 use lnca_examples::{Result, note};
 
 /// Trains and runs automata that grow images from latents.
@@ -81,12 +80,15 @@ struct Source {
     /// Seed of latents and damage
     #[arg(long, default_value_t = 0)]
     seed: u64,
+
+    #[command(flatten)]
+    device: OnDevice,
 }
 
 impl Source {
     /// The model, all test images in random order, and what the images are.
     fn load(&self) -> Result<(Vae, BinaryImages, &'static str)> {
-        let vae = Vae::load(&self.model, &Device::Cpu)?;
+        let vae = Vae::load(&self.model, &self.device.open()?)?;
         let images = self.data.load()?;
         let card = vae.card();
         if images.name != card.data {

@@ -1,6 +1,6 @@
 //! `variational probe`: what single cells know of their digit.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::{Linear, Module};
 use clap::Parser;
 use lnca::data::BinaryImages;
@@ -69,7 +69,7 @@ fn grown(vae: &Vae, decoder: &Broadcast, test: &BinaryImages, count: usize, key:
     let mut grids = vec![];
     for first in (0..count).step_by(50) {
         let chosen: Vec<usize> = (first..count.min(first + 50)).collect();
-        let posterior = vae.encode(&test.batch(&chosen, &Device::Cpu)?)?;
+        let posterior = vae.encode(&test.batch(&chosen, vae.weights().device())?)?;
         let noise = vae.prior(chosen.len(), key.fold_in(first as u64))?.unsqueeze(1)?;
         let seed = decoder.seed(&posterior.sample(&noise)?.squeeze(1)?)?;
         let steps = vae.card().config.decoder.steps();
@@ -83,7 +83,8 @@ fn grown(vae: &Vae, decoder: &Broadcast, test: &BinaryImages, count: usize, key:
 fn fit(args: &Args, cells: &Tensor, labels: &[u8], key: Key) -> Result<Linear> {
     let (images, area, channels) = cells.dims3()?;
     let cells = cells.flatten(0, 1)?;
-    let weights = Weights::new(args.source.seed, DType::F32, &Device::Cpu);
+    let device = cells.device();
+    let weights = Weights::new(args.source.seed, DType::F32, device);
     let classifier = candle_nn::linear(channels, 10, weights.builder())?;
     let config = AdamConfig {
         learning_rate: LEARNING_RATE,
@@ -99,8 +100,8 @@ fn fit(args: &Args, cells: &Tensor, labels: &[u8], key: Key) -> Result<Linear> {
             .map(|_| rng.random_range(0..(images * area) as u32))
             .collect();
         let digits = drawn.iter().map(|&cell| u32::from(labels[cell as usize / area]));
-        let digits = Tensor::new(digits.collect::<Vec<_>>(), &Device::Cpu)?;
-        let seen = cells.index_select(&Tensor::new(drawn, &Device::Cpu)?, 0)?;
+        let digits = Tensor::new(digits.collect::<Vec<_>>(), device)?;
+        let seen = cells.index_select(&Tensor::new(drawn, device)?, 0)?;
         let loss = candle_nn::loss::cross_entropy(&classifier.forward(&seen)?, &digits)?;
         adam.step(&loss.backward()?)?;
         bar.inc(1);

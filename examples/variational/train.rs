@@ -1,6 +1,5 @@
 //! `variational train`: trains a variational autoencoder.
 
-use candle_core::Device;
 use clap::{Parser, ValueEnum};
 use lnca::io::{sheet, write_png};
 use lnca::random::Key;
@@ -72,6 +71,11 @@ pub struct Args {
     #[arg(long)]
     constant: bool,
 
+    /// Do not clip gradients, which have a norm of 10 at most by default. A reproduction clips the updates of
+    /// Adam instead, by a norm that they never reach
+    #[arg(long)]
+    no_clip: bool,
+
     /// Weight of the KL divergence of the latents
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, value_parser = amount)]
     beta: f64,
@@ -111,6 +115,7 @@ impl Args {
                     DecoderName::Broadcast => 1e-3,
                     _ => 3e-3,
                 }),
+                clip: default.adam.clip.filter(|_| !self.no_clip),
                 cosine_updates: (!self.constant).then_some(self.updates),
                 ..default.adam
             },
@@ -125,6 +130,7 @@ impl Args {
 }
 
 pub fn train(args: &Args) -> Result<()> {
+    let device = args.training.device.open()?;
     let folder = args.training.folder("variational")?;
     let images = args.data.load()?;
     let config = VaeConfig {
@@ -140,9 +146,9 @@ pub fn train(args: &Args) -> Result<()> {
         made_by: command_line(),
         ..VaeCard::new(config)
     };
-    let vae = Vae::new(card, args.training.seed, &Device::Cpu)?;
+    let vae = Vae::new(card, args.training.seed, &device)?;
     if let Some(path) = &args.training.start {
-        let start = Vae::load(path, &Device::Cpu)?;
+        let start = Vae::load(path, &device)?;
         vae.weights().load(&start.weights().snapshot()?)?;
     }
     let mut trainer = VaeTrainer::new(&vae, images.train, args.trainer())?;

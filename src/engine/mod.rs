@@ -12,6 +12,7 @@ mod cpu;
 #[doc(hidden)]
 pub mod cuda;
 mod custom_op;
+mod device_name;
 mod fallback;
 #[cfg(feature = "wgpu")]
 mod gpu;
@@ -27,6 +28,7 @@ use crate::error::Result;
 use crate::program::Program;
 
 use custom_op::RolloutOp;
+pub use device_name::DeviceName;
 pub(crate) use fallback::Fallback;
 #[cfg(feature = "wgpu")]
 pub use gpu::Gpu;

@@ -1,6 +1,6 @@
 //! Style losses: distances between textures, independent of positions.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::sliced_transport::{directions, sliced_transport};
 use crate::error::{Error, Result, check};
@@ -194,8 +194,10 @@ pub(super) fn as_sets(features: &Tensor) -> Result<Tensor> {
 
 /// Identifies an image in settings: its shape and the sum of its values.
 pub(super) fn fingerprint(image: &Tensor) -> serde_json::Value {
+    // On the CPU, so that a training may be resumed on another device.
     let sum = image
-        .to_dtype(DType::F64)
+        .to_device(&Device::Cpu)
+        .and_then(|image| image.to_dtype(DType::F64))
         .and_then(|image| image.sum_all()?.to_scalar::<f64>());
     serde_json::json!({ "shape": image.dims(), "sum": sum.ok() })
 }

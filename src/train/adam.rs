@@ -8,6 +8,9 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::adam_kernels::{Change, Mean, norm};
+use super::trainer::Reading;
+use super::unread::{Losses, Unread};
+use crate::engine::cuda::{self, AdamNumbers, AdamTensors};
 use crate::error::{Error, Result, check};
 use crate::io::safetensors::{Tensors, add_prefixed, take_prefixed};
 
@@ -97,6 +100,18 @@ pub struct Adam {
     vars: Vec<(String, Var)>,
     moments: BTreeMap<String, (Tensor, Tensor)>,
     updates: usize,
+    /// Where kernels note the first gradient that is not finite, and the names of the weights that they last
+    /// changed.
+    fault: Option<(Tensor, Vec<String>)>,
+    is_deferred: bool,
+    unread: Unread,
+}
+
+/// A weight with a gradient.
+struct Used {
+    name: String,
+    var: Var,
+    grad: Tensor,
 }
 
 impl Adam {
@@ -112,6 +127,9 @@ impl Adam {
             vars,
             moments: BTreeMap::new(),
             updates: 0,
+            fault: None,
+            is_deferred: false,
+            unread: Unread::default(),
         })
     }
 
@@ -135,34 +153,78 @@ impl Adam {
         self.config.learning_rate_at(self.updates)
     }
 
+    /// Leaves losses, and on a GPU gradients, unread until [`Adam::settle`], so that no update waits for the
+    /// device; off unless set. Trainers then return no readings.
+    pub fn defer(&mut self, is_deferred: bool) {
+        self.is_deferred = is_deferred;
+    }
+
+    /// The mean of each loss term over the updates since the last call; nothing unless [`Adam::defer`] is on.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if a loss or the norm of a gradient was not finite in one of them. Where that was
+    /// a gradient, no weight was changed since.
+    pub fn settle(&mut self) -> Result<Vec<Reading>> {
+        let means = self.unread.means();
+        self.unread.clear();
+        let means = means?;
+        match self.told_fault() {
+            Ok(()) => Ok(means),
+            Err(error) => {
+                // Told once: whoever goes on after it starts anew.
+                self.fault = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// An error if a loss or gradient was not finite since the last [`Adam::settle`].
+    pub(super) fn check_unread(&self) -> Result<()> {
+        self.unread.means()?;
+        self.told_fault()
+    }
+
+    /// The losses of the next update: read, or, if that is deferred, kept. Unless they are `told`,
+    /// [`Adam::settle`] only checks them.
+    pub(super) fn note(&mut self, losses: Losses, told: bool) -> Result<Vec<Reading>> {
+        if !self.is_deferred {
+            return losses.read();
+        }
+        self.unread.push(losses, told);
+        Ok(vec![])
+    }
+
     /// One update by the gradients of a loss.
     ///
     /// # Errors
     /// [`Error::Diverged`] if the norm of a gradient is not finite, [`Error::Config`] if no weight has one;
-    /// then nothing was changed.
+    /// then nothing was changed. With [`Adam::defer`], on a GPU the first is the error of
+    /// [`Adam::settle`].
     pub fn step(&mut self, grads: &GradStore) -> Result<()> {
         let mut used = Vec::with_capacity(self.vars.len());
         for (name, var) in &self.vars {
             let Some(grad) = grads.get(var) else { continue };
-            let size = norm(grad)?;
-            if !size.is_finite() {
-                return Err(Error::Diverged {
-                    what: format!("the gradient of `{name}`"),
-                    value: size,
-                    at: format!("update {}", self.updates),
-                });
-            }
-            used.push((name, var, grad.contiguous()?, size));
+            used.push(Used {
+                name: name.clone(),
+                var: var.clone(),
+                grad: grad.contiguous()?,
+            });
         }
         if used.is_empty() && !self.vars.is_empty() {
             let expected = "one that depends on a weight";
             return Err(Error::config("loss", expected, "independent of all of them"));
         }
-        let norm = used.iter().map(|(.., size)| size * size).sum::<f64>().sqrt();
-        let clipped = self
-            .config
-            .clip
-            .map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
+        let tensors = used.iter().flat_map(|used| [used.var.as_tensor(), &used.grad]);
+        match cuda::runs_adam(tensors) {
+            true => self.step_by_kernels(&used)?,
+            false => self.step_by_operations(&used)?,
+        }
+        self.updates += 1;
+        Ok(())
+    }
+
+    /// Learning rate and eps of the next update, corrected for the bias of the moments.
+    fn corrected(&self) -> (f64, f64) {
         let AdamConfig { beta1, beta2, .. } = self.config;
         let t = i32::try_from(self.updates).map_or(i32::MAX, |updates| updates.saturating_add(1));
         let correction = (1.0 - beta2.powi(t)).sqrt();
@@ -171,25 +233,111 @@ impl Adam {
             true => self.config.eps * correction,
             false => self.config.eps,
         };
-        for (name, var, grad, size) in used {
+        (rate, eps)
+    }
+
+    /// Moments of 0 for weights that have none.
+    fn add_moments(&mut self, used: &[Used]) -> Result<()> {
+        for Used { name, var, .. } in used {
+            if let Entry::Vacant(entry) = self.moments.entry(name.clone()) {
+                let zeros = || var.as_detached_tensor().zeros_like();
+                entry.insert((zeros()?, zeros()?));
+            }
+        }
+        Ok(())
+    }
+
+    fn step_by_operations(&mut self, used: &[Used]) -> Result<()> {
+        let mut sizes = Vec::with_capacity(used.len());
+        for Used { name, grad, .. } in used {
+            let size = norm(grad)?;
+            if !size.is_finite() {
+                return Err(Error::Diverged {
+                    what: format!("the gradient of `{name}`"),
+                    value: size,
+                    at: format!("update {}", self.updates),
+                });
+            }
+            sizes.push(size);
+        }
+        let norm = sizes.iter().map(|size| size * size).sum::<f64>().sqrt();
+        let clipped = self
+            .config
+            .clip
+            .map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
+        let AdamConfig { beta1, beta2, .. } = self.config;
+        let (rate, eps) = self.corrected();
+        self.add_moments(used)?;
+        for (Used { name, var, grad }, size) in used.iter().zip(sizes) {
             let scale = match self.config.normalise {
                 true => 1.0 / (size + 1e-8),
                 false => clipped,
             };
-            let (m, v) = match self.moments.entry(name.clone()) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => {
-                    let zeros = || var.as_detached_tensor().zeros_like();
-                    entry.insert((zeros()?, zeros()?))
-                }
+            let Some((m, v)) = self.moments.get_mut(name) else {
+                continue;
             };
             let mean = |beta, squares| Mean { beta, scale, squares };
-            mean(beta1, false).follow(m, &grad)?;
-            mean(beta2, true).follow(v, &grad)?;
+            mean(beta1, false).follow(m, grad)?;
+            mean(beta2, true).follow(v, grad)?;
             Change { rate, eps }.make(var, m, v)?;
         }
-        self.updates += 1;
         Ok(())
+    }
+
+    fn step_by_kernels(&mut self, used: &[Used]) -> Result<()> {
+        let Some(first) = used.first() else { return Ok(()) };
+        self.add_moments(used)?;
+        let fault = match self.fault.take() {
+            Some((place, _)) => place,
+            None => cuda::no_fault(first.var.device())?,
+        };
+        let mut tensors = Vec::with_capacity(used.len());
+        for Used { name, var, grad } in used {
+            let Some((mean, square)) = self.moments.get(name) else {
+                continue;
+            };
+            tensors.push(AdamTensors {
+                values: var,
+                mean,
+                square,
+                gradient: grad,
+            });
+        }
+        let (rate, eps) = self.corrected();
+        let numbers = AdamNumbers {
+            beta1: self.config.beta1,
+            beta2: self.config.beta2,
+            rate,
+            eps,
+            normalise: self.config.normalise,
+            clip: self.config.clip,
+            update: self.updates,
+        };
+        cuda::adam(&tensors, &fault, &numbers)?;
+        let names = used.iter().map(|used| used.name.clone()).collect();
+        self.fault = Some((fault, names));
+        if self.is_deferred {
+            return Ok(());
+        }
+        self.told_fault().inspect_err(|_| self.fault = None)
+    }
+
+    /// An error if kernels met a gradient that is not finite.
+    fn told_fault(&self) -> Result<()> {
+        let Some((place, names)) = &self.fault else {
+            return Ok(());
+        };
+        match cuda::fault(place)? {
+            None => Ok(()),
+            Some(fault) => {
+                let name = names.get(fault.weight).map_or("", |name| name);
+                Err(Error::Diverged {
+                    what: format!("the gradient of `{name}`"),
+                    value: fault.norm,
+                    at: format!("update {}", fault.update),
+                })
+            }
+        }
     }
 
     /// The moments, as `m.<weight>` and `v.<weight>`; with [`Adam::updates`] the whole state.
@@ -231,6 +379,8 @@ impl Adam {
             return Err(Self::misfit(name, None, tensor.shape()));
         }
         (self.moments, self.updates) = (moments, updates);
+        self.fault = None;
+        self.unread.clear();
         Ok(())
     }
 

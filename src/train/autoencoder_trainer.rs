@@ -150,7 +150,7 @@ impl AutoencoderTrainer {
         if config.tv != 0.0 {
             terms.push(Term::new("tv", config.tv, loss::total_variation(&rec_a, anchor)?));
         }
-        let mut readings = descend(&mut self.adam, &terms)?;
+        let mut readings = descend(&mut self.adam, &terms, true)?;
 
         let clean = autoencoder.encode(anchor, true)?;
         let corrupted = autoencoder.encode(positive, true)?;
@@ -163,7 +163,7 @@ impl AutoencoderTrainer {
         let still_corrupted = autoencoder.decode(&corrupted.latent, &clean.skip, true)?;
         let eq = (loss::masked_mse(anchor, &still_clean, &mask)?
             + loss::masked_mse(positive, &still_corrupted, &mask)?)?;
-        readings.extend(descend(&mut self.adam, &[Term::new("eq", config.eq, eq)])?);
+        readings.extend(descend(&mut self.adam, &[Term::new("eq", config.eq, eq)], true)?);
         Ok(readings)
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn save<P: Serialize + DeserializeOwned>(
     state: State<P>,
 ) -> Result<()> {
     // What is not finite must not replace what was.
+    adam.check_unread()?;
     weights.check_finite()?;
     let mut tensors = Tensors::new();
     add_prefixed(&mut tensors, "weights.", weights.snapshot()?);

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{self, Identity};
 use super::trainer::{Reading, Trainer};
-use crate::data::{Batches, Corruption, Curriculum, Dataset};
+use crate::data::{Batch, Batches, Corruption, Curriculum, Dataset};
 use crate::error::{Error, Result, check};
 use crate::io::safetensors::Tensors;
 use crate::metric::SSIM_WINDOW;
@@ -70,7 +69,8 @@ pub enum Event<'a> {
         batch: usize,
         /// Learning rate of the next update.
         learning_rate: f64,
-        /// The loss terms of the batch.
+        /// The loss terms of the batch. With [`Fit::read_every`] above 1, those of most batches are empty,
+        /// and the others are means since the last that were not.
         readings: &'a [Reading],
     },
     /// An epoch was validated. During this call the trainer's weights are the validated ones: their running
@@ -96,8 +96,8 @@ pub enum Event<'a> {
 
 /// The training loop of a [`Trainer`] and its settings.
 ///
-/// In the end the weights are those of the epoch with the best validation SSIM, or the last ones if no epoch
-/// has a finite SSIM.
+/// Batches are made on the device of the trainer's weights. In the end the weights are those of the epoch
+/// with the best validation SSIM, or the last ones if no epoch has a finite SSIM.
 #[derive(Clone, Debug)]
 pub struct Fit {
     /// Passes over the training images: 20.
@@ -110,10 +110,11 @@ pub struct Fit {
     pub checkpoint: Option<PathBuf>,
     /// Batches between checkpoints, in addition to one after every epoch: 500.
     pub checkpoint_every: usize,
+    /// Batches between two readings of losses, which make a GPU wait: 1. Losses are always read before a
+    /// checkpoint is written.
+    pub read_every: usize,
     /// Whether to resume from the checkpoint if it exists: true.
     pub resume: bool,
-    /// Device of the batches: the CPU.
-    pub device: Device,
     /// Once this is true, the training stops after the batch at hand: it writes its checkpoint and returns
     /// [`Error::Interrupted`]. For handlers of signals and buttons: none.
     pub stop: Option<Arc<AtomicBool>>,
@@ -127,8 +128,8 @@ impl Default for Fit {
             seed: 0,
             checkpoint: None,
             checkpoint_every: 500,
+            read_every: 1,
             resume: true,
-            device: Device::Cpu,
             stop: None,
         }
     }
@@ -147,7 +148,8 @@ impl Fit {
     ///
     /// # Errors
     /// [`Error::Diverged`] if a loss or gradient is not finite: the weights then are those before that
-    /// update, and the last checkpoint is kept. [`Error::File`] if the checkpoint belongs to another run.
+    /// update, unless losses are read later, and the last checkpoint is kept.
+    /// [`Error::File`] if the checkpoint belongs to another run.
     /// [`Error::Config`] if there is no epoch or no full batch to train on, validation images are missing or
     /// smaller than the SSIM window, or corruption or curriculum are out of range.
     /// [`Error::Interrupted`] if it was asked to stop.
@@ -166,6 +168,7 @@ impl Fit {
             let updates = self.epochs.saturating_mul(batches * trainer.updates_per_batch());
             trainer.optimiser_mut().anneal_over(updates);
         }
+        trainer.optimiser_mut().defer(self.read_every > 1);
         let mut run = Run {
             fit: self,
             data,
@@ -238,15 +241,13 @@ impl Run<'_> {
             .training_batches(epoch, fit.batch_size, corruption, key)?;
         while self.progress.batch < batches.len() {
             let number = self.progress.batch;
-            let batch = batches.get(number, &fit.device)?;
+            let batch = batches.get(number, self.trainer.weights().device())?;
             let key = key
                 .fold_in_name("batch")
                 .fold_in(epoch as u64)
                 .fold_in(number as u64);
-            let readings = self
-                .trainer
-                .learn(&batch, key)
-                .map_err(|error| locate(error, phase, self.progress))?;
+            let readings = self.learn(&batch, key, number + 1 == batches.len());
+            let readings = readings.map_err(|error| locate(error, phase, self.progress))?;
             let loss = Reading::total(&readings);
             tracing::debug!(phase, epoch, batch = number, loss);
             (self.tell)(&Event::Batch {
@@ -270,6 +271,18 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The updates of a batch, and the losses that are read after it.
+    fn learn(&mut self, batch: &Batch, key: Key, is_last: bool) -> Result<Vec<Reading>> {
+        let readings = self.trainer.learn(batch, key)?;
+        let done = self.progress.batch + 1;
+        let every = self.fit.read_every;
+        if every < 2 || !(is_last || done.is_multiple_of(every)) {
+            return Ok(readings);
+        }
+        let means = self.trainer.optimiser_mut().settle()?;
+        Ok(if means.is_empty() { readings } else { means })
+    }
+
     fn is_stopped(&self) -> bool {
         let stop = self.fit.stop.as_ref();
         stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
@@ -289,7 +302,7 @@ impl Run<'_> {
             }
         };
         let mut scores = Vec::new();
-        for batch in batches.iter(&self.fit.device) {
+        for batch in batches.iter(weights.device()) {
             scores.extend(self.trainer.validate(&batch?, scores.len())?);
         }
         let ssim = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
@@ -363,7 +376,7 @@ impl Run<'_> {
         let (identity, weights) = (self.identity(), self.trainer.weights().clone());
         let learned = (&weights, self.trainer.optimiser_mut());
         let state: checkpoint::State<Progress> =
-            checkpoint::restore(path, &identity, learned, &self.fit.device)?;
+            checkpoint::restore(path, &identity, learned, weights.device())?;
         let restored = self.trainer.restore_state(state.trainer);
         restored.map_err(|error| Error::file(path, error))?;
         (self.progress, self.best) = (state.progress, state.best);

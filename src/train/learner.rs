@@ -36,17 +36,30 @@ pub trait Learner {
     /// The learning rate of the next update.
     fn learning_rate(&self) -> f64;
 
-    /// One update, and the terms of its loss.
+    /// One update, and the terms of its loss; none of them if they are [deferred](Learner::defer).
     ///
     /// # Errors
     /// [`Error::Diverged`](crate::Error::Diverged) before a weight is touched if the loss or a gradient is
     /// not finite.
     fn update(&mut self) -> Result<Vec<Reading>>;
 
+    /// Leaves losses unread until [`Learner::settle`], so that no update waits for a GPU: as
+    /// [`Adam::defer`](super::Adam::defer). By default this does nothing.
+    fn defer(&mut self, _is_deferred: bool) {}
+
+    /// The mean of each loss term over the updates since the last call, if they are deferred; else nothing.
+    ///
+    /// # Errors
+    /// As [`Adam::settle`](super::Adam::settle).
+    fn settle(&mut self) -> Result<Vec<Reading>> {
+        Ok(vec![])
+    }
+
     /// Writes everything that the next update depends on to a safetensors file, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if it cannot be written.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be written,
+    /// [`Error::Diverged`](crate::Error::Diverged) if a loss or gradient that was left unread is not finite.
     fn save(&self, checkpoint: &Path) -> Result<()>;
 
     /// Goes on from a file that [`Learner::save`] wrote.

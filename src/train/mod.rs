@@ -12,6 +12,7 @@ mod pool;
 mod pool_trainer;
 mod recipe;
 mod trainer;
+mod unread;
 mod vae_trainer;
 mod weight_average;
 

@@ -129,7 +129,7 @@ impl<N: Network> Trainer for NetworkTrainer<N> {
             NetworkLoss::Psnr => Term::new("psnr", 1.0, psnr_loss(&restored, &batch.clean)?),
             NetworkLoss::Mae => Term::new("mae", 1.0, mae(&restored, &batch.clean)?),
         };
-        descend(&mut self.adam, &[term])
+        descend(&mut self.adam, &[term], true)
     }
 
     fn validate(&self, batch: &Batch, _: usize) -> Result<Vec<f64>> {

@@ -245,7 +245,7 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         let rollout = rollout.clone().training(true).memory(self.memory);
         let cells = rollout.run(&self.transition, states)?;
         let terms = self.loss.terms(&cells, key)?;
-        Ok((descend(&mut self.adam, &terms)?, cells.detach()))
+        Ok((descend(&mut self.adam, &terms, true)?, cells.detach()))
     }
 
     /// Prepares a batch for an update, by the settings: sorts `states` (`[B, H, W, C]`), replaces the first
@@ -294,13 +294,16 @@ impl<T: TransitionFn + Clone + 'static> PatternTrainer<T> {
         }
     }
 
-    /// Whether a state may go back into the pool.
-    fn is_sound(&self, state: &Tensor) -> Result<bool> {
-        let largest = state.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F64)?;
+    /// Which states (`[B, H, W, C]`) may go back into the pool, in one copy to the host.
+    fn are_sound(&self, states: &Tensor) -> Result<Vec<bool>> {
+        let states = states.flatten_from(1)?;
+        let largest = states.abs()?.max(1)?;
         // Checked by a sum, since a maximum may miss NaN.
-        let sum = state.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        let both = Tensor::stack(&[largest, states.sum(1)?], 1)?.to_dtype(DType::F64)?;
         let bound = self.config.bound.unwrap_or(f64::INFINITY);
-        Ok(sum.is_finite() && largest.to_scalar::<f64>()? <= bound)
+        let is_sound =
+            |of: &Vec<f64>| matches!(of[..], [largest, sum] if sum.is_finite() && largest <= bound);
+        Ok(both.to_vec2()?.iter().map(is_sound).collect())
     }
 
     fn state(&self, state: &Option<Tensor>) -> Tensor {
@@ -357,13 +360,23 @@ impl<T: TransitionFn + Clone + 'static> Learner for PatternTrainer<T> {
         let (order, states) = self.prepare(&states, &damage)?;
         let rollout = Rollout::sampled(self.config.steps.clone(), key)?.fire_rate(self.config.fire_rate);
         let (readings, cells) = self.update_from(&states, &rollout, key.fold_in_name("loss"))?;
-        for (&place, state) in order.iter().zip(0..) {
+        if slots.is_empty() {
+            return Ok(readings);
+        }
+        for ((&place, is_sound), state) in order.iter().zip(self.are_sound(&cells)?).zip(0..) {
             if let Some(slot) = slots.get(place) {
-                let state = one(&cells, state)?;
-                self.pool[*slot] = self.is_sound(&state)?.then_some(state);
+                self.pool[*slot] = is_sound.then(|| one(&cells, state)).transpose()?;
             }
         }
         Ok(readings)
+    }
+
+    fn defer(&mut self, is_deferred: bool) {
+        self.adam.defer(is_deferred);
+    }
+
+    fn settle(&mut self) -> Result<Vec<Reading>> {
+        self.adam.settle()
     }
 
     fn save(&self, path: &Path) -> Result<()> {

@@ -170,7 +170,7 @@ impl PoolTrainer {
     pub fn fresh_update(&mut self, batch: &Batch, rollout: &Rollout) -> Result<Vec<Reading>> {
         let seed = self.restorer.seed(&batch.corrupted)?;
         let cells = self.restorer.evolve(&seed, rollout)?;
-        let readings = self.descend(&cells, &batch.corrupted, &batch.clean)?;
+        let readings = self.descend(&cells, (&batch.corrupted, &batch.clean), true)?;
         self.pool.append(&batch.clean, &batch.corrupted, &cells)?;
         Ok(readings)
     }
@@ -182,12 +182,19 @@ impl PoolTrainer {
     pub fn pool_update(&mut self, n: usize, rollout: &Rollout) -> Result<Vec<Reading>> {
         let (clean, corrupted, cells) = self.pool.first(n)?;
         let cells = self.restorer.evolve(&cells, rollout)?;
-        let readings = self.descend(&cells, &corrupted, &clean)?;
+        let readings = self.descend(&cells, (&corrupted, &clean), false)?;
         self.pool.write_back(&cells)?;
         Ok(readings)
     }
 
-    fn descend(&mut self, cells: &Tensor, corrupted: &Tensor, clean: &Tensor) -> Result<Vec<Reading>> {
+    /// An update whose losses are told where that is deferred, or only checked: those of a batch are of its
+    /// fresh update.
+    fn descend(
+        &mut self,
+        cells: &Tensor,
+        (corrupted, clean): (&Tensor, &Tensor),
+        told: bool,
+    ) -> Result<Vec<Reading>> {
         let restored = self.restorer.readout(cells, corrupted)?;
         let target = || self.restorer.target(clean);
         let layout = self.restorer.layout();
@@ -195,7 +202,7 @@ impl PoolTrainer {
             .config
             .loss
             .terms(&layout, cells, (&restored, clean), target)?;
-        let readings = descend(&mut self.adam, &terms)?;
+        let readings = descend(&mut self.adam, &terms, told)?;
         if let Some(average) = &mut self.average {
             average.follow(&self.weights, self.adam.updates())?;
         }

@@ -1,8 +1,7 @@
 //! The trait of trainers that [`Fit`](super::Fit) runs, and an update by the terms of a loss.
 
-use candle_core::Tensor;
-
 use super::adam::Adam;
+use super::unread::Losses;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::io::safetensors::Tensors;
@@ -38,7 +37,8 @@ pub trait Trainer {
     /// Optimiser updates per batch.
     fn updates_per_batch(&self) -> usize;
 
-    /// Makes the updates of one batch. All draws come from `key`.
+    /// Makes the updates of one batch. All draws come from `key`. There are no readings if they are
+    /// [deferred](Adam::defer).
     ///
     /// # Errors
     /// [`Error::Diverged`] before a weight is touched if a loss is not finite.
@@ -90,26 +90,10 @@ impl Reading {
     }
 }
 
-/// One update: reads the terms of a loss, checks that they are finite, and steps along their gradient.
-pub(super) fn descend(adam: &mut Adam, terms: &[Term]) -> Result<Vec<Reading>> {
-    let read = |term: &Term| -> Result<Reading> {
-        let value = scalar(&term.value)?;
-        if !value.is_finite() {
-            let at = format!("update {}", adam.updates());
-            let what = format!("the loss term `{}`", term.name);
-            return Err(Error::Diverged { what, value, at });
-        }
-        Ok(Reading {
-            name: term.name,
-            weight: term.weight,
-            value,
-        })
-    };
-    let readings = terms.iter().map(read).collect::<Result<_>>()?;
+/// One update along the gradient of a loss. Its terms are read and checked before, unless that is
+/// [deferred](Adam::defer); then there are no readings, and [`Adam::settle`] tells them if they are `told`.
+pub(super) fn descend(adam: &mut Adam, terms: &[Term], told: bool) -> Result<Vec<Reading>> {
+    let readings = adam.note(Losses::new(adam.updates(), terms)?, told)?;
     adam.step(&total(terms)?.backward()?)?;
     Ok(readings)
-}
-
-fn scalar(value: &Tensor) -> Result<f64> {
-    Ok(value.to_dtype(candle_core::DType::F64)?.to_scalar()?)
 }

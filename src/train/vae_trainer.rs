@@ -229,7 +229,7 @@ impl VaeTrainer {
         let nll = log_bernoulli(images, &logits)?.mean_all()?.neg()?;
         let kl = counted_kl(&posterior, images, evolving)?;
         let terms = [Term::new("nll", 1.0, nll), Term::new("kl", self.config.beta, kl)];
-        Ok((descend(&mut self.adam, &terms)?, cells))
+        Ok((descend(&mut self.adam, &terms, true)?, cells))
     }
 
     /// Images drawn with replacement.
@@ -312,6 +312,14 @@ impl Learner for VaeTrainer {
         let noise = self.vae.noise(self.config.batch, 1, key)?.squeeze(1)?;
         let rollout = self.rollout(key)?;
         Ok(self.update_from(&images, &noise, None, &rollout)?.0)
+    }
+
+    fn defer(&mut self, is_deferred: bool) {
+        self.adam.defer(is_deferred);
+    }
+
+    fn settle(&mut self) -> Result<Vec<Reading>> {
+        self.adam.settle()
     }
 
     fn save(&self, path: &Path) -> Result<()> {

@@ -1,8 +1,10 @@
 //! The device that tests run on, which the variable `LNCA_TEST_DEVICE` names.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Device;
+use lnca::DeviceName;
 
 #[path = "emulator.rs"]
 pub mod emulator;
@@ -21,6 +23,12 @@ struct Chosen {
 /// If [`check`] fails.
 pub fn device() -> Device {
     chosen().unwrap_or_else(|error| panic!("{error}")).device
+}
+
+/// The folder of the repository: that of the build, or, elsewhere, what the variable `LNCA_ROOT` names.
+#[allow(dead_code)]
+pub fn root() -> PathBuf {
+    std::env::var_os("LNCA_ROOT").map_or(PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 /// Whether the engine for CPUs runs rollouts: for tests of what it alone has.
@@ -47,32 +55,17 @@ fn chosen() -> Result<Chosen, String> {
 }
 
 fn choose(name: &str) -> Result<Chosen, String> {
-    let unknown = || format!("LNCA_TEST_DEVICE is `{name}`, expected `cpu`, `cuda`, `cuda:N` or `emulated`");
-    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
-    match kind {
-        "cpu" | "emulated" if name != kind => Err(unknown()),
-        "cpu" => Ok(Chosen {
+    if name == "emulated" {
+        emulator::compiler().map_err(|why| format!("LNCA_TEST_DEVICE is `{name}`: {why}"))?;
+        lnca::cuda::emulate(Arc::new(emulator::Emulator::default()));
+        return Ok(Chosen {
             device: Device::Cpu,
-            is_emulated: false,
-        }),
-        "emulated" => {
-            emulator::compiler().map_err(|why| format!("LNCA_TEST_DEVICE is `{name}`: {why}"))?;
-            lnca::cuda::emulate(Arc::new(emulator::Emulator::default()));
-            Ok(Chosen {
-                device: Device::Cpu,
-                is_emulated: true,
-            })
-        }
-        "cuda" if !cfg!(feature = "cuda") => Err(format!(
-            "LNCA_TEST_DEVICE is `{name}`, and these tests were built without it: expected `--features cuda`"
-        )),
-        "cuda" => {
-            let device = Device::new_cuda(index.parse().map_err(|_| unknown())?);
-            Ok(Chosen {
-                device: device.map_err(|error| format!("LNCA_TEST_DEVICE is `{name}`: {error}"))?,
-                is_emulated: false,
-            })
-        }
-        _ => Err(unknown()),
+            is_emulated: true,
+        });
     }
+    let device = name.parse().and_then(DeviceName::open);
+    Ok(Chosen {
+        device: device.map_err(|error| format!("LNCA_TEST_DEVICE is `{name}`, or `emulated`: {error}"))?,
+        is_emulated: false,
+    })
 }

@@ -1,12 +1,13 @@
 //! A device that runs CUDA kernels on a CPU: g++ compiles them over `emulator.hpp`.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use libloading::Library;
 use lnca::Result;
@@ -18,6 +19,16 @@ const HEADER: &str = include_str!("emulator.hpp");
 /// Floats before and after each allocation, which must stay as they are.
 const GUARD: usize = 256;
 
+thread_local! {
+    static LAUNCHED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many kernels this thread has launched.
+#[allow(dead_code)]
+pub fn launches() -> usize {
+    LAUNCHED.get()
+}
+
 /// Whether there is a compiler, or why not.
 pub fn compiler() -> std::result::Result<(), String> {
     match Command::new("g++").arg("--version").output() {
@@ -26,11 +37,14 @@ pub fn compiler() -> std::result::Result<(), String> {
     }
 }
 
+/// A module that is built once; the lock is that of whoever builds it.
+type Slot = Arc<Mutex<Option<Arc<Module>>>>;
+
 /// Runs kernels on the CPU.
 #[derive(Default)]
 pub struct Emulator {
     change: Option<(&'static str, &'static str)>,
-    modules: Mutex<HashMap<String, Arc<OnceLock<Arc<Module>>>>>,
+    modules: Mutex<HashMap<String, Slot>>,
     allocations: Arc<Mutex<BTreeMap<u64, usize>>>,
 }
 
@@ -106,14 +120,16 @@ impl Driver for Emulator {
             .entry(source.name.clone())
             .or_default()
             .clone();
-        if module.get().is_none() {
-            let loaded = Arc::new(Module {
-                library: build(&self.changed(source))?,
-                allocations: self.allocations.clone(),
-            });
-            let _ = module.set(loaded);
+        let mut module = module.lock().unwrap();
+        if let Some(module) = &*module {
+            return Ok(module.clone());
         }
-        Ok(module.get().unwrap().clone())
+        let loaded = Arc::new(Module {
+            library: build(&self.changed(source))?,
+            allocations: self.allocations.clone(),
+        });
+        *module = Some(loaded.clone());
+        Ok(loaded)
     }
 }
 
@@ -140,6 +156,7 @@ impl Emulator {
 impl Kernels for Module {
     fn launch(&self, kernel: &str, blocks: usize, shared: usize, args: &Args) -> Result<()> {
         type Run = unsafe extern "C" fn(*const c_void, i32, usize, u64);
+        LAUNCHED.set(LAUNCHED.get() + 1);
         static LAUNCHES: AtomicU64 = AtomicU64::new(0x9E37_79B9_7F4A_7C15);
         let seed = LAUNCHES.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         // SAFETY: the emulator's header gives every kernel such a function. That kernels stay within their

@@ -14,7 +14,7 @@ mod train;
 mod vnca;
 mod weights;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::DType::{self, F32, F64};
 
@@ -23,7 +23,7 @@ pub use check::{Check, Worst};
 
 /// Where the larger set of cases lies unless `LNCA_GOLDEN` says otherwise.
 pub fn default_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden")
+    crate::device::root().join("../shared/golden")
 }
 
 type Checker = fn(&mut Check) -> Result<()>;

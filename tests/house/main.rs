@@ -32,6 +32,70 @@ const ORDER: [&str; 15] = [
 /// Allowed upward imports: a file, the file it imports, and the reason.
 const UPWARD: [(&str, &str, &str); 0] = [];
 
+/// Files of `src` that name the CPU or read values of tensors on the host outside of their tests, and why.
+/// Elsewhere either would fail on a GPU, or make it wait.
+const ON_HOST: [(&str, &str); 32] = [
+    (
+        "data/corrupt/corruption.rs",
+        "noise is drawn on the host, once a batch",
+    ),
+    (
+        "data/corrupt/motion_blur.rs",
+        "images are blurred on the host, once a batch",
+    ),
+    (
+        "data/generated/growing_target.rs",
+        "pictures are drawn on the host",
+    ),
+    (
+        "data/generated/texture_target.rs",
+        "pictures are drawn on the host",
+    ),
+    ("data/images/dataset.rs", "images are in memory of the host"),
+    ("data/images/hub.rs", "images are in memory of the host"),
+    (
+        "engine/cuda/adam.rs",
+        "whether a gradient was finite, when that is asked",
+    ),
+    ("engine/cuda/memory.rs", "it is about devices"),
+    ("engine/device_name.rs", "it is about devices"),
+    ("engine/fallback.rs", "it is about devices"),
+    ("error/check.rs", "arguments are checked where they are given"),
+    ("grid/draws.rs", "rates of cells, once a rollout has been set up"),
+    ("io/render.rs", "pictures are files"),
+    (
+        "loss/pattern.rs",
+        "the losses by which states are ranked, once an update",
+    ),
+    (
+        "loss/sliced_transport.rs",
+        "Candle sorts at most 1024 numbers on a GPU",
+    ),
+    ("loss/style.rs", "the fingerprint of a target, once a training"),
+    ("metric/evaluate.rs", "a score is the result"),
+    ("metric/texture.rs", "a score is the result"),
+    ("model/baseline/classical.rs", "filters of the host"),
+    ("model/pattern/released.rs", "files are read on the host"),
+    ("model/vae/model.rs", "estimates are the result"),
+    ("nn/weights.rs", "no weights have no device"),
+    ("ops/neighbours.rs", "taps that are 0, on plain operations alone"),
+    ("rollout/fused.rs", "given masks"),
+    ("train/adam_kernels.rs", "norms, where no kernel runs"),
+    ("train/autoencoder_trainer.rs", "scores of a validation"),
+    ("train/network_trainer.rs", "scores of a validation"),
+    (
+        "train/pattern_trainer.rs",
+        "which states are sound, once an update",
+    ),
+    ("train/pool_trainer.rs", "scores of a validation"),
+    ("train/unread.rs", "losses, when they are asked for"),
+    ("train/vae_trainer.rs", "which grids are sound, once an update"),
+    (
+        "transition/texture.rs",
+        "the largest weight, where weights are quantised",
+    ),
+];
+
 /// Most modules of `src/lib.rs`: a reader should take them in at a glance.
 const TOP_LEVEL: usize = 15;
 
@@ -162,6 +226,45 @@ fn wide_comments(sources: &[Source], max: usize) -> Vec<String> {
     found
 }
 
+/// Lines of `src`, tests and documentation left out, that name the CPU or read a tensor's values, in files
+/// that are not in `allowed`; and files of `allowed` without such a line.
+fn on_host(sources: &[Source], allowed: &[(&str, &str)]) -> Vec<String> {
+    let is_known = |path: &str| allowed.iter().any(|(known, _)| path == format!("src/{known}"));
+    let mut found = vec![];
+    let mut used = BTreeSet::new();
+    for Source { path, text } in sources
+        .iter()
+        .filter(|source| !source.path.ends_with("/tests.rs"))
+    {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (number, line) in (1..).zip(code.lines()) {
+            let is_comment = line.trim_start().starts_with("//");
+            let reads = [
+                "Device::Cpu",
+                "to_scalar",
+                "to_vec0",
+                "to_vec1",
+                "to_vec2",
+                "to_vec3",
+            ];
+            let Some(what) = reads.iter().find(|what| !is_comment && line.contains(*what)) else {
+                continue;
+            };
+            used.insert(path.clone());
+            if !is_known(path) {
+                found.push(format!(
+                    "{path}:{number}: `{what}`, expected values to stay on the device of their tensors"
+                ));
+            }
+        }
+    }
+    let idle = allowed
+        .iter()
+        .filter(|(path, _)| !used.contains(&format!("src/{path}")));
+    found.extend(idle.map(|(path, _)| format!("src/{path}: reads nothing on the host, and is in ON_HOST")));
+    found
+}
+
 /// Pages whose Rust blocks are not included as doctests by `src/lib.rs`.
 fn untested_pages(sources: &[Source]) -> Vec<String> {
     let front = sources.iter().find(|source| source.path == "src/lib.rs");
@@ -222,6 +325,11 @@ fn no_import_runs_up() {
 #[test]
 fn top_level_modules_are_few_and_in_order() {
     hold(&rust(&["src"]).map_or(vec![], |sources| top_level(&sources, &ORDER)));
+}
+
+#[test]
+fn values_stay_on_their_device() {
+    hold(&rust(&["src"]).map_or(vec![], |sources| on_host(&sources, &ON_HOST)));
 }
 
 #[test]
@@ -384,6 +492,25 @@ mod rules {
             ".ci/run:2: a comment of 9 columns, allowed are 8",
         ];
         assert_eq!(wide_comments(&files, 8), expected);
+    }
+
+    #[test]
+    fn values_that_leave_their_device_are_found() {
+        let files = made(&[
+            (
+                "src/a.rs",
+                "/// Device::Cpu\nlet x = y.to_scalar::<f32>()?;\n#[cfg(test)]\nDevice::Cpu",
+            ),
+            ("src/b.rs", "Tensor::new(0, &Device::Cpu)"),
+            ("src/c.rs", ""),
+            ("src/c/tests.rs", "x.to_vec1()"),
+        ]);
+        let found = on_host(&files, &[("b.rs", "a reason"), ("c.rs", "a reason")]);
+        let expected = [
+            "src/a.rs:2: `to_scalar`, expected values to stay on the device of their tensors",
+            "src/c.rs: reads nothing on the host, and is in ON_HOST",
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

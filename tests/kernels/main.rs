@@ -5,6 +5,7 @@ mod device;
 #[path = "../common/programs.rs"]
 mod programs;
 
+mod adam;
 mod agreement;
 mod compare;
 mod costs;

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use candle_core::DType;
 use libloading::Library;
-use lnca::cuda::{PTX, Source, sources};
+use lnca::cuda::{PTX, Source, adam_source, sources};
 use lnca::{Precision, Program};
 
 use crate::programs::Case;
@@ -152,33 +152,38 @@ const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Tf32, Precision::
 
 /// Compiles both directions of a program; lines of what each kernel takes.
 fn check(nvrtc: &Nvrtc, what: &str, program: &Program, precision: Precision, chip: &str) -> Vec<String> {
+    let sources = sources(program, precision);
+    let what = format!("{what} {precision:?}");
+    let lines = sources
+        .iter()
+        .map(|source| check_source(nvrtc, &what, source, chip));
+    lines.collect::<Vec<_>>().concat()
+}
+
+/// Compiles a source; lines of what each kernel takes.
+fn check_source(nvrtc: &Nvrtc, what: &str, source: &Source, chip: &str) -> Vec<String> {
     let mut lines = vec![];
-    for source in sources(program, precision) {
-        let start = Instant::now();
-        let (code, log) = nvrtc.compile(&source, chip);
-        let seconds = start.elapsed().as_secs_f64();
-        let kernels = resources(&code, &log);
-        assert!(!kernels.is_empty(), "{what}: nothing is said of kernels in {log}");
-        eprintln!(
-            "{what} {precision:?} {chip}: {} kernels in {seconds:.1} s",
-            kernels.len()
+    let start = Instant::now();
+    let (code, log) = nvrtc.compile(source, chip);
+    let seconds = start.elapsed().as_secs_f64();
+    let kernels = resources(&code, &log);
+    assert!(!kernels.is_empty(), "{what}: nothing is said of kernels in {log}");
+    eprintln!("{what} {chip}: {} kernels in {seconds:.1} s", kernels.len());
+    for (kernel, of) in kernels {
+        assert_eq!(of.spilled, 0, "{what} {kernel}: bytes spilled");
+        assert!(
+            of.code > 0 && of.code <= 96 << 10,
+            "{what} {kernel}: {} bytes of code",
+            of.code
         );
-        for (kernel, of) in kernels {
-            assert_eq!(of.spilled, 0, "{what} {kernel}: bytes spilled");
-            assert!(
-                of.code > 0 && of.code <= 96 << 10,
-                "{what} {kernel}: {} bytes of code",
-                of.code
-            );
-            let Resources {
-                registers,
-                spilled,
-                code,
-            } = of;
-            lines.push(format!(
-                "{what} {precision:?} {chip} {kernel}: {registers} registers, {spilled} bytes spilled, {code} bytes of code"
-            ));
-        }
+        let Resources {
+            registers,
+            spilled,
+            code,
+        } = of;
+        lines.push(format!(
+            "{what} {chip} {kernel}: {registers} registers, {spilled} bytes spilled, {code} bytes of code"
+        ));
     }
     lines
 }
@@ -194,6 +199,10 @@ fn kernels_compile_within_bounds() {
         for chip in ["sm_80", "sm_100"] {
             check(&nvrtc, &what, &program, Precision::F32, chip);
         }
+    }
+    lines.extend(check_source(&nvrtc, "adam", &adam_source(), "sm_90"));
+    for chip in ["sm_80", "sm_100"] {
+        check_source(&nvrtc, "adam", &adam_source(), chip);
     }
     for seed in 0..20 {
         let Case { what, program, .. } = Case::random(seed, (4, 4), DType::F32);

@@ -70,3 +70,36 @@ fn place() -> (tempfile::TempDir, PathBuf) {
     let path = folder.path().join("checkpoint.safetensors");
     (folder, path)
 }
+
+/// Losses that are left unread change no weight; together they are the means of what an update tells, and one
+/// that is not finite is told before a checkpoint is written.
+pub fn unread_is_read_later<L: Learner>(make: impl Fn() -> Result<(Weights, L)>) -> Result<()> {
+    let (_folder, checkpoint) = place();
+    let ((weights, mut one), (others, mut other)) = (make()?, make()?);
+    other.defer(true);
+    let mut told = vec![];
+    for _ in 0..3 {
+        told.push(one.update()?);
+        assert!(other.update()?.is_empty());
+    }
+    for (n, mean) in other.settle()?.iter().enumerate() {
+        let expected = told.iter().map(|readings| readings[n].value).sum::<f64>() / 3.0;
+        assert!(
+            (mean.value - expected).abs() <= 1e-6 * expected.abs(),
+            "{mean:?}, {expected}"
+        );
+        assert_eq!((mean.name, mean.weight), (told[0][n].name, told[0][n].weight));
+    }
+    assert!(other.settle()?.is_empty());
+    for ((name, a), (_, b)) in weights.vars().iter().zip(others.vars()) {
+        assert_eq!(values(a), values(&b), "{name}");
+    }
+    other.save(&checkpoint)?;
+    for (_, var) in others.vars() {
+        var.set(&(var.as_detached_tensor() * f64::NAN)?)?;
+    }
+    // On a CPU the gradient tells at once.
+    let found = other.update().and_then(|_| other.settle());
+    assert!(matches!(found, Err(Error::Diverged { .. })), "{found:?}");
+    Ok(())
+}

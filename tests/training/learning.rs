@@ -6,7 +6,8 @@ use lnca::train::{AutoencoderTrainerConfig, Event, PoolTrainerConfig, Reading};
 use lnca::{AutoencoderTrainer, Fit, Model, PoolTrainer, Result, Rollout, TrainingData, evaluate};
 
 use crate::common::device::device;
-use crate::setup::small_latent;
+use crate::common::values;
+use crate::setup::{PHASES, data, small_latent};
 
 /// Losses and validation SSIMs of a run.
 #[derive(Default)]
@@ -93,5 +94,43 @@ fn a_latent_automaton_learns_to_denoise() -> Result<()> {
     assert!(trained.ssim > untrained.ssim + 0.1, "{untrained:?}, {trained:?}");
     assert!(trained.ssim > trained.ssim_corrupted + 0.01, "{trained:?}");
     assert!(trained.psnr > trained.psnr_corrupted + 0.5, "{trained:?}");
+    Ok(())
+}
+
+#[test]
+fn losses_that_are_read_later_are_the_same() -> Result<()> {
+    for phase in PHASES {
+        let run = |read_every: usize| -> Result<(Vec<Vec<Reading>>, Vec<f64>)> {
+            let (model, mut trainer) = phase.trainer()?;
+            let mut told = vec![];
+            let fit = Fit {
+                epochs: 2,
+                batch_size: 4,
+                read_every,
+                ..Fit::default()
+            };
+            fit.run(&mut *trainer, &data(20, 16)?, &mut |event| {
+                if let Event::Batch { readings, .. } = event {
+                    told.push(readings.to_vec());
+                }
+            })?;
+            let weights = model.weights().vars();
+            Ok((told, weights.iter().flat_map(|(_, var)| values(var)).collect()))
+        };
+        let ((each, weights), (some, others)) = (run(1)?, run(3)?);
+        assert_eq!(weights, others, "{phase:?}");
+        // Five batches an epoch: three, and the two that are left.
+        let means = [0..3, 3..5, 5..8, 8..10];
+        let read: Vec<usize> = (0..10).filter(|&batch| !some[batch].is_empty()).collect();
+        assert_eq!(read, [2, 4, 7, 9], "{phase:?}");
+        for (batch, of) in read.into_iter().zip(means) {
+            for (n, mean) in some[batch].iter().enumerate() {
+                let sum: f64 = each[of.clone()].iter().map(|readings| readings[n].value).sum();
+                let expected = sum / of.len() as f64;
+                let gap = (mean.value - expected).abs();
+                assert!(gap <= 1e-9 * expected.abs(), "{phase:?} {mean:?}: {expected}");
+            }
+        }
+    }
     Ok(())
 }

@@ -9,7 +9,7 @@ use lnca::{Error, GrowingConfig, Pattern, PatternCard, PatternConfig, Result, Te
 
 use crate::common::device::device;
 use crate::common::values;
-use crate::learner::{is_refused, stopped_is_never_stopped};
+use crate::learner::{is_refused, stopped_is_never_stopped, unread_is_read_later};
 
 fn growing(config: PatternTrainerConfig) -> Result<(Pattern, PatternTrainer<Rule>)> {
     let target = Emblem::Flower.draw(12, 3)?;
@@ -97,6 +97,7 @@ fn a_resumed_training_is_the_one_that_never_stopped() -> Result<()> {
         let (pattern, trainer) = growing(config.clone())?;
         Ok((pattern.weights().clone(), trainer))
     };
+    unread_is_read_later(make)?;
     let (straight, resumed) = stopped_is_never_stopped(make, (4, 7))?;
     assert_eq!(values(&straight.pool(12)?), values(&resumed.pool(12)?));
 

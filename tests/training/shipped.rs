@@ -1,8 +1,6 @@
 //! The patterns that come with the crate: they grow, heal, turn, and fill grids of other sizes than in
 //! training.
 
-use std::path::Path;
-
 use candle_core::{DType, Tensor};
 use lnca::data::{Emblem, Swatch, shuffled};
 use lnca::loss::{ImageLoss, PatternLoss};
@@ -11,11 +9,11 @@ use lnca::random::Key;
 use lnca::transition::Lattice;
 use lnca::{Damage, Pattern, PatternConfig, Result};
 
-use crate::common::device::device;
+use crate::common::device::{device, root};
 use crate::common::values;
 
 fn model(name: &str) -> Result<Pattern> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let folder = root().join("models");
     Pattern::load(folder.join(format!("{name}.safetensors")), &device())
 }
 

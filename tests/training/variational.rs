@@ -9,7 +9,7 @@ use lnca::{DecoderConfig, Error, Memory, Result, Vae, VaeCard, VaeConfig};
 
 use crate::common::device::device;
 use crate::common::{normal, values};
-use crate::learner::{is_refused, stopped_is_never_stopped};
+use crate::learner::{is_refused, stopped_is_never_stopped, unread_is_read_later};
 
 fn doubling() -> DecoderConfig {
     DecoderConfig::Doubling { steps: 2, blocks: 1 }
@@ -105,6 +105,7 @@ fn a_resumed_training_is_the_one_that_never_stopped() -> Result<()> {
                 trainer(&vae, config())?.with_memory(memory),
             ))
         };
+        unread_is_read_later(make)?;
         let (straight, resumed) = stopped_is_never_stopped(make, (3, 5))?;
         assert_eq!(straight.pool().len(), resumed.pool().len());
         for (a, b) in straight.pool().entries().iter().zip(resumed.pool().entries()) {

@@ -10,7 +10,7 @@ use lnca::metric::SSIM_WINDOW;
 
 use super::Task;
 use crate::Result;
-use crate::args::{DeviceName, MOST_SIDE, ModelName, at_once, count, end, rate, whole};
+use crate::args::{MOST_SIDE, ModelName, OnDevice, at_once, count, end, rate, whole};
 
 /// The last part of `--help`.
 const DEFAULTS: &str = "\
@@ -135,9 +135,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = count)]
     pub checkpoint_every: usize,
 
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "cpu")]
-    pub device: DeviceName,
+    #[command(flatten)]
+    pub device: OnDevice,
 
     /// Do not train: test this model on all images of --data, after 0, 1, 8, 16, 32 and 64 steps too, [default:
     /// the generated ones that a run without

@@ -88,6 +88,7 @@ impl Log {
                 self.clock = Instant::now();
                 return self.rewind(phase, done, batches / epochs);
             }
+            Event::Batch { readings: [], .. } => return Ok(()),
             Event::Batch {
                 phase,
                 epoch,

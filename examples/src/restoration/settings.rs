@@ -10,7 +10,6 @@ use serde_json::Value;
 use super::Task;
 use super::args::Args;
 use crate::Result;
-use crate::args::word;
 
 /// The default length: what a laptop trains in about two minutes. Small batches make more updates in the same
 /// time.
@@ -137,7 +136,7 @@ impl Settings {
             set: args.set.clone(),
             start: args.start.clone(),
             seed: args.seed,
-            device: word(args.device),
+            device: args.device.name.to_string(),
         }
     }
 

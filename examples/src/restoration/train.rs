@@ -29,6 +29,9 @@ pub const SHOWN_FILE: &str = "shown.safetensors";
 /// Images in the contact sheet.
 const SHOWN: usize = 8;
 
+/// Batches between two readings of losses on a GPU, which wait for it.
+const READ_EVERY: usize = 20;
+
 /// Trains and tests a model, and returns the content of the `results.json` it writes.
 ///
 /// # Errors
@@ -184,7 +187,7 @@ impl<'a> Run<'a> {
             seed: self.settings.seed,
             checkpoint: Some(self.folder.file(&format!("{phase}.checkpoint.safetensors"))),
             checkpoint_every: self.checkpoint_every,
-            device: self.device.clone(),
+            read_every: if self.device.is_cpu() { 1 } else { READ_EVERY },
             ..Fit::default()
         }
     }

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use lnca::DeviceName;
 use lnca::io::write_atomic;
 use lnca_examples::Result;
-use lnca_examples::args::{DeviceName, word};
+use lnca_examples::args::word;
 use serde::{Deserialize, Serialize};
 
 use super::measure::{Measured, What};
@@ -36,7 +37,7 @@ pub fn outcome(args: &Args, cell: Cell, what: What) -> Result<Outcome> {
         format!("--batch={}", cell.batch),
         format!("--what={}", word(what)),
         format!("--seconds={}", args.seconds),
-        format!("--device={}", word(args.device)),
+        format!("--device={}", args.device.name),
     ];
     if cell.subject.plain {
         words.push("--plain".into());
@@ -47,7 +48,9 @@ pub fn outcome(args: &Args, cell: Cell, what: What) -> Result<Outcome> {
 }
 
 fn file(args: &Args, cell: Cell, what: What) -> PathBuf {
-    let (device, what, model) = (word(args.device), word(what), word(cell.subject.model()));
+    let (what, model) = (word(what), word(cell.subject.model()));
+    // A colon is not for names of files everywhere.
+    let device = args.device.name.to_string().replace(':', "");
     let path = if cell.subject.plain { "plain" } else { "engine" };
     let (size, batch) = (cell.size, cell.batch);
     let name = format!("{device}-{what}-{model}-{path}-{size}-{batch}.json");
@@ -61,9 +64,9 @@ fn read(file: &Path) -> Option<Outcome> {
 /// Runs this program with the arguments `words`, which measure one cell, with limits on its memory and time.
 fn measure(args: &Args, words: &[String]) -> Result<Outcome> {
     // In MiB.
-    let limit = match args.device {
+    let limit = match args.device.name {
         DeviceName::Cpu => args.memory.map(|gb| gb * 1024.0).or_else(available),
-        DeviceName::Cuda => None,
+        DeviceName::Cuda(_) => None,
     };
     let mut command = limited(limit)?;
     if std::env::var_os("CANDLE_NUM_THREADS").is_none() {

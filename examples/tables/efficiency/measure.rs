@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::meter::Meter;
 use lnca_examples::Result;
-use lnca_examples::args::{DeviceName, ModelName, amount, at_once, side};
+use lnca_examples::args::{ModelName, OnDevice, amount, at_once, side};
 use lnca_examples::output::print;
 
 /// Steps of every timed update: the mean of the published 8 to 32.
@@ -47,8 +47,8 @@ pub struct Args {
     /// Seconds for the repetitions; there are at least two
     #[arg(long, value_parser = amount)]
     seconds: f64,
-    #[arg(long, value_enum)]
-    device: DeviceName,
+    #[command(flatten)]
+    device: OnDevice,
 }
 
 /// The result of a measurement.
@@ -89,7 +89,7 @@ pub fn epoch_seconds(batch: usize, train: f64, infer: f64) -> f64 {
 /// Measures, and prints a line of JSON.
 pub fn run(args: &Args) -> Result<()> {
     let device = args.device.open()?;
-    let meter = Meter::start(&device)?;
+    let meter = Meter::start(&device);
     let mut measured = match args.what {
         What::Train => train(args, &device)?,
         What::Infer => infer(args, &device)?,

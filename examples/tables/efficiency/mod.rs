@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use lnca_examples::args::{DeviceName, ModelName, amount, at_once, side};
+use lnca_examples::args::{ModelName, OnDevice, amount, at_once, side};
 use lnca_examples::lock::FolderLock;
 use lnca_examples::output::begin;
 use lnca_examples::{Result, folder, note};
@@ -58,9 +58,8 @@ pub struct Args {
     #[arg(long)]
     retry: bool,
 
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "cpu")]
-    device: DeviceName,
+    #[command(flatten)]
+    device: OnDevice,
 
     /// Folder for everything that is written
     #[arg(long, value_name = "DIR", default_value = "out/efficiency")]

@@ -1,8 +1,8 @@
 //! The tables of efficiency as Markdown, JSON and charts.
 
+use lnca::DeviceName;
 use lnca::io::write_atomic;
 use lnca_examples::Result;
-use lnca_examples::args::{DeviceName, word};
 use lnca_examples::output::print;
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ pub fn write(args: &Args, results: &Results) -> Result<()> {
         "library": env!("CARGO_PKG_VERSION"),
         "threads": threads(),
         "processor": processor(),
-        "device": word(args.device),
+        "device": args.device.name.to_string(),
         "seconds": args.seconds,
         "tables": tables,
     });
@@ -39,9 +39,9 @@ pub fn write(args: &Args, results: &Results) -> Result<()> {
 }
 
 fn heading(args: &Args) -> String {
-    let place = match args.device {
+    let place = match args.device.name {
         DeviceName::Cpu => format!("{} ({} threads)", processor(), threads()),
-        DeviceName::Cuda => "a CUDA GPU".into(),
+        DeviceName::Cuda(_) => "a CUDA GPU".into(),
     };
     format!(
         "Measured on {place}, lnca {}; the paper's numbers are of an A100. A batch of training is all of its updates, \

@@ -48,6 +48,7 @@ impl<'a> Cell<'a> {
         say("seed", seed.to_string());
         say("batch", table.batch.to_string());
         say("size", table.size.to_string());
+        say("device", table.device.name.to_string());
 
         let generated = data.dir.is_none();
         let default = if generated { BUILT_IN.epochs } else { PAPER_EPOCHS };

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use lnca_examples::args::{ModelName, amount, at_once, count, side};
+use lnca::DeviceName;
+use lnca_examples::args::{ModelName, OnDevice, amount, at_once, count, side};
 use lnca_examples::lock::FolderLock;
 use lnca_examples::output::print;
 use lnca_examples::restoration::{self, Task};
@@ -90,6 +91,9 @@ pub struct Args {
     /// Folder for everything that is written; a table that was stopped is resumed from there
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+
+    #[command(flatten)]
+    device: OnDevice,
 }
 
 /// A recipe.
@@ -227,7 +231,11 @@ pub fn run(task: &Task, args: &Args) -> Result<()> {
     let data = args.data_sets()?;
     let _lock = FolderLock::take(&out)?;
     let models = args.models();
-    let file = format!("speeds-{}-{}.json", args.size, args.batch);
+    let device = match args.device.name {
+        DeviceName::Cpu => String::new(),
+        DeviceName::Cuda(index) => format!("-cuda{index}"),
+    };
+    let file = format!("speeds-{}-{}{device}.json", args.size, args.batch);
     let speeds = Speeds::load(&out.join(file), &models, args)?;
     let mut cells = Vec::new();
     for data in &data {

@@ -5,7 +5,6 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::Device;
 use lnca::data::{Corruption, Dataset};
 use lnca::io::write_atomic;
 use lnca::random::Key;
@@ -77,19 +76,22 @@ impl Speeds {
 
 /// Times the second of two batches.
 fn measure(model: ModelName, args: &Args) -> Result<Speed> {
+    let device = args.device.open()?;
     let mut recipe = Recipe::paper(model.config());
     let mean = recipe.nca.steps.start().midpoint(*recipe.nca.steps.end());
     recipe.nca.steps = mean..=mean;
-    let model = Model::new(recipe.model.clone(), 0, &Device::Cpu)?;
+    let model = Model::new(recipe.model.clone(), 0, &device)?;
     let data = Dataset::dead_leaves(args.batch, args.size, 0)?;
     let corruption = Some((Corruption::NOISE, 0.5));
     let batch = data
         .training_batches(0, args.batch, corruption, Key::new(0))?
-        .get(0, &Device::Cpu)?;
+        .get(0, &device)?;
     let time = |trainer: &mut dyn Trainer| -> Result<f64> {
         trainer.learn(&batch, Key::new(0))?;
+        device.synchronize()?;
         let began = Instant::now();
         trainer.learn(&batch, Key::new(1))?;
+        device.synchronize()?;
         Ok(began.elapsed().as_secs_f64())
     };
     let mut autoencoder = 0.0;

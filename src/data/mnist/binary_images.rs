@@ -103,6 +103,24 @@ impl BinaryImages {
         self.labels.as_ref()?.get(index).copied()
     }
 
+    /// The same images with a label for each.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there is one for each.
+    pub fn with_labels(&self, labels: Vec<u8>) -> Result<Self> {
+        match labels.len() == self.len() {
+            true => Ok(Self {
+                labels: Some(Arc::new(labels)),
+                ..self.clone()
+            }),
+            false => Err(Error::shape(
+                "labels",
+                format!("[{}], one an image", self.len()),
+                &[labels.len()],
+            )),
+        }
+    }
+
     /// The first `n` images, or all if there are fewer.
     pub fn take(&self, n: usize) -> Self {
         self.select(0..n.min(self.len()))

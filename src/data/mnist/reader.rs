@@ -16,9 +16,47 @@ use crate::random::Key;
 const MOST_BYTES: u64 = 1 << 30;
 
 /// Images of one file, with the values in the file.
-struct Images {
-    side: usize,
-    pixels: Vec<u8>,
+pub(super) struct Images {
+    pub side: usize,
+    pub pixels: Vec<u8>,
+}
+
+/// All images with grey levels in a folder, and their labels.
+///
+/// # Errors
+/// [`Error::Io`] if a file cannot be read, [`Error::File`] if one is damaged, there are no images or no
+/// labels for each, or images of different sizes.
+pub(super) fn read_grey(dir: &Path) -> Result<(Images, Vec<u8>)> {
+    let (mut all, mut labels) = (None::<Images>, vec![]);
+    let of = |kind: &'static str| {
+        let files = list(dir)?.into_iter();
+        Ok::<_, Error>(files.filter(move |(name, _)| is_of(name, kind)))
+    };
+    for (_, path) in of("images")? {
+        let images = read_images(&path)?;
+        match &mut all {
+            None => all = Some(images),
+            Some(all) if all.side == images.side => all.pixels.extend(images.pixels),
+            Some(all) => {
+                let reason = format!("images of {} pixels a side, expected {}", images.side, all.side);
+                return Err(Error::file(path, reason));
+            }
+        }
+    }
+    for (_, path) in of("labels")? {
+        labels.extend(read_labels(&path)?);
+    }
+    let Some(all) = all else {
+        return Err(Error::file(
+            dir,
+            "no idx files of images, expected MNIST with grey levels",
+        ));
+    };
+    let (found, count) = (labels.len(), all.pixels.len() / (all.side * all.side));
+    match found == count {
+        true => Ok((all, labels)),
+        false => Err(Error::file(dir, format!("{found} labels for {count} images"))),
+    }
 }
 
 impl BinaryImages {

@@ -5,6 +5,7 @@
 //! with the feature `cuda` (`device.rs`, `compiler.rs`; `cache.rs` keeps what was compiled in files), or, in
 //! the tests, a CPU.
 
+mod adam;
 #[cfg(any(test, feature = "cuda"))]
 mod cache;
 mod compiled;
@@ -17,6 +18,7 @@ mod driver;
 mod expression;
 mod kernels;
 mod layout;
+mod memory;
 mod rollout;
 mod sums;
 
@@ -24,12 +26,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::kernel_plan::Room;
 
+pub use adam::adam_source;
+pub(crate) use adam::{AdamNumbers, AdamTensors, adam, fault, no_fault, runs_adam};
 pub use compiled::sources;
 pub use cost::{Cost, costs};
 #[cfg(feature = "cuda")]
 pub(super) use device::{Device, too_old};
 pub use driver::{Buffer, Driver, Kernels, PTX, Source};
 pub use layout::Args;
+pub use memory::{peak_memory, restart_peak_memory};
 pub(super) use rollout::{Inputs, Saved, backward, forward};
 
 /// Every input of a product is in shared memory. 16 rows with all that comes with them fit in 99 KiB, which

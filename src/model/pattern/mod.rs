@@ -167,6 +167,16 @@ impl Pattern {
         card::save(path.as_ref(), &self.weights, &self.card)
     }
 
+    /// The same pattern on another device.
+    ///
+    /// # Errors
+    /// [`Error::Candle`] if there is no memory for it.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let moved = Self::new(self.card.clone(), 0, device)?;
+        moved.weights.load(&self.weights.snapshot()?)?;
+        Ok(moved)
+    }
+
     /// Its card.
     pub fn card(&self) -> &PatternCard {
         &self.card
