@@ -151,10 +151,10 @@ impl<'a> Writer<'a> {
     /// Channel `c` of node `n`, at the cell.
     pub fn own(&mut self, n: usize, c: &Channel) -> String {
         if self.product == Some(n) {
-            return match self.program.nodes[n].op {
-                Op::Linear { bias: Some(bias), .. } => format!("(sum + {})", self.weight(bias, c)),
-                _ => "sum".into(),
-            };
+            if let Op::Linear { bias: Some(bias), .. } = self.program.nodes[n].op {
+                return format!("(sum + {})", self.weight(bias, c));
+            }
+            return "sum".into();
         }
         match (self.plan.homes[n], self.slots[n]) {
             (Home::Inline, _) => self.computed(n, c),

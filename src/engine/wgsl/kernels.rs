@@ -90,10 +90,10 @@ fn keep(writer: &mut Writer<'_>, count: usize, channels: usize) {
 
 /// The input of a product and its weights.
 fn input(writer: &Writer<'_>, product: usize) -> Option<(usize, usize)> {
-    match writer.program.nodes[product].op {
-        Op::Linear { x, weight, .. } => Some((x, weight)),
-        _ => None,
+    if let Op::Linear { x, weight, .. } = writer.program.nodes[product].op {
+        return Some((x, weight));
     }
+    None
 }
 
 /// Whether the input of a product is stored nowhere, so that each of its channels is added to all sums at
