@@ -24,7 +24,7 @@ struct Kind {
 const KINDS: [Kind; 6] = [
     Kind {
         name: "denoise",
-        words: "--images 40 --size 16 --ae-epochs 1 --epochs 1 --end-to-end 1 --checkpoint-every 2",
+        words: "--model latent-nafca --images 40 --size 16 --ae-epochs 1 --epochs 1 --end-to-end 1 --checkpoint-every 2",
     },
     Kind {
         name: "deblur",

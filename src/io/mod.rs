@@ -1,4 +1,5 @@
-//! Files: pictures, animations, pages for a browser, and tensors with a description. Every file is written whole or not at all.
+//! Files: pictures, animations, pages for a browser, and tensors with a description. Every file is written
+//! whole or not at all.
 
 mod animation;
 mod atomic;

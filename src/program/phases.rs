@@ -247,14 +247,15 @@ mod tests {
         Adjoint::new(program, cells, &vec![true; program.params.len()])
     }
 
-    /// Cells read neighbours once in Growing, texture and VNCA, at nine taps in NAFCA, at keys and values in
-    /// each block of ViTCA; in the backward pass each of these is gathered once more.
+    /// Cells read neighbours once in Growing, texture and VNCA, at nine taps in NAFCA, at the wide
+    /// channels of a gated NCA, at keys and values in each block of ViTCA; in the backward pass each of these
+    /// is gathered once more.
     #[test]
     fn transitions_have_as_few_phases_as_can_be() {
         for Case { what, program, .. } in library((5, 6), DType::F32) {
             let (forwards, backwards) = match what.split(' ').next() {
                 Some("growing" | "texture" | "vnca") => (1, 2),
-                Some("nafca") => (2, 3),
+                Some("nafca" | "gated") => (2, 3),
                 Some("vitca") if what.ends_with('1') => (2, 3),
                 Some("vitca") => (3, 5),
                 _ => panic!("{what} is not known here"),

@@ -34,7 +34,7 @@ const UPWARD: [(&str, &str, &str); 0] = [];
 
 /// Files of `src` that name the CPU or read values of tensors on the host outside of their tests, and why.
 /// Elsewhere either would fail on a GPU, or make it wait.
-const ON_HOST: [(&str, &str); 32] = [
+const ON_HOST: [(&str, &str); 36] = [
     (
         "data/corrupt/corruption.rs",
         "noise is drawn on the host, once a batch",
@@ -60,8 +60,10 @@ const ON_HOST: [(&str, &str); 32] = [
     ("engine/cuda/memory.rs", "it is about devices"),
     ("engine/device_name.rs", "it is about devices"),
     ("engine/fallback.rs", "it is about devices"),
+    ("engine/gpu.rs", "cells and weights are handed to another library"),
     ("error/check.rs", "arguments are checked where they are given"),
     ("grid/draws.rs", "rates of cells, once a rollout has been set up"),
+    ("io/page/manifest.rs", "pages are files"),
     ("io/render.rs", "pictures are files"),
     (
         "loss/pattern.rs",
@@ -75,11 +77,13 @@ const ON_HOST: [(&str, &str); 32] = [
     ("metric/evaluate.rs", "a score is the result"),
     ("metric/texture.rs", "a score is the result"),
     ("model/baseline/classical.rs", "filters of the host"),
+    ("model/pattern/page.rs", "pages are files"),
     ("model/pattern/released.rs", "files are read on the host"),
     ("model/vae/model.rs", "estimates are the result"),
     ("nn/weights.rs", "no weights have no device"),
     ("ops/neighbours.rs", "taps that are 0, on plain operations alone"),
     ("rollout/fused.rs", "given masks"),
+    ("rollout/on_gpu.rs", "cells are handed to another library"),
     ("train/adam_kernels.rs", "norms, where no kernel runs"),
     ("train/autoencoder_trainer.rs", "scores of a validation"),
     ("train/network_trainer.rs", "scores of a validation"),

@@ -9,6 +9,7 @@ mod learner;
 mod learning;
 mod networks;
 mod pattern;
+mod photographs;
 mod recipes;
 mod resume;
 mod setup;

@@ -15,13 +15,14 @@ use crate::args::{MOST_SIDE, ModelName, OnDevice, at_once, count, end, rate, who
 /// The last part of `--help`.
 const DEFAULTS: &str = "\
 DEFAULTS
-  Without arguments a latent-nafca model is trained on 1000 generated images in batches of 4: 10 epochs of the
-  autoencoder, 4 of the NCA, and 4 of both together. That takes about two minutes on two CPU cores. It shows that
-  training works, but is too short for good results. The recipe is the library's own: cells are seeded with the
-  input image, and the decoder is trained together with the automaton. With --end-to-end the encoder is trained
-  too; if there are hours to spare, this gains most. --paper trains as the paper does, which takes hours on a
-  CPU: 20 epochs a phase, in batches of 8, on whole data sets, with the decoder frozen. The other models cost more:
-  latent-vitca about twice as much, vitca, nafnet and restormer 15 times as much or more.
+  Without arguments the library's own model, a gated NCA on pixels, is trained from nothing on 1000 generated
+  images for 10 epochs in batches of 8. That takes about two minutes on two CPU cores. The paper's models work in
+  the latent space of an autoencoder: latent-nafca trains 10 epochs of the autoencoder, 4 of the NCA, and 4 of
+  both together, in batches of 4, by the library's own recipe: cells are seeded with the input image, and the
+  decoder is trained together with the automaton. With --end-to-end the encoder is trained too; if there are hours
+  to spare, this gains most. --paper trains as the paper does, which takes hours on a CPU: 20 epochs a phase, in
+  batches of 8, on whole data sets, with the decoder frozen. The other models cost more: latent-vitca about twice
+  as much, vitca, nafnet and restormer 15 times as much or more.
 
 FILES WRITTEN TO --out
   model.safetensors   the model, for `restore --model` and `--eval`; during training, the best of its phase so far
@@ -42,7 +43,7 @@ THREADS
 #[command(after_help = DEFAULTS, version)]
 pub struct Args {
     /// Model to train
-    #[arg(long, value_enum, default_value = "latent-nafca")]
+    #[arg(long, value_enum, default_value = "gated")]
     pub model: ModelName,
 
     /// Folder of images, split 64/16/20 into training, validation and test. May be given more than once:
@@ -78,8 +79,8 @@ pub struct Args {
     #[arg(long, value_name = "STEPS", value_parser = sigma)]
     pub sigma: Option<Sigma>,
 
-    /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 8, or for a latent
-    /// model 4 with --end-to-end 4; with --paper 20]
+    /// Epochs of the NCA, and of the autoencoder unless --ae-epochs is given too [default: 10 of the gated
+    /// model, 8 of others, or for a latent model 4 with --end-to-end 4; with --paper 20]
     #[arg(long, value_name = "N", value_parser = count)]
     pub epochs: Option<usize>,
 
@@ -92,7 +93,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = count, conflicts_with = "paper")]
     pub end_to_end: Option<usize>,
 
-    /// Images in a batch [default: 4; with --paper 8]
+    /// Images in a batch [default: 4, of the gated model and with --paper 8]
     #[arg(long, value_name = "N", value_parser = at_once)]
     pub batch: Option<usize>,
 
@@ -138,8 +139,8 @@ pub struct Args {
     #[command(flatten)]
     pub device: OnDevice,
 
-    /// Do not train: test this model on all images of --data, after 0, 1, 8, 16, 32 and 64 steps too, [default:
-    /// the generated ones that a run without
+    /// Do not train: test this model on all images of --data, after 0, 1, 8, 16, 32 and 64 steps too
+    /// [default: the generated ones that a run without
     /// arguments is tested on], always with the same corruption, and print a line of JSON. An infinite PSNR
     /// is null
     #[arg(

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::Task;
 use super::args::Args;
 use crate::Result;
+use crate::args::ModelName;
 
 /// The default length: what a laptop trains in about two minutes. Small batches make more updates in the same
 /// time.
@@ -19,6 +20,14 @@ const QUICK: Schedule = Schedule {
     epochs: 8,
     end_to_end: 4,
     batch: 4,
+};
+
+/// The same for the gated model, which has no second phase.
+const QUICK_GATED: Schedule = Schedule {
+    epochs: 10,
+    end_to_end: 0,
+    batch: 8,
+    ..QUICK
 };
 
 /// With `--paper`: the paper's epochs and batches, on all images.
@@ -104,7 +113,11 @@ fn all_shown<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error>
 impl Settings {
     /// The settings that `args` and the defaults give.
     pub fn new(args: &Args) -> Self {
-        let schedule = if args.paper { PAPER } else { QUICK };
+        let schedule = match (args.paper, args.model) {
+            (true, _) => PAPER,
+            (false, ModelName::Gated) => QUICK_GATED,
+            (false, _) => QUICK,
+        };
         let images = args.images.or(schedule.images);
         let (epochs, end_to_end) = match (
             args.epochs.or(args.bypass.then_some(schedule.epochs)),
@@ -230,12 +243,16 @@ mod tests {
     #[test]
     fn epochs_follow_from_what_is_given() -> Result<()> {
         for (words, expected) in [
-            (&[][..], (10, 4, Some(4))),
+            (&[][..], (10, 10, None)),
+            (&["--model", "latent-nafca"], (10, 4, Some(4))),
             (&["--model", "vitca"], (10, 8, None)),
             (&["--paper"], (20, 20, None)),
             (&["--epochs", "3"], (3, 3, None)),
             (&["--epochs", "3", "--end-to-end", "2"], (3, 3, Some(2))),
-            (&["--start", "a", "--end-to-end", "2"], (10, 0, Some(2))),
+            (
+                &["--model", "latent-nafca", "--start", "a", "--end-to-end", "2"],
+                (10, 0, Some(2)),
+            ),
         ] {
             let settings = settings(words)?;
             let found = (settings.ae_epochs, settings.epochs, settings.end_to_end);
@@ -256,8 +273,8 @@ mod tests {
         ])?;
         assert_eq!(
             settings.command(&DENOISE),
-            "denoise --ae-epochs 10 --batch 4 --data photos --device cpu --end-to-end 4 --epochs 4 --images 1000 \
-             --model latent-nafca --seed 3 --set nca.average=0.9 --size 32"
+            "denoise --ae-epochs 10 --batch 8 --data photos --device cpu --epochs 10 --images 1000 \
+             --model gated --seed 3 --set nca.average=0.9 --size 32"
         );
         Ok(())
     }

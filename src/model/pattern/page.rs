@@ -9,8 +9,8 @@ use crate::program::Program;
 use crate::transition::{Lattice, TransitionFn};
 
 impl Pattern {
-    /// A page that grows the pattern on a grid of height and width `size`, titled `title`. Its perception can be
-    /// turned there, and the cells of a texture made hexagonal.
+    /// A page that grows the pattern on a grid of height and width `size`, titled `title`. Its perception can
+    /// be turned there, and the cells of a texture made hexagonal.
     ///
     /// # Errors
     /// As [`Page::new`].
