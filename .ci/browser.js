@@ -46,7 +46,9 @@ class Browser {
     const page = { said: [], targetId, send: (method, params) => this.send(method, params, sessionId) };
     this.listeners.push(({ method, params, sessionId: of }) => {
       if (of !== sessionId) return;
-      if (method === "Runtime.exceptionThrown") page.said.push(params.exceptionDetails.text);
+      if (method === "Runtime.exceptionThrown") {
+        page.said.push(params.exceptionDetails.exception?.description ?? params.exceptionDetails.text);
+      };
       if (method === "Runtime.consoleAPICalled" && params.type === "error") page.said.push(JSON.stringify(params.args));
       if (method === "Log.entryAdded" && params.entry.level === "error") page.said.push(params.entry.text);
     });

@@ -49,7 +49,8 @@ impl ModelName {
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OnDevice {
     /// Where to compute: cpu; or, in a build with `--features cuda`, cuda or cuda:N
-    #[arg(long = "device", value_name = "DEVICE", default_value = "cpu")]
+    // Other arguments are called `name`, too.
+    #[arg(id = "device", long = "device", value_name = "DEVICE", default_value = "cpu")]
     pub name: DeviceName,
 }
 

@@ -196,9 +196,13 @@ fn settings_of_trainers() -> Result<()> {
         ("validation_steps", pool(&|config| config.validation_steps = HUGE)),
     ]);
     // An update of no step cannot train.
+    // A restorer without its automaton has none in all updates.
+    assert!(pool(&|config| config.steps = 0..=0).is_ok());
+    for steps in [0..=1, RangeInclusive::new(5, 4), 1..=HUGE] {
+        all_name(vec![("steps", pool(&|config| config.steps = steps.clone()))]);
+    }
     for steps in [0..=0, 0..=1, RangeInclusive::new(5, 4), 1..=HUGE] {
         all_name(vec![
-            ("steps", pool(&|config| config.steps = steps.clone())),
             ("steps", pattern(&|config| config.steps = steps.clone())),
             ("steps", variational(&|config| config.steps = steps.clone())),
         ]);

@@ -125,7 +125,13 @@ class GpuAutomaton {
     const { copy } = this, encoder = this.device.createCommandEncoder();
     encoder.copyBufferToBuffer(this.states[this.turn], 0, copy, 0, 4 * this.numbers);
     this.device.queue.submit([encoder.finish()]);
-    await copy.mapAsync(GPUMapMode.READ);
+    try {
+      await copy.mapAsync(GPUMapMode.READ);
+    } catch (error) {
+      // The grid was made anew meanwhile: its cells are those that are asked for.
+      if (copy !== this.copy) return this.copied();
+      throw error;
+    }
     const values = new Float32Array(copy.getMappedRange().slice(0, 4 * this.numbers));
     copy.unmap();
     return values;
