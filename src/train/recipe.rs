@@ -96,8 +96,8 @@ impl Recipe {
         recipe
     }
 
-    /// The same for a latent model without its automaton: in the phase of the NCA encoder and decoder learn to
-    /// restore images by themselves, in updates of no step. What a model scores above one that was trained
+    /// The same for a latent model without its automaton: in the phase of the NCA encoder and decoder learn
+    /// to restore images by themselves, in updates of no step. What a model scores above one that was trained
     /// in this way, on the same data for as long, is what its automaton contributes.
     ///
     /// # Errors
