@@ -1,6 +1,6 @@
 //! The engine for NVIDIA GPUs: a program becomes CUDA C, forwards and backwards.
 //!
-//! Kernels are generated here without a GPU or a compiler ([`kernel_plan`](super::kernel_plan) decides,
+//! Kernels are generated here without a GPU or a compiler (`kernel_plan` decides,
 //! `kernels.rs` writes; what all programs share is in `library/`). A [`Driver`] compiles and runs them: a GPU
 //! with the feature `cuda` (`device.rs`, `compiler.rs`; `cache.rs` keeps what was compiled in files), or, in
 //! the tests, a CPU.
